@@ -1,0 +1,130 @@
+"""The command line: ``latentflow train`` and ``latentflow evaluate``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from latentflow.experiments.configuration import Budget, TrainConfig
+from latentflow.experiments.data import load_images
+from latentflow.experiments.equivariance import table
+from latentflow.experiments.errors import ExperimentError
+from latentflow.experiments.evaluation import evaluate
+from latentflow.experiments.provenance import provenance
+from latentflow.experiments.run_folder import RunFolder
+from latentflow.experiments.training import Hardware, train
+
+MINUTES = {"digits": 4.0, "mnist": 30.0}
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a flow-factorised VAE on images that scale, rotate and change colour, then evaluate it.
+
+    Attributes:
+        config: The run.
+        hardware: Where and how to compute.
+        steps: Number of training steps; with it a run is reproducible.
+        minutes: Minutes of training, if no steps are given; 4 for digits and 30 for MNIST by default.
+        out: Folder of the run; the first free one of runs/DATASET, runs/DATASET-2, ... by default.
+        resume: Go on from the checkpoint in --out.
+        data: Folder of the data files; by default $LATENTFLOW_DATA, else they are downloaded.
+    """
+
+    config: TrainConfig
+    hardware: Hardware = field(default_factory=Hardware)
+    steps: int | None = None
+    minutes: float | None = None
+    out: Path | None = None
+    resume: bool = False
+    data: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.resume and self.out is None:
+            raise ValueError("resume: expected --out with the folder of the run to go on with, got none")
+        self.budget()
+
+    def budget(self) -> Budget:
+        """Give the budget, with the default of the dataset where none was given."""
+        if self.steps is None and self.minutes is None:
+            return Budget(minutes=MINUTES[self.config.dataset])
+        return Budget(self.steps, self.minutes)
+
+    def run(self) -> None:
+        """Train, evaluate and print the errors."""
+        folder = RunFolder.unused(self.config.dataset) if self.out is None else RunFolder(self.out)
+        images = load_images(self.config.dataset, "train", self.data)
+        if self.resume:
+            folder.open(self.config)
+        else:
+            folder.create(self.config)
+        facts = {"name": images.name, "split": images.split, "sha256": images.sha256()}
+        folder.add_environment(provenance(seed=self.config.seed, data=facts))
+        print(f"training on {images.name} ({len(images)} images) into {folder.path}", flush=True)
+        try:
+            train(self.config, self.budget(), images, folder, resume=self.resume, hardware=self.hardware)
+        except KeyboardInterrupt:
+            print(f"stopped; go on with: latentflow train {self.config.dataset} --out {folder.path} --resume")
+            raise
+        Evaluate(folder.path, self.data).run()
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure the equivariance errors of a run on the test images and draw its flows.
+
+    Attributes:
+        folder: Folder of the run.
+        data: Folder of the data files; by default $LATENTFLOW_DATA, else they are downloaded.
+        device: Where to compute, as torch names it.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    data: Path | None = None
+    device: str = "cpu"
+
+    def run(self) -> None:
+        """Evaluate and print the errors."""
+        folder = RunFolder(self.folder)
+        print(table(evaluate(folder, self.data, self.device)))
+        print(f"wrote {folder.evaluation} and {folder.strips}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: The arguments, or None for those of the process.
+
+    Returns:
+        The exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
+    """
+    try:
+        command = tyro.cli(
+            Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
+            prog="latentflow",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    except ValueError as error:
+        return _complain(error, USAGE)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    try:
+        command.run()
+    except (ExperimentError, OSError, FloatingPointError, RuntimeError) as error:
+        return _complain(error, FAILURE)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"latentflow: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code

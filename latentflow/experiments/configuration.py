@@ -1,0 +1,141 @@
+"""What a training run is made of, as it is written to its folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from latentflow.experiments.errors import ExperimentError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model.
+
+    Attributes:
+        dim: Number of latent coordinates.
+        hidden: Widths of the hidden layers of each potential.
+        width: Width of the two hidden layers of the encoder and of the decoder.
+        bound: Lower bound to train: the marginals at every time, or the whole sequence jointly.
+        residual_weight: Weight of the Hamilton-Jacobi residual.
+        force: Whether the Hamilton-Jacobi equation has a learned non-positive force.
+    """
+
+    dim: int = 32
+    hidden: tuple[int, ...] = (128,)
+    width: int = 512
+    bound: Literal["marginal", "joint"] = "marginal"
+    residual_weight: float = 1.0
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "width"):
+            _require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
+        _require(len(self.hidden) > 0 and min(self.hidden) >= 1, "hidden", "positive widths", self.hidden)
+        _require(self.residual_weight >= 0, "residual-weight", "a number of at least 0", self.residual_weight)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        dataset: The images.
+        seed: Seed of the initial weights and of every batch.
+        batch_size: Sequences in a step, all of one transformation.
+        learning_rate: Peak learning rate of Adam, after the warm-up; it falls to zero by a cosine.
+        warmup_steps: Steps over which the learning rate rises.
+        model: The model.
+    """
+
+    dataset: Annotated[Literal["digits", "mnist"], tyro.conf.Positional]
+    seed: int = 0
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "seed", "an integer of at least 0", self.seed)
+        _require(self.batch_size >= 1, "batch-size", "a positive integer", self.batch_size)
+        _require(0 < self.learning_rate < float("inf"), "learning-rate", "a positive number", self.learning_rate)
+        _require(self.warmup_steps >= 0, "warmup-steps", "an integer of at least 0", self.warmup_steps)
+
+    def to_json(self) -> str:
+        """Write the configuration as JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @staticmethod
+    def from_json(path: Path) -> TrainConfig:
+        """Read a configuration.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ExperimentError: If the file is missing, is not JSON, or does not hold the fields of a configuration.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            model = values.pop("model")
+            model["hidden"] = tuple(model["hidden"])
+            return TrainConfig(**values, model=ModelConfig(**model))
+        except FileNotFoundError:
+            raise ExperimentError(f"{path}: expected the configuration of a run, got no such file") from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ExperimentError(f"{path}: expected the configuration of a run, got {error}") from error
+
+    def difference(self, other: TrainConfig) -> str | None:
+        """Name the first field in which two configurations differ, or None if they are equal."""
+        return _difference(asdict(self), asdict(other))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: a number of steps or of minutes, exactly one of them.
+
+    Attributes:
+        steps: Number of steps; the run is reproducible bit for bit on a CPU.
+        minutes: Wall-clock minutes of training; the learning rate follows the clock.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            given = [f.name for f in fields(self) if getattr(self, f.name) is not None]
+            raise ValueError(f"budget: expected either steps or minutes, got {' and '.join(given) or 'neither'}")
+        _require(self.steps is None or self.steps >= 1, "steps", "a positive integer", self.steps)
+        _require(self.minutes is None or self.minutes > 0, "minutes", "a positive number", self.minutes)
+
+    def progress(self, steps: int, seconds: float) -> float:
+        """Give the share of the budget that is spent, 1 or more when it is used up."""
+        if self.steps is not None:
+            return steps / self.steps
+        if self.minutes is not None:
+            return seconds / (60 * self.minutes)
+        raise AssertionError("a budget has steps or minutes")
+
+
+def _require(condition: bool, name: str, expected: str, got: object) -> None:
+    if not condition:
+        raise ValueError(f"{name}: expected {expected}, got {got!r}")
+
+
+def _difference(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> str | None:
+    for name, value in ours.items():
+        if isinstance(value, dict):
+            nested = _difference(value, theirs[name], f"{prefix}{name}.")
+            if nested is not None:
+                return nested
+        elif value != theirs[name]:
+            return f"{prefix}{name} is {theirs[name]!r} there and {value!r} here"
+    return None

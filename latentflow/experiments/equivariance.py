@@ -1,0 +1,142 @@
+"""The equivariance error: how far the flow's frames are from the transformed images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from latentflow import FlowVAE
+from latentflow.experiments.data import LabelledImages, TransformationSequences
+
+
+@dataclass(frozen=True)
+class EquivarianceError:
+    r"""The errors of one transformation, each the mean over images of a sum over the steps :math:`t = 1, \dots, T`.
+
+    Attributes:
+        output: :math:`E_k = \sum_t |x_t - \mathrm{Dec}(z_t)|_1` over pixels and channels in [0, 1].
+        output_standard_error: The standard error of that mean over the images.
+        output_per_pixel: ``output`` divided by the steps and the pixel values of an image.
+        static: ``output`` for the static latent :math:`z_t = z_0`.
+        latent: :math:`\sum_t |\mu(x_t) - z_t|_1` over the latent coordinates.
+        latent_scaled: ``latent`` with every coordinate divided by the standard deviation of :math:`\mu(x_0)` over
+            the images.
+        latent_static: ``latent`` for the static latent.
+    """
+
+    output: float
+    output_standard_error: float
+    output_per_pixel: float
+    static: float
+    latent: float
+    latent_scaled: float
+    latent_static: float
+
+
+@dataclass(frozen=True)
+class Equivariance:
+    r"""The errors of all transformations.
+
+    Attributes:
+        errors: The errors, by the name of the transformation.
+        reconstruction: The reference :math:`T \cdot |x_0 - \mathrm{Dec}(\mu(x_0))|_1`, averaged over the images: what
+            an error would be if every frame were as hard as the first and as well reconstructed.
+        images: The number of images.
+        steps: The number of steps ``T``.
+    """
+
+    errors: dict[str, EquivarianceError]
+    reconstruction: float
+    images: int
+    steps: int
+
+
+def measure_equivariance(
+    model: FlowVAE,
+    data: LabelledImages,
+    sequences: TransformationSequences,
+    batch_size: int = 250,
+) -> Equivariance:
+    r"""Measure the equivariance error over a data set.
+
+    The latent starts at the mean of the posterior, :math:`z_0 = \mu(x_0)`. All sums are exact sample sums: a short
+    last batch counts by its size, and every transformation starts anew.
+
+    Args:
+        model: The model; it is used in evaluation mode and left in the mode that it was in.
+        data: The images.
+        sequences: The transformations.
+        batch_size: Images in a batch; it changes the result by roundoff only.
+
+    Returns:
+        The errors.
+    """
+    training = model.training
+    model.eval()
+    with torch.inference_mode(), tqdm(total=len(sequences.names) * len(data), unit="image", desc="equivariance") as bar:
+        measured = [_measure(model, data, sequences, k, batch_size, bar) for k in range(len(sequences.names))]
+    model.train(training)
+    errors = {name: error for name, (error, _) in zip(sequences.names, measured, strict=True)}
+    return Equivariance(errors, measured[0][1], len(data), sequences.steps)
+
+
+def _measure(
+    model: FlowVAE, data: LabelledImages, sequences: TransformationSequences, k: int, batch_size: int, bar: tqdm[Any]
+) -> tuple[EquivarianceError, float]:
+    """Measure one transformation; return its errors and the reconstruction reference."""
+    steps, device = sequences.steps, next(model.parameters()).device
+    output, static, reconstruction, latent, latent_static, means = [], [], [], [], [], []
+    for images in torch.split(data.images, batch_size):
+        frames = sequences(images.to(device), k)
+        encoded = model.encode(frames.flatten(0, 1)).mean.reshape(*frames.shape[:2], -1)
+        path = model.flow(encoded[:, 0], k, steps)
+        flowed, decoded = path.z.transpose(0, 1), model.decode(path.z).mean.transpose(0, 1)
+        output.append(_per_image(decoded[:, 1:] - frames[:, 1:]))
+        static.append(_per_image(decoded[:, :1] - frames[:, 1:]))
+        reconstruction.append(steps * _per_image(decoded[:, :1] - frames[:, :1]))
+        latent.append(_per_coordinate(flowed[:, 1:] - encoded[:, 1:]))
+        latent_static.append(_per_coordinate(encoded[:, :1] - encoded[:, 1:]))
+        means.append(encoded[:, 0].double().cpu())
+        bar.update(len(images))
+    errors, count = torch.cat(output), len(data)
+    coordinates = torch.stack(latent).sum(0) / count
+    scale = torch.cat(means).std(0, correction=0)
+    return EquivarianceError(
+        output=float(errors.mean()),
+        output_standard_error=float(errors.std() / count**0.5),
+        output_per_pixel=float(errors.mean() / (steps * frames[0, 0].numel())),
+        static=float(torch.cat(static).mean()),
+        latent=float(coordinates.sum()),
+        latent_scaled=float((coordinates / scale).sum()),
+        latent_static=float(torch.stack(latent_static).sum() / count),
+    ), float(torch.cat(reconstruction).mean())
+
+
+def _per_image(difference: Tensor) -> Tensor:
+    """Sum absolute differences over frames, channels and pixels, for each image."""
+    return difference.abs().flatten(1).sum(1, dtype=torch.float64).cpu()
+
+
+def _per_coordinate(difference: Tensor) -> Tensor:
+    """Sum absolute differences over images and frames, for each latent coordinate."""
+    return difference.abs().sum((0, 1), dtype=torch.float64).cpu()
+
+
+def table(result: Equivariance) -> str:
+    """Lay out the errors as a table for the terminal, in Markdown."""
+    header = ("transformation", "E_k", "s.e.", "static", "E_k / (T P)", "latent", "latent / sd", "static latent")
+    rows: list[tuple[str, ...]] = [header]
+    for name, e in result.errors.items():
+        numbers = (e.output, e.output_standard_error, e.static, e.output_per_pixel, e.latent, e.latent_scaled)
+        formats = (".2f", ".2f", ".2f", ".5f", ".2f", ".2f")
+        cells = (format(number, form) for number, form in zip(numbers, formats, strict=True))
+        rows.append((name, *cells, f"{e.latent_static:.2f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(map(str.rjust, row, widths)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
+    reference = f"T * mean |x_0 - Dec(mu(x_0))| = {result.reconstruction:.2f}"
+    return "\n".join([*lines, "", f"reconstruction reference {reference}, {result.images} images, T = {result.steps}"])

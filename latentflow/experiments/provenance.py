@@ -1,0 +1,59 @@
+"""Where a result comes from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import latentflow
+
+PACKAGES = ("torch", "torchdiffeq", "numpy", "geomloss", "kornia", "lightning-fabric", "safetensors", "scikit-learn")
+
+
+def provenance(**facts: object) -> dict[str, Any]:
+    """Describe the command, the code and the machine of a result.
+
+    Args:
+        **facts: What else to note: the seed, the data and so on.
+
+    Returns:
+        A dictionary that JSON can hold.
+    """
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "latentflow": latentflow.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        **facts,
+    }
+
+
+def _commit() -> str | None:
+    """Name the commit of the source tree that the package runs from, marked if files differ from it."""
+    root = Path(latentflow.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,96 @@
+"""The folder of a training run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentflow.experiments.configuration import TrainConfig
+from latentflow.experiments.errors import ExperimentError
+from latentflow.experiments.files import write_text
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names the files of a run.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration."""
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        """Command, versions, machine, commit and data of every session of the run, oldest first."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The training metrics, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def evaluation(self) -> Path:
+        """The evaluation on the test images."""
+        return self.path / "evaluation.json"
+
+    @property
+    def strips(self) -> Path:
+        """The picture of flow strips."""
+        return self.path / "strips.png"
+
+    @staticmethod
+    def unused(dataset: str, parent: Path = Path("runs")) -> RunFolder:
+        """Name the first folder ``runs/<dataset>``, ``runs/<dataset>-2``, ... that does not exist yet."""
+        number = 1
+        while (path := parent / (dataset if number == 1 else f"{dataset}-{number}")).exists():
+            number += 1
+        return RunFolder(path)
+
+    def create(self, config: TrainConfig) -> None:
+        """Make the folder for a new run and write its configuration.
+
+        Args:
+            config: The configuration.
+
+        Raises:
+            ExperimentError: If there is a run already, which is left as it is, or the folder cannot be written.
+        """
+        if self.config.exists() or self.checkpoint.exists():
+            raise ExperimentError(f"{self.path}: holds a run already; use --resume or another --out")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.config, config.to_json())
+        except OSError as error:
+            raise ExperimentError(f"{self.path}: expected a folder to write to, got {error}") from error
+
+    def open(self, config: TrainConfig) -> None:
+        """Check that the folder holds a run of this configuration.
+
+        Args:
+            config: The configuration.
+
+        Raises:
+            ExperimentError: If there is no run, or one of another configuration.
+        """
+        difference = config.difference(TrainConfig.from_json(self.config))
+        if difference is not None:
+            raise ExperimentError(f"{self.path}: cannot resume a run of another configuration: {difference}")
+
+    def add_environment(self, facts: dict[str, Any]) -> None:
+        """Note the circumstances of one more session of the run."""
+        earlier = json.loads(self.environment.read_text(encoding="utf-8")) if self.environment.exists() else []
+        write_text(self.environment, json.dumps([*earlier, facts], indent=2) + "\n")

@@ -1,0 +1,111 @@
+r"""What every residual of a partial differential equation has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from latentflow.calculus import Exact, Field, Jet, Time, expand_time, gradient, jet
+from latentflow.flow import Path
+
+
+class PDEResidual(nn.Module, ABC):
+    r"""The residual :math:`r(z, t)` of an equation for the potential, zero where the equation holds.
+
+    Subclass it and write :meth:`from_jet`. Residuals are per sample and unreduced; only :meth:`loss` reduces.
+
+    Attributes:
+        requires: The fields of the jet that ``from_jet`` reads beyond value, gradient and time derivative, out of
+            ``"laplacian"`` and ``"hessian"``. What is not named is not computed.
+
+    Example:
+        >>> class Diffusion(PDEResidual):
+        ...     requires = frozenset({"laplacian"})
+        ...     def from_jet(self, jet, z, t):
+        ...         return jet.time_derivative - 0.5 * jet.laplacian
+        >>> z = torch.randn(4, 3, dtype=torch.float64)
+        >>> u = lambda z, t: z.pow(2).sum(-1) + 3 * t  # |z|^2 + 2 dim D t with D = 1/2
+        >>> torch.testing.assert_close(Diffusion()(u, z, 0.7), torch.zeros(4, dtype=torch.float64))
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        unknown = cls.requires - {"laplacian", "hessian"}
+        if unknown:
+            raise ValueError(f"requires: expected fields out of 'laplacian' and 'hessian', got {sorted(unknown)}")
+
+    @abstractmethod
+    def from_jet(self, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
+        """Compute the residual from the derivatives at a point.
+
+        Args:
+            jet: The jet of the potential.
+            z: The points, of shape ``(*batch, dim)``.
+            t: The times, of shape ``(*batch,)``.
+
+        Returns:
+            The residual, of shape ``(*batch,)``.
+        """
+
+    def penalty(self, z: Tensor, t: Tensor) -> Tensor:  # noqa: ARG002 - for subclasses
+        """Compute what the equation costs beyond its residual; zero unless overridden.
+
+        Args:
+            z: The points, of shape ``(*batch, dim)``.
+            t: The times, of shape ``(*batch,)``.
+
+        Returns:
+            The penalty, of shape ``(*batch,)``.
+        """
+        return torch.zeros_like(t)
+
+    def forward(self, u: Field, z: Tensor, t: Time) -> Tensor:
+        """Compute the residual of a potential.
+
+        Args:
+            u: The potential, or any callable ``u(z, t)``.
+            z: The points, of shape ``(*batch, dim)``.
+            t: The times: a number, ``()`` or ``(*batch,)``.
+
+        Returns:
+            The residual, of shape ``(*batch,)``.
+        """
+        exact = Exact() if "laplacian" in self.requires else None
+        derivatives = jet(u, z, t, laplacian=exact, hessian="hessian" in self.requires)
+        return self.from_jet(derivatives, z, expand_time(t, z))
+
+    def initial_condition(self, u: Field, z: Tensor) -> Tensor:
+        r"""Compute :math:`|\nabla u(z, 0)|^2`, the initial condition of the paper (equation 14).
+
+        It stops every exact Hamilton-Jacobi flow: with :math:`\nabla u(\cdot, 0) = 0` the velocity, constant along
+        trajectories, is zero at all times. It is offered for parity and has weight 0 by default.
+
+        Args:
+            u: The potential.
+            z: The points, of shape ``(*batch, dim)``.
+
+        Returns:
+            The squared norm, of shape ``(*batch,)``.
+        """
+        return gradient(u, z, 0.0).square().sum(-1)
+
+    def loss(self, u: Field, where: Path | tuple[Tensor, Time], generator: torch.Generator | None = None) -> Tensor:
+        r"""Compute the mean of :math:`r(z, t)^2` and add the mean penalty.
+
+        Args:
+            u: The potential.
+            where: The points: a path, on which a random time is drawn in every step, or a pair of points
+                ``(*batch, dim)`` and times ``(*batch,)``.
+            generator: The source of the random times, or None for torch's global one.
+
+        Returns:
+            The loss, of shape ``()``. No gradient flows to the points of a path.
+        """
+        z, t = where.sample(generator) if isinstance(where, Path) else where
+        residual: Tensor = self(u, z, t)
+        return (residual.square() + self.penalty(z, expand_time(t, z))).mean()

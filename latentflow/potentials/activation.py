@@ -1,0 +1,101 @@
+r"""Smooth activations with their first and second derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import jvp
+
+Activation: TypeAlias = Callable[[Tensor], Tensor]
+"""An elementwise function."""
+
+ActivationRule: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+"""Maps ``a`` to the value and the first two derivatives of an activation at ``a``."""
+
+PIECEWISE_LINEAR = (
+    torch.relu,
+    nn.functional.relu,
+    nn.functional.relu6,
+    nn.functional.leaky_relu,
+    nn.functional.hardtanh,
+    nn.functional.prelu,
+    nn.functional.rrelu,
+    torch.abs,
+)
+PIECEWISE_LINEAR_MODULES = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh, nn.PReLU, nn.RReLU)
+
+
+def _tanh(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    value = torch.tanh(a)
+    first = 1 - value * value
+    return value, first, -2 * value * first
+
+
+def _softplus(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    first = torch.sigmoid(a)
+    return nn.functional.softplus(a), first, first * (1 - first)
+
+
+def _silu(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    gate = torch.sigmoid(a)
+    slope = gate * (1 - gate)
+    return a * gate, gate + a * slope, slope * (2 + a * (1 - 2 * gate))
+
+
+def _sin(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    value = torch.sin(a)
+    return value, torch.cos(a), -value
+
+
+CLOSED_FORMS: dict[Activation, ActivationRule] = {
+    torch.tanh: _tanh,
+    nn.functional.tanh: _tanh,
+    nn.functional.softplus: _softplus,
+    nn.functional.silu: _silu,
+    torch.sin: _sin,
+}
+
+
+def activation_rule(activation: Activation) -> ActivationRule:
+    r"""Give the rule :math:`a \mapsto (\sigma(a), \sigma'(a), \sigma''(a))` of a smooth activation.
+
+    Tanh, softplus, SiLU and sine have closed forms; every other activation is differentiated by nested forward mode.
+
+    Args:
+        activation: An elementwise function, twice continuously differentiable.
+
+    Returns:
+        The rule.
+
+    Raises:
+        TypeError: If ``activation`` cannot be called.
+        ValueError: If it is piecewise linear: its Laplacian is zero almost everywhere, so a density transported
+            by it would never change.
+
+    Example:
+        >>> value, first, second = activation_rule(torch.tanh)(torch.zeros(()))
+        >>> assert (value.item(), first.item(), abs(second.item())) == (0.0, 1.0, 0.0)
+    """
+    if not callable(activation):
+        raise TypeError(f"activation: expected a callable, got {type(activation).__name__}")
+    if activation in PIECEWISE_LINEAR or isinstance(activation, PIECEWISE_LINEAR_MODULES):
+        raise ValueError(
+            f"activation: expected a smooth function such as torch.tanh, got {activation}, which is piecewise linear: "
+            "the Laplacian of its network is zero almost everywhere"
+        )
+    if activation in CLOSED_FORMS:
+        return CLOSED_FORMS[activation]
+
+    def slope(a: Tensor) -> tuple[Tensor, Tensor]:
+        result = jvp(activation, (a,), (torch.ones_like(a),))
+        return result[0], result[1]
+
+    def rule(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        result = jvp(slope, (a,), (torch.ones_like(a),))
+        (value, first), (_, second) = result[0], result[1]
+        return value, first, second
+
+    return rule

@@ -1,0 +1,184 @@
+r"""Potentials and the vector space that they form."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from latentflow.calculus import Field, Jet, JetRequest, autodiff_jet, evaluate_jet, expand_time
+
+
+class Potential(nn.Module, ABC):
+    r"""A scalar field :math:`u(z, t)` whose gradient is the velocity of a latent flow.
+
+    Subclass it and write ``forward``. A subclass that knows its own derivatives overrides :meth:`jet_rule`;
+    without it, automatic differentiation serves. Potentials form a vector space: ``u + v``, ``u - v``,
+    ``-u`` and ``a * u`` are potentials, and so is the sum with any callable ``v(z, t)``.
+
+    Only :math:`\nabla_z u` moves the flow, so ``u`` and ``u + c(t)`` move it alike (gauge freedom).
+    ``u`` has to be twice continuously differentiable in ``z``, three times where its Laplacian is trained.
+
+    Example:
+        >>> class Well(Potential):
+        ...     def forward(self, z, t):
+        ...         return -0.5 * z.pow(2).sum(-1)
+        >>> from latentflow import gradient
+        >>> z = torch.randn(4, 2)
+        >>> torch.testing.assert_close(gradient(3 * Well() - Well(), z, 0.0), -2 * z)
+    """
+
+    @abstractmethod
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        """Evaluate the field.
+
+        Args:
+            z: The points, of shape ``(*batch, dim)``.
+            t: The times, of shape ``(*batch,)`` or one that broadcasts to it.
+
+        Returns:
+            The values, of shape ``(*batch,)``.
+        """
+
+    def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
+        """Compute value, gradient, time derivative and what the request asks for in one pass.
+
+        Override it to offer a rule that knows the structure of the field; it has to agree with automatic
+        differentiation and be differentiable itself.
+
+        Args:
+            z: The points, of shape ``(*batch, dim)``.
+            t: The times, of shape ``(*batch,)``.
+            request: The second derivatives wanted.
+
+        Returns:
+            The jet.
+        """
+        return autodiff_jet(self, z, t, request)
+
+    def __add__(self, other: Field) -> Potential:
+        if not callable(other):
+            return NotImplemented
+        return SumPotential([self, other])
+
+    def __radd__(self, other: Field | int) -> Potential:
+        if isinstance(other, int) and other == 0:  # the start of the builtin sum
+            return self
+        if not callable(other):
+            return NotImplemented
+        return SumPotential([other, self])
+
+    def __mul__(self, weight: float | Tensor) -> Potential:
+        if not isinstance(weight, (int, float, Tensor)):
+            return NotImplemented
+        return ScaledPotential(self, weight)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Potential:
+        return ScaledPotential(self, -1.0)
+
+    def __sub__(self, other: Field) -> Potential:
+        if not callable(other):
+            return NotImplemented
+        return self + ScaledPotential(other, -1.0)
+
+
+class FunctionPotential(Potential):
+    r"""A potential given by a function.
+
+    Args:
+        function: Maps ``z`` of shape ``(*batch, dim)`` and ``t`` of shape ``(*batch,)`` to ``(*batch,)``. If it is
+            a module, its parameters belong to this potential.
+        dim: The number of coordinates, or None for any.
+
+    Raises:
+        TypeError: If ``function`` cannot be called.
+
+    Example:
+        >>> from latentflow import laplacian
+        >>> u = FunctionPotential(lambda z, t: z.pow(2).sum(-1) * t, dim=3)
+        >>> z = torch.randn(4, 3, dtype=torch.float64)
+        >>> torch.testing.assert_close(laplacian(u, z, 0.5), torch.full((4,), 3.0, dtype=torch.float64))
+    """
+
+    def __init__(self, function: Field, dim: int | None = None) -> None:
+        super().__init__()
+        if not callable(function):
+            raise TypeError(f"function: expected a callable u(z, t), got {type(function).__name__}")
+        self.function = function
+        self.dim = dim
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        """Evaluate the function at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
+        if self.dim is not None and z.shape[-1] != self.dim:
+            raise ValueError(f"z: expected shape (*batch, {self.dim}), got {tuple(z.shape)}")
+        return self.function(z, expand_time(t, z))
+
+
+def as_module(field: Field) -> nn.Module:
+    """Turn a field into a module, so that a composite potential can own it."""
+    return field if isinstance(field, nn.Module) else FunctionPotential(field)
+
+
+class SumPotential(Potential):
+    r"""The sum :math:`\sum_i u_i`: the velocities superpose, and so do the Laplacians (log-determinants do not).
+
+    Args:
+        terms: The fields, at least one.
+
+    Raises:
+        ValueError: If there are no terms.
+
+    Example:
+        >>> u = SumPotential([lambda z, t: z.sum(-1), lambda z, t: t * z.sum(-1)])
+        >>> torch.testing.assert_close(u(torch.ones(3, 2), torch.tensor(2.0)), torch.full((3,), 6.0))
+    """
+
+    def __init__(self, terms: Sequence[Field]) -> None:
+        super().__init__()
+        if len(terms) == 0:
+            raise ValueError("terms: expected at least one potential, got none")
+        self.terms = nn.ModuleList(as_module(term) for term in terms)
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        """Add the values of the terms at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
+        return torch.stack([term(z, t) for term in self.terms]).sum(0)
+
+    def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
+        """Add the jets of the terms."""
+        return Jet.total([evaluate_jet(term, z, t, request) for term in self.terms])
+
+
+class ScaledPotential(Potential):
+    r"""The multiple :math:`a\,u`: the same paths at ``a`` times the velocity.
+
+    Args:
+        potential: The field ``u``.
+        weight: The factor ``a``: a number, or a tensor of shape ``()`` or ``(*batch,)``; a parameter stays one.
+
+    Example:
+        >>> u = ScaledPotential(lambda z, t: z.sum(-1), 0.5)
+        >>> torch.testing.assert_close(u(torch.ones(3, 2), torch.tensor(0.0)), torch.ones(3))
+    """
+
+    weight: Tensor | float
+
+    def __init__(self, potential: Field, weight: float | Tensor) -> None:
+        super().__init__()
+        self.potential = as_module(potential)
+        if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter):
+            self.register_buffer("weight", weight)
+        else:
+            self.weight = weight
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        """Scale the value at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
+        value: Tensor = self.potential(z, t)
+        return value * self.weight
+
+    def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
+        """Scale the jet of the potential."""
+        return evaluate_jet(self.potential, z, t, request).scale(self.weight)

@@ -1,0 +1,121 @@
+r"""Smooth features of time."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.func import jvp
+
+
+class TimeEmbedding(nn.Module, ABC):
+    """Features of time, with their derivative.
+
+    Args:
+        features: The number of features.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    @abstractmethod
+    def forward(self, t: Tensor) -> Tensor:
+        """Map times of shape ``(*batch,)`` to features of shape ``(*batch, features)``."""
+
+    def with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the features and their time derivative.
+
+        Args:
+            t: The times, of shape ``(*batch,)``.
+
+        Returns:
+            Both, each of shape ``(*batch, features)``.
+        """
+        result = jvp(self, (t,), (torch.ones_like(t),))
+        return result[0], result[1]
+
+
+class _Waves(TimeEmbedding):
+    r"""Sines and cosines :math:`(\sin \omega_i t, \cos \omega_i t)` of fixed frequencies."""
+
+    frequencies: Tensor
+
+    def __init__(self, frequencies: Tensor) -> None:
+        super().__init__(2 * len(frequencies))
+        self.register_buffer("frequencies", frequencies)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map times of shape ``(*batch,)`` to features of shape ``(*batch, features)``."""
+        phase = t.unsqueeze(-1) * self.frequencies
+        return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+    def with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the features and their time derivative in closed form."""
+        phase = t.unsqueeze(-1) * self.frequencies
+        sin, cos = phase.sin(), phase.cos()
+        derivative = torch.cat([self.frequencies * cos, -self.frequencies * sin], dim=-1)
+        return torch.cat([sin, cos], dim=-1), derivative
+
+
+def _check_even(features: int) -> None:
+    if not isinstance(features, int) or features < 2 or features % 2:
+        raise ValueError(f"features: expected a positive even integer, got {features!r}")
+
+
+class SinusoidalEmbedding(_Waves):
+    r"""Sines and cosines of geometrically spaced frequencies :math:`\omega_i = P^{-i/(m-1)}, i = 0..m-1`.
+
+    Args:
+        features: The number of features :math:`2m`, even.
+        max_period: The ratio :math:`P` of the longest to the shortest period; the shortest is :math:`2\pi`.
+
+    Raises:
+        ValueError: If ``features`` is not positive and even, or ``max_period`` is below 1.
+
+    References:
+        | Attention Is All You Need (Vaswani et al., 2017), section 3.5
+        | https://arxiv.org/abs/1706.03762
+
+    Example:
+        >>> embedding = SinusoidalEmbedding(4, max_period=100.0)
+        >>> t = torch.tensor(2.0)
+        >>> expected = torch.stack([t.sin(), (t / 100).sin(), t.cos(), (t / 100).cos()])
+        >>> torch.testing.assert_close(embedding(t), expected)
+    """
+
+    def __init__(self, features: int = 16, max_period: float = 100.0) -> None:
+        _check_even(features)
+        if not max_period >= 1:
+            raise ValueError(f"max_period: expected a number of at least 1, got {max_period!r}")
+        half = features // 2
+        super().__init__(torch.exp(-math.log(max_period) * torch.arange(half) / max(half - 1, 1)))
+
+
+class FourierEmbedding(_Waves):
+    r"""Random Fourier features: sines and cosines of frequencies :math:`\omega_i \sim N(0, s^2)`.
+
+    Args:
+        features: The number of features, even.
+        scale: The standard deviation :math:`s` of the frequencies, in radians per unit of time.
+        generator: The source of randomness, or None for torch's global one.
+
+    Raises:
+        ValueError: If ``features`` is not positive and even, or ``scale`` is not positive.
+
+    References:
+        | Fourier Features Let Networks Learn High Frequency Functions (Tancik et al., 2020)
+        | https://arxiv.org/abs/2006.10739
+
+    Example:
+        >>> embedding = FourierEmbedding(6, scale=0.5, generator=torch.Generator().manual_seed(0))
+        >>> assert embedding(torch.zeros(3)).sum().item() == 9.0  # the cosines at t = 0
+    """
+
+    def __init__(self, features: int = 16, scale: float = 1.0, generator: torch.Generator | None = None) -> None:
+        _check_even(features)
+        if not scale > 0:
+            raise ValueError(f"scale: expected a positive number, got {scale!r}")
+        super().__init__(scale * torch.randn(features // 2, generator=generator))

@@ -1,0 +1,212 @@
+r"""The variational autoencoder whose latents flow along potentials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from latentflow.calculus import Field
+from latentflow.flow import Path, PotentialFlow, Volume
+from latentflow.pde import PDEResidual
+from latentflow.potentials import PotentialBank
+from latentflow.vae.bounds import Bound, MarginalBound, Prior
+from latentflow.vae.likelihood import BernoulliLikelihood, Likelihood
+from latentflow.vae.objective import Objective
+from latentflow.vae.sampling import reparameterised_sample
+
+FRAME_DIMS = 5
+
+
+class FlowVAE(nn.Module):
+    r"""A VAE that explains a sequence :math:`x_0, \dots, x_T` by one latent and the flow of a transformation.
+
+    The posterior :math:`q(z_0 | x_0)` is carried along the potential :math:`u_k` of the transformation,
+    :math:`z_{t+1} = z_t + \nabla u_k(z_t, t)`, and every :math:`z_t` is decoded. With the default bound the objective
+    matches the marginals at every time,
+
+    .. math::
+        \sum_{t=0}^{T} E\big[\log p(x_t | z_t) - \log q_t(z_t) + \log p_t(z_t)\big], \qquad
+        \log q_t(z_t) = \log q(z_0 | x_0) - \sum_{s < t} \log|\det(I + \nabla^2 u_k(z_s, s))| ,
+
+    each summand a lower bound of :math:`\log p_t(x_t)` while the steps are invertible. Training minimises its negative
+    plus the mean squared residual of a PDE for the potential, at random times on the path. The path is rolled out
+    first; all frames are then decoded in one batch. The dynamics are computed outside of autocast, in the precision
+    of the parameters.
+
+    ``forward`` is the whole objective, as a dictionary of its terms, so that DDP, Fabric or Lightning, which map over
+    the tensors of an output, wrap the model unchanged.
+
+    Args:
+        encoder: Maps images ``(batch, channels, height, width)`` to a distribution over latents ``(dim,)``.
+        decoder: Maps latents ``(batch, dim)`` to what the likelihood takes.
+        bank: The potentials, one for each transformation.
+        prior: Maps a time and an index to the distribution :math:`p_t`.
+        residual: The PDE that the potentials have to satisfy.
+        likelihood: Maps the decoder's output to a distribution over images.
+        bound: The lower bound that the objective trains: ``MarginalBound()`` or ``JointBound()``.
+        residual_weight: The weight of the PDE.
+        initial_weight: The weight of the initial condition of the paper, which stops exact Hamilton-Jacobi flows.
+
+    Raises:
+        ValueError: If a weight is negative.
+
+    References:
+        | Flow Factorized Representation Learning (Song et al., 2023), equation 6
+        | https://arxiv.org/abs/2309.13167
+
+    Example:
+        >>> from latentflow import MLPDecoder, MLPEncoder, DiffusionPrior, HJResidual, MLPPotential
+        >>> model = FlowVAE(
+        ...     encoder=MLPEncoder((1, 28, 28), dim=4),
+        ...     decoder=MLPDecoder(4, (1, 28, 28)),
+        ...     bank=PotentialBank([MLPPotential(4, (16,)), MLPPotential(4, (16,))]),
+        ...     prior=DiffusionPrior(4, fields=2),
+        ...     residual=HJResidual(),
+        ... )
+        >>> frames = torch.rand(3, 5, 1, 28, 28)
+        >>> objective = model.objective(frames, torch.tensor([0, 1, 1]))
+        >>> torch.testing.assert_close(objective.total, objective.residual - objective.bound)
+        >>> model(frames, torch.tensor([0, 1, 1]))["total"].backward()
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[Tensor], Distribution],
+        decoder: Callable[[Tensor], Tensor],
+        bank: PotentialBank,
+        prior: Prior,
+        residual: PDEResidual,
+        likelihood: Likelihood | None = None,
+        bound: Bound = MarginalBound(),  # noqa: B008 - frozen
+        residual_weight: float = 1.0,
+        initial_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for name, weight in {"residual_weight": residual_weight, "initial_weight": initial_weight}.items():
+            if not weight >= 0:
+                raise ValueError(f"{name}: expected a number of at least 0, got {weight!r}")
+        self.encoder = encoder
+        self.decoder = decoder
+        self.bank = bank
+        self.prior = prior
+        self.residual = residual
+        self.likelihood = BernoulliLikelihood() if likelihood is None else likelihood
+        self.bound = bound
+        self.residual_weight = residual_weight
+        self.initial_weight = initial_weight
+
+    def encode(self, x: Tensor) -> Distribution:
+        """Infer the latent of images.
+
+        Args:
+            x: The images, of shape ``(batch, channels, height, width)``, in [0, 1].
+
+        Returns:
+            The distribution :math:`q(z_0 | x)`, with events of shape ``(dim,)``.
+        """
+        return self.encoder(x)
+
+    def decode(self, z: Tensor) -> Distribution:
+        """Say how the images of latents are distributed.
+
+        Args:
+            z: The latents, of shape ``(*batch, dim)``; all are decoded in one batch.
+
+        Returns:
+            The distribution :math:`p(x | z)`, with events of shape ``(channels, height, width)``. Its mean is the
+            picture, of shape ``(*batch, channels, height, width)``.
+        """
+        decoded = self.decoder(z.reshape(-1, z.shape[-1])).float()
+        return self.likelihood(decoded.reshape(*z.shape[:-1], *decoded.shape[1:]))
+
+    def potential(self, k: int | Tensor | Field) -> Field:
+        """Give the potential that ``k`` names: an index, an index for each sample, or a potential itself."""
+        return self.bank.select(k) if isinstance(k, (int, Tensor)) else k
+
+    def flow(self, z0: Tensor, k: int | Tensor | Field, steps: int, volume: Volume | None = None) -> Path:
+        """Follow the flow of a transformation.
+
+        Args:
+            z0: The latents to start from, of shape ``(*batch, dim)``.
+            k: The transformation: an index, an int64 tensor of indices ``(*batch,)``, or a potential such as
+                ``model.bank[0] + model.bank[1]``.
+            steps: The number of steps.
+            volume: The volume change wanted, or None.
+
+        Returns:
+            The path, with ``steps + 1`` points.
+        """
+        return PotentialFlow(self.potential(k)).train(self.training).rollout(z0, steps, volume=volume)
+
+    def forward(self, frames: Tensor, k: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Compute :meth:`objective` and return its terms by their names."""
+        return vars(self.objective(frames, k, generator))
+
+    def objective(self, frames: Tensor, k: Tensor, generator: torch.Generator | None = None) -> Objective:
+        """Compute every term of the objective.
+
+        Args:
+            frames: The sequences, of shape ``(batch, T+1, channels, height, width)``, in [0, 1].
+            k: The transformation of each sequence, int64 of shape ``(batch,)``.
+            generator: The source of randomness, or None for torch's global one.
+
+        Returns:
+            The terms; ``objective.total`` is what training minimises.
+
+        Raises:
+            ValueError: If a shape does not fit, or if a stochastic volume is asked for in evaluation mode: its noise
+                biases a bound upwards.
+            FoldError: In evaluation mode, if a step of the flow is not invertible: the bound would not be one.
+        """
+        if frames.ndim != FRAME_DIMS:
+            raise ValueError(f"frames: expected shape (batch, T+1, channels, height, width), got {tuple(frames.shape)}")
+        if k.shape != frames.shape[:1]:
+            raise ValueError(f"k: expected shape ({len(frames)},), got {tuple(k.shape)}")
+        volume = self.bound.volume
+        if volume is not None and volume.stochastic and not self.training:
+            raise ValueError(
+                "bound: expected an exact volume in evaluation mode, got a stochastic one: "
+                "the noise of random probes biases the bound upwards"
+            )
+        steps = frames.shape[1] - 1
+        posterior = self.encode(frames[:, 0])
+        z0 = reparameterised_sample(posterior, generator)
+        potential = self.potential(k)
+        with torch.autocast(z0.device.type, enabled=False):
+            path = self.flow(z0, potential, steps, volume)
+            residual = self.residual.loss(potential, path, generator)
+            initial = z0.new_zeros(())
+            if self.initial_weight > 0:
+                initial = self.residual.initial_condition(potential, z0).mean()
+            kl = self.bound.divergence(posterior, path, self.prior, k).mean(-1)
+        reconstruction = -self.decode(path.z).log_prob(frames.transpose(0, 1)).mean(-1)
+        bound = -(reconstruction.sum() + kl.sum())
+        return Objective(
+            total=self.residual_weight * residual + self.initial_weight * initial - bound,
+            reconstruction=reconstruction.sum(),
+            kl=kl.sum(),
+            residual=residual,
+            initial_condition=initial,
+            reconstruction_per_time=reconstruction,
+            kl_per_time=kl,
+            action=path.action[-1].mean(),
+            folded=z0.new_zeros(()) if path.folded is None else path.folded.any(0).to(z0).mean(),
+        )
+
+    def generate(self, x0: Tensor, k: int | Tensor | Field, steps: int) -> Tensor:
+        """Transform images by the flow, from the mean of their posterior.
+
+        Args:
+            x0: The images, of shape ``(batch, channels, height, width)``, in [0, 1].
+            k: The transformation: an index, an int64 tensor of indices ``(batch,)``, or a potential such as
+                ``model.bank[0] + model.bank[1]``.
+            steps: The number of steps ``T``.
+
+        Returns:
+            The frames, of shape ``(batch, T+1, channels, height, width)``, in [0, 1]; the first is the reconstruction.
+        """
+        path = self.flow(self.encode(x0).mean, k, steps)
+        return self.decode(path.z).mean.transpose(0, 1)

@@ -1,0 +1,100 @@
+r"""Encoders and decoders of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+
+class GaussianHead(nn.Module):
+    """The last layer of an encoder: features to a normal distribution with a diagonal covariance.
+
+    Args:
+        features: The number of features.
+        dim: The number of latent coordinates.
+    """
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, 2 * dim)
+
+    def forward(self, h: Tensor) -> Distribution:
+        """Map features of shape ``(*batch, features)`` to a distribution with events of shape ``(dim,)``."""
+        mean, log_variance = self.linear(h).float().chunk(2, dim=-1)
+        return Independent(Normal(mean, (log_variance / 2).exp()), 1)
+
+
+def _perceptron(widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers with a GELU between each two."""
+    layers: list[nn.Module] = []
+    for n, m in pairwise(widths):
+        layers += [nn.Linear(n, m), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class MLPEncoder(nn.Module):
+    """A multilayer perceptron from an image to a normal distribution over latents.
+
+    Args:
+        shape: The shape of an image, ``(channels, height, width)``.
+        dim: The number of latent coordinates.
+        hidden: The widths of the hidden layers, at least one.
+
+    Raises:
+        ValueError: If there is no hidden layer.
+
+    Example:
+        >>> import torch
+        >>> posterior = MLPEncoder((1, 28, 28), dim=4)(torch.rand(2, 1, 28, 28))
+        >>> assert posterior.batch_shape == (2,) and posterior.event_shape == (4,)
+    """
+
+    def __init__(self, shape: Sequence[int], dim: int, hidden: Sequence[int] = (512, 512)) -> None:
+        super().__init__()
+        _check_hidden(hidden)
+        self.layers = nn.Sequential(nn.Flatten(), _perceptron((math.prod(shape), *hidden)), nn.GELU())
+        self.head = GaussianHead(hidden[-1], dim)
+
+    def forward(self, x: Tensor) -> Distribution:
+        """Map images ``(batch, channels, height, width)`` to a distribution with events of shape ``(dim,)``."""
+        posterior: Distribution = self.head(self.layers(x))
+        return posterior
+
+
+class MLPDecoder(nn.Module):
+    """A multilayer perceptron from a latent to what a likelihood takes.
+
+    Its few large matrix products make it the fastest decoder of small images on a CPU.
+
+    Args:
+        dim: The number of latent coordinates.
+        shape: The shape of an image, ``(channels, height, width)``.
+        hidden: The widths of the hidden layers, at least one.
+
+    Raises:
+        ValueError: If there is no hidden layer.
+
+    Example:
+        >>> import torch
+        >>> assert MLPDecoder(4, (1, 28, 28))(torch.randn(2, 4)).shape == (2, 1, 28, 28)
+    """
+
+    def __init__(self, dim: int, shape: Sequence[int], hidden: Sequence[int] = (512, 512)) -> None:
+        super().__init__()
+        _check_hidden(hidden)
+        self.shape = tuple(shape)
+        self.layers = _perceptron((dim, *hidden, math.prod(shape)))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map latents ``(batch, dim)`` to ``(batch, channels, height, width)``."""
+        decoded: Tensor = self.layers(z)
+        return decoded.reshape(-1, *self.shape)
+
+
+def _check_hidden(hidden: Sequence[int]) -> None:
+    if len(hidden) == 0 or min(hidden) < 1:
+        raise ValueError(f"hidden: expected at least one positive width, got {tuple(hidden)}")
