@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -14,13 +17,14 @@ import tyro
 from latentflow.experiments.configuration import Budget, TrainConfig
 from latentflow.experiments.data import load_images
 from latentflow.experiments.equivariance import table
-from latentflow.experiments.errors import ExperimentError
+from latentflow.experiments.errors import ExperimentError, UsageError
 from latentflow.experiments.evaluation import evaluate
 from latentflow.experiments.provenance import provenance
 from latentflow.experiments.run_folder import RunFolder
 from latentflow.experiments.training import Hardware, train
 
 MINUTES = {"digits": 4.0, "mnist": 30.0}
+BOX = re.compile(r"[│╭╮╰╯─]|-{3,}|\x1b\[[0-9;]*m")
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
 
@@ -48,7 +52,7 @@ class Train:
 
     def __post_init__(self) -> None:
         if self.resume and self.out is None:
-            raise ValueError("resume: expected --out with the folder of the run to go on with, got none")
+            raise UsageError("resume: expected --out with the folder of the run to go on with, got none")
         self.budget()
 
     def budget(self) -> Budget:
@@ -106,23 +110,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
     """
-    try:
-        command = tyro.cli(
-            Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
-            prog="latentflow",
-            args=arguments,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
-    except ValueError as error:
-        return _complain(error, USAGE)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
-        command.run()
+        _parse(arguments).run()
+    except UsageError as error:
+        return _complain(error, USAGE)
     except (ExperimentError, OSError, FloatingPointError, RuntimeError) as error:
         return _complain(error, FAILURE)
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> Train | Evaluate:
+    """Read the arguments; what is wrong with them becomes one line instead of a box of several."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(
+                Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
+                prog="latentflow",
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(BOX.sub(" ", said.getvalue())) from None
 
 
 def _complain(error: Exception, code: int) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from latentflow.experiments.errors import ExperimentError
+from latentflow.experiments.errors import ExperimentError, UsageError
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class TrainConfig:
             return TrainConfig(**values, model=ModelConfig(**model))
         except FileNotFoundError:
             raise ExperimentError(f"{path}: expected the configuration of a run, got no such file") from None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
             raise ExperimentError(f"{path}: expected the configuration of a run, got {error}") from error
 
     def difference(self, other: TrainConfig) -> str | None:
@@ -112,7 +112,7 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             given = [f.name for f in fields(self) if getattr(self, f.name) is not None]
-            raise ValueError(f"budget: expected either steps or minutes, got {' and '.join(given) or 'neither'}")
+            raise UsageError(f"budget: expected either steps or minutes, got {' and '.join(given) or 'neither'}")
         _require(self.steps is None or self.steps >= 1, "steps", "a positive integer", self.steps)
         _require(self.minutes is None or self.minutes > 0, "minutes", "a positive number", self.minutes)
 
@@ -127,7 +127,7 @@ class Budget:
 
 def _require(condition: bool, name: str, expected: str, got: object) -> None:
     if not condition:
-        raise ValueError(f"{name}: expected {expected}, got {got!r}")
+        raise UsageError(f"{name}: expected {expected}, got {got!r}")
 
 
 def _difference(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> str | None:

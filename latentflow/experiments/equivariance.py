@@ -24,7 +24,7 @@ class EquivarianceError:
         static: ``output`` for the static latent :math:`z_t = z_0`.
         latent: :math:`\sum_t |\mu(x_t) - z_t|_1` over the latent coordinates.
         latent_scaled: ``latent`` with every coordinate divided by the standard deviation of :math:`\mu(x_0)` over
-            the images.
+            the images; a coordinate that does not vary is left out.
         latent_static: ``latent`` for the static latent.
     """
 
@@ -111,7 +111,7 @@ def _measure(
         output_per_pixel=float(errors.mean() / (steps * frames[0, 0].numel())),
         static=float(torch.cat(static).mean()),
         latent=float(coordinates.sum()),
-        latent_scaled=float((coordinates / scale).sum()),
+        latent_scaled=float((coordinates / scale)[scale > 0].sum()),
         latent_static=float(torch.stack(latent_static).sum() / count),
     ), float(torch.cat(reconstruction).mean())
 

@@ -136,15 +136,19 @@ def train(
                 group["lr"] = learning_rate(config, step, spent)
             generator = step_generator(config.seed, fabric.global_rank, step, fabric.device)
             frames, k = batch(step, generator)
-            terms: dict[str, Tensor] = objective_of(frames, k, generator)
-            _check_finite(terms, step, folder)
+            try:
+                terms: dict[str, Tensor] = objective_of(frames, k, generator)
+            except FloatingPointError as error:
+                raise _diverged(step, str(error), folder) from error
+            values = {name: float(value.detach()) for name, value in terms.items() if value.ndim == 0}
+            if not math.isfinite(values["total"]):
+                raise _diverged(step, ", ".join(f"{name} {value:g}" for name, value in values.items()), folder)
             stepper.zero_grad()
             fabric.backward(terms["total"])
             stepper.step()
             step += 1
             now = time.perf_counter()
             if step % LOG_STEPS == 0:
-                values = {name: float(value) for name, value in terms.items() if value.ndim == 0}
                 name = sequences.names[(step - 1) % len(sequences.names)]
                 log.write(step, seconds=before + now - start, learning_rate=group["lr"], **values)
                 bar.set_postfix_str(_describe(values, name))
@@ -158,11 +162,8 @@ def train(
     return model
 
 
-def _check_finite(terms: dict[str, Tensor], step: int, folder: RunFolder) -> None:
-    if torch.isfinite(terms["total"]):
-        return
-    found = ", ".join(f"{name} {float(value):g}" for name, value in terms.items() if value.ndim == 0)
-    raise ExperimentError(
+def _diverged(step: int, found: str, folder: RunFolder) -> ExperimentError:
+    return ExperimentError(
         f"the loss is not finite at step {step} ({found}); try a lower --learning-rate. "
         f"The last good checkpoint, if there is one, is {folder.checkpoint}"
     )
@@ -170,9 +171,9 @@ def _check_finite(terms: dict[str, Tensor], step: int, folder: RunFolder) -> Non
 
 def _bar(budget: Budget, shown: bool) -> tqdm[Any]:
     if budget.steps is not None:
-        return tqdm(total=budget.steps, unit="step", disable=not shown, dynamic_ncols=True)
+        return tqdm(total=budget.steps, unit="step", disable=not shown, dynamic_ncols=True, mininterval=0.5)
     total = round(60 * (budget.minutes or 0))
-    return tqdm(total=total, unit="s", disable=not shown, dynamic_ncols=True)
+    return tqdm(total=total, unit="s", disable=not shown, dynamic_ncols=True, mininterval=0.5)
 
 
 def _position(budget: Budget, steps: int, seconds: float) -> int:

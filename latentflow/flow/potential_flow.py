@@ -158,7 +158,8 @@ def _check_finite(points: Tensor, times: Tensor) -> None:
     step = int(bad.any(1).nonzero()[0])
     samples = bad[step].nonzero().flatten().tolist()
     shown = ", ".join(map(str, samples[:5])) + (", ..." if len(samples) > 5 else "")
+    where = "z0: expected finite points, got others" if step == 0 else f"the path is not finite after step {step}"
+    remedy = "" if step == 0 else "; use smaller steps or a smoother potential"
     raise FloatingPointError(
-        f"the path is not finite after step {step} (t = {float(times[step]):g}) for {len(samples)} of {bad.shape[1]} "
-        f"samples (numbers {shown}); use smaller steps or a smoother potential"
+        f"{where} (t = {float(times[step]):g}) for {len(samples)} of {bad.shape[1]} samples (numbers {shown}){remedy}"
     )

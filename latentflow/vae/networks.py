@@ -25,7 +25,8 @@ class GaussianHead(nn.Module):
     def forward(self, h: Tensor) -> Distribution:
         """Map features of shape ``(*batch, features)`` to a distribution with events of shape ``(dim,)``."""
         mean, log_variance = self.linear(h).float().chunk(2, dim=-1)
-        return Independent(Normal(mean, (log_variance / 2).exp()), 1)
+        scale = (log_variance / 2).exp()
+        return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
 
 
 def _perceptron(widths: Sequence[int]) -> nn.Sequential:

@@ -1,0 +1,78 @@
+"""Checkpoints: complete, exact, refused where they do not fit."""
+
+import pytest
+import torch
+from torch import nn
+
+from latentflow.experiments.checkpoint import Progress, load_checkpoint, save_checkpoint
+from latentflow.experiments.errors import ExperimentError
+from latentflow.experiments.files import replacing
+
+
+def pair(width=3, seed=0):
+    torch.manual_seed(seed)
+    model = nn.Linear(2, width)
+    return model, torch.optim.Adam(model.parameters(), fused=True)
+
+
+def step(model, optimiser):
+    optimiser.zero_grad()
+    model(torch.ones(1, 2)).square().sum().backward()
+    optimiser.step()
+
+
+def test_training_goes_on_bit_for_bit(tmp_path):
+    """Catches optimiser state (moments, step counts) that is lost or misplaced."""
+    model, optimiser = pair()
+    for _ in range(3):
+        step(model, optimiser)
+    save_checkpoint(tmp_path / "c.safetensors", model, optimiser, Progress(3, 1.5))
+    other, other_optimiser = pair(seed=1)
+    assert load_checkpoint(tmp_path / "c.safetensors", other, other_optimiser) == Progress(3, 1.5)
+    for _ in range(4):
+        step(model, optimiser)
+        step(other, other_optimiser)
+    assert torch.equal(model.weight, other.weight)
+    assert torch.equal(model.bias, other.bias)
+
+
+def test_another_architecture_is_refused_by_name_and_changes_nothing(tmp_path):
+    """Catches a partial load: weights overwritten before the mismatch is found."""
+    save_checkpoint(tmp_path / "c.safetensors", *pair(width=4), Progress())
+    model, optimiser = pair()
+    before = model.weight.clone()
+    with pytest.raises(ExperimentError, match=r"expected bias of shape \(3,\), got \(4,\): another architecture"):
+        load_checkpoint(tmp_path / "c.safetensors", model, optimiser)
+    assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60, -1])
+def test_a_truncated_file_is_refused(tmp_path, keep):
+    """Catches a damaged file that is read in part or ends in a traceback of another library."""
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, *pair(), Progress())
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ExperimentError, match="expected a complete checkpoint"):
+        load_checkpoint(path, pair()[0])
+
+
+def test_a_missing_file_and_a_foreign_one_are_refused(tmp_path):
+    """Catches a foreign safetensors file taken for a checkpoint at step 0."""
+    with pytest.raises(ExperimentError, match="got no such file"):
+        load_checkpoint(tmp_path / "none.safetensors", pair()[0])
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ExperimentError, match="expected a complete checkpoint of latentflow"):
+        load_checkpoint(tmp_path / "foreign.safetensors", pair()[0])
+
+
+def test_a_failing_writer_leaves_the_earlier_file(tmp_path):
+    """Catches a good checkpoint that an interrupted write destroys, and litter beside it."""
+    path = tmp_path / "file.txt"
+    path.write_text("good")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "good"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,199 @@
+"""The command line: what it says, its exit codes, and what it leaves in place."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from latentflow.experiments.cli import Train, main
+from latentflow.experiments.configuration import Budget, TrainConfig
+
+SMALL = ["--dim", "3", "--hidden", "5", "--width", "8", "--batch-size", "6", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of a few steps."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(["train", "digits", "--steps", "3", "--out", str(out), *SMALL]) == 0
+    return out
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of it to spoil."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def complaint(capsys):
+    err = capsys.readouterr().err.strip().splitlines()[-1]
+    assert err.startswith("latentflow: error: ")
+    return err
+
+
+def test_training_leaves_a_whole_run_folder(trained):
+    """Catches a result without the command, seed, commit and data that made it."""
+    names = {path.name for path in trained.iterdir() if "tfevents" not in path.name}
+    assert names == {
+        "checkpoint.safetensors",
+        "config.json",
+        "environment.json",
+        "evaluation.json",
+        "metrics.jsonl",
+        "strips.png",
+    }
+    evaluation = json.loads((trained / "evaluation.json").read_text())
+    assert set(evaluation["result"]["errors"]) == {"scaling", "rotation", "colouring"}
+    assert evaluation["result"]["images"] == 360
+    assert evaluation["provenance"]["steps"] == 3
+    assert len(evaluation["provenance"]["data"]["sha256"]) == 64
+    (session,) = json.loads((trained / "environment.json").read_text())
+    assert session["seed"] == 0
+    assert session["packages"]["torch"]
+    assert {"command", "commit", "date", "platform", "threads"} <= set(session)
+
+
+def test_evaluate_prints_the_table_it_writes(run, capsys):
+    """Catches a table that is not the result in the folder."""
+    (run / "evaluation.json").unlink()
+    assert main(["evaluate", str(run)]) == 0
+    out = capsys.readouterr().out
+    result = json.loads((run / "evaluation.json").read_text())["result"]
+    for name, error in result["errors"].items():
+        row = next(line for line in out.splitlines() if name in line)
+        assert f"{error['output']:.2f}" in row
+    assert f"{result['reconstruction']:.2f}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["train", "digits", "--steps", "3", "--minutes", "1"], "either steps or minutes"),
+        (["train", "digits", "--resume"], "resume: expected --out"),
+        (["train", "digits", "--steps", "0"], "steps: expected a positive integer, got 0"),
+        (["train", "digits", "--minutes", "nan"], "minutes: expected a positive number, got nan"),
+        (["train", "digits", "--learning-rate", "-1"], "learning-rate: expected a positive number, got -1.0"),
+        (["train", "digits", "--dim", "0"], "dim: expected a positive integer, got 0"),
+        (["train", "digits", "--seed", "-1"], "seed: expected an integer of at least 0, got -1"),
+    ],
+)
+def test_values_out_of_range_are_usage_errors(arguments, cause, capsys, tmp_path, monkeypatch):
+    """Catches a run that starts, and a folder that is made, before its arguments are checked."""
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert cause in complaint(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["train", "cifar"], "invalid choice 'cifar'"),
+        (["train", "digits", "--speed", "9"], "--speed"),
+        (["fly"], "fly"),
+        ([], "train, evaluate"),
+    ],
+)
+def test_nonsense_is_a_usage_error_of_one_line(arguments, cause, capsys):
+    """Catches an unknown flag that is ignored, and an error that takes a box of several lines."""
+    assert main(arguments) == 2
+    assert cause in complaint(capsys)
+
+
+def test_a_missing_and_a_truncated_data_file_are_named(tmp_path, capsys):
+    """Catches a traceback of the parser, and an empty run folder left behind."""
+    data = tmp_path / "data"
+    data.mkdir()
+    arguments = ["train", "mnist", "--steps", "1", "--out", str(tmp_path / "run"), "--data", str(data)]
+    assert main(arguments) == 1
+    assert "train-images-idx3-ubyte.gz" in complaint(capsys)
+    (data / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b\x08\x00")
+    (data / "train-labels-idx1-ubyte.gz").write_bytes(b"")
+    assert main(arguments) == 1
+    assert "expected a complete gzip file" in complaint(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unwritable_folder_is_named(tmp_path, capsys):
+    """Catches a failure that shows only at the first checkpoint."""
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "run"
+    assert main(["train", "digits", "--steps", "1", "--out", str(out), *SMALL]) == 1
+    assert f"{out}: expected a folder to write to" in complaint(capsys)
+
+
+def test_an_earlier_run_is_never_overwritten(run, capsys):
+    """Catches a second run that destroys the checkpoint of the first."""
+    before = (run / "checkpoint.safetensors").read_bytes()
+    assert main(["train", "digits", "--steps", "1", "--out", str(run), *SMALL]) == 1
+    assert "holds a run already" in complaint(capsys)
+    assert main(["train", "digits", "--steps", "9", "--out", str(run), "--resume"]) == 1
+    assert "another configuration: batch_size is 6 there and 64 here" in complaint(capsys)
+    assert (run / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_evaluate_names_what_is_wrong_with_a_run(run, tmp_path, capsys):
+    """Catches errors that end in a traceback of JSON, safetensors or torch."""
+    assert main(["evaluate", str(tmp_path / "nowhere")]) == 1
+    assert "config.json: expected the configuration of a run, got no such file" in complaint(capsys)
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["width"] = 9
+    (run / "config.json").write_text(json.dumps(config))
+    assert main(["evaluate", str(run)]) == 1
+    assert "another architecture" in complaint(capsys)
+    (run / "config.json").write_text('{"dataset": "digits", "speed": 9, "model": {"hidden": []}}')
+    assert main(["evaluate", str(run)]) == 1
+    assert "config.json: expected the configuration of a run, got" in complaint(capsys)
+    (run / "config.json").write_text("{")
+    assert main(["evaluate", str(run)]) == 1
+    assert "config.json: expected the configuration of a run" in complaint(capsys)
+
+
+def test_a_loss_that_is_not_finite_is_one_line(tmp_path, capsys):
+    """Catches a run that ends in a traceback, or goes on with NaN."""
+    arguments = ["train", "digits", "--steps", "50", "--out", str(tmp_path / "run"), *SMALL]
+    assert main([*arguments, "--learning-rate", "1e30", "--warmup-steps", "0"]) == 1
+    assert "not finite" in complaint(capsys)
+
+
+def test_configurations_survive_json(tmp_path):
+    """Catches a tuple that comes back as a list, so that a resumed run differs from itself."""
+    config = TrainConfig("mnist", seed=3, learning_rate=0.25)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert TrainConfig.from_json(tmp_path / "config.json") == config
+
+
+def test_default_budgets():
+    """Catches a quick start that is not quick."""
+    assert Train(TrainConfig("digits")).budget() == Budget(minutes=4)
+    assert Train(TrainConfig("mnist")).budget() == Budget(minutes=30)
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_resume_finishes(tmp_path):
+    """Catches a real signal to a real process that loses the run."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "latentflow", "train", "digits", "--out", str(out), *SMALL]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--steps", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    deadline = time.monotonic() + 120
+    while not ((out / "metrics.jsonl").exists() and (out / "metrics.jsonl").stat().st_size > 0):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"stopped; go on with: latentflow train digits --out {out} --resume" in output
+    steps = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    subprocess.run(
+        [*command, "--steps", str(steps + 60), "--resume"], check=True, capture_output=True, env=environment
+    )
+    assert json.loads((out / "evaluation.json").read_text())["provenance"]["steps"] == steps + 60

@@ -1,0 +1,122 @@
+"""The equivariance error on models whose error is known."""
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal
+
+from latentflow import DiffusionPrior, FlowVAE, GaussianLikelihood, HJResidual, MLPPotential, Path, PotentialBank
+from latentflow.experiments.data import LabelledImages, TransformationSequences
+from latentflow.experiments.equivariance import measure_equivariance, table
+from latentflow.experiments.strips import draw_strips, strips
+
+SHAPE = (3, 28, 28)
+DIM = 3 * 28 * 28
+SEQUENCES = TransformationSequences()
+
+
+@pytest.fixture
+def images():
+    pixels = torch.randint(0, 256, (7, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return LabelledImages(pixels, torch.tensor([0, 1, 2, 3, 4, 5, 7]), "noise", "test")
+
+
+class Static(FlowVAE):
+    """The latent is the image itself, and no potential moves it."""
+
+    def __init__(self):
+        super().__init__(
+            encoder=lambda x: Independent(Normal(x.flatten(1), 1.0), 1),
+            decoder=lambda z: z.reshape(-1, *SHAPE),
+            bank=PotentialBank([MLPPotential(DIM, (1,), output_scale=0.0) for _ in range(3)]),
+            prior=DiffusionPrior(DIM, fields=3),
+            residual=HJResidual(),
+            likelihood=GaussianLikelihood(),
+        )
+
+
+class Oracle(Static):
+    """Knows the transformed images."""
+
+    def flow(self, z0, k, steps, volume=None):
+        grey = z0.reshape(-1, *SHAPE)[:, 0]
+        z = SEQUENCES(grey, k).flatten(2).transpose(0, 1)
+        return Path(torch.arange(steps + 1.0), z, None, torch.zeros(z.shape[:-1]))
+
+
+@pytest.mark.parametrize("batch_size", [7, 3])
+def test_the_error_of_an_identity_decoder_is_the_change_of_the_images(images, batch_size):
+    """Catches t = 0 counted, a mean for a sum over pixels, running means over transformations, short batches."""
+    result = measure_equivariance(Static(), images, SEQUENCES, batch_size)
+    for k, name in enumerate(SEQUENCES.names):
+        frames = SEQUENCES(images.images, k).double()
+        each = (frames[:, 1:] - frames[:, :1]).abs().sum((1, 2, 3, 4))
+        error = result.errors[name]
+        assert error.output == pytest.approx(each.mean().item(), rel=1e-5)
+        assert error.output_standard_error == pytest.approx(each.std().item() / 7**0.5, rel=1e-5)
+        assert error.output_per_pixel == pytest.approx(each.mean().item() / (8 * DIM), rel=1e-5)
+        assert error.static == pytest.approx(error.output, rel=1e-6)
+        assert error.latent == pytest.approx(error.output, rel=1e-5)
+        assert error.latent_static == pytest.approx(error.output, rel=1e-5)
+    assert result.reconstruction == pytest.approx(0, abs=1e-3)
+
+
+def test_an_oracle_has_no_error_and_the_static_reference_stays(images):
+    """Catches z_t compared with x_{t-1}, or a path that is never advanced."""
+    result = measure_equivariance(Oracle(), images, SEQUENCES)
+    static = measure_equivariance(Static(), images, SEQUENCES)
+    for name, error in result.errors.items():
+        assert error.output == pytest.approx(0, abs=1e-3)
+        assert error.latent == pytest.approx(0, abs=1e-3)
+        assert error.static == pytest.approx(static.errors[name].output, rel=1e-6)
+
+
+def test_the_reconstruction_reference_is_that_of_the_first_frame(images):
+    """Catches a reference that encodes transformed frames, or that is not multiplied by the steps."""
+    model = Static()
+    model.decoder = lambda z: z.reshape(-1, *SHAPE) + 0.25
+    assert measure_equivariance(model, images, SEQUENCES).reconstruction == pytest.approx(8 * DIM * 0.25, rel=1e-5)
+
+
+def test_the_scaled_latent_error_has_no_units(images):
+    """Catches a scale that is not each coordinate's standard deviation over the images, or a coordinate without one."""
+    stretch = torch.linspace(0.5, 2, DIM)
+    model = Static()
+    model.encoder = lambda x: Independent(Normal(x.flatten(1) * stretch, 1.0), 1)
+    error = measure_equivariance(model, images, SEQUENCES).errors["rotation"]
+    red = SEQUENCES(images.images, 1)[:, :, 0].flatten(2).double()  # green and blue never vary and are left out
+    change = (red[:, 1:] - red[:, :1]).abs().sum((0, 1)) / 7
+    assert error.latent == pytest.approx((change * stretch[:784]).sum().item(), rel=1e-5)
+    assert error.latent_scaled == pytest.approx((change / red[:, 0].std(0, correction=0)).sum().item(), rel=1e-5)
+
+
+def test_the_mode_of_the_model_is_left_alone(images):
+    """Catches an evaluation in the middle of training that switches training off."""
+    model = Static().train()
+    measure_equivariance(model, images, SEQUENCES)
+    assert model.training
+
+
+def test_strips_show_the_data_above_the_flow(images, tmp_path):
+    """Catches swapped rows, transposed images or a time axis that runs the wrong way."""
+    picture = strips(Oracle(), images.images[:2], SEQUENCES, 1)
+    truth = SEQUENCES(images.images[:2], 1)
+    static = strips(Static(), images.images[:2], SEQUENCES, 1)
+    for n in range(2):
+        for t in range(9):
+            columns = slice(28 * t, 28 * (t + 1))
+            data, flow = slice(56 * n, 56 * n + 28), slice(56 * n + 28, 56 * n + 56)
+            torch.testing.assert_close(picture[data, columns], truth[n, t].permute(1, 2, 0))
+            torch.testing.assert_close(picture[flow, columns], truth[n, t].permute(1, 2, 0))
+            torch.testing.assert_close(static[flow, columns], truth[n, 0].permute(1, 2, 0))
+    draw_strips(Static(), images, SEQUENCES, tmp_path / "strips.png", (2, 7))
+    assert (tmp_path / "strips.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_has_every_number(images):
+    """Catches a column under the wrong heading."""
+    result = measure_equivariance(Static(), images, SEQUENCES)
+    lines = table(result).splitlines()
+    assert lines[0].split("|")[2].strip() == "E_k"
+    assert lines[2].split("|")[1].strip() == "scaling"
+    assert float(lines[2].split("|")[2]) == pytest.approx(result.errors["scaling"].output, abs=0.01)
+    assert float(lines[4].split("|")[8]) == pytest.approx(result.errors["colouring"].latent_static, abs=0.01)
