@@ -86,7 +86,7 @@ class PotentialFlow(nn.Module):
             volume: How to compute the change of volume, or None to leave it out.
 
         Returns:
-            The step. It is not checked for folds: ``step.volume`` says where they are.
+            The step. It is not checked for folds; ``step.volume`` says where they are.
         """
         request = JetRequest() if volume is None else volume.request(z)
         jet = evaluate_jet(self.potential, z, t, request)

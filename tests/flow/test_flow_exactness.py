@@ -143,6 +143,7 @@ def test_liouville(volume):
 
     truth = torch.linalg.slogdet(torch.func.jacrev(runge_kutta)(z)).logabsdet
     small, smaller = (PotentialFlow(u).rollout(z, n, dt=1 / n, volume=volume).log_det[-1] for n in (80, 160))
+    truth, small, smaller = truth.item(), small.item(), smaller.item()
     assert abs(truth) > 0.05
     assert abs(2 * smaller - small - truth) < 1e-3 * abs(truth)
     assert 0.95 < math.log2((small - truth) / (smaller - truth)) < 1.1

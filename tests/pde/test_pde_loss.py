@@ -47,7 +47,7 @@ def test_force_has_parameters_of_its_own():
     """Catches a force that shares the network of the potential, and one that is not registered."""
     first, second = HJResidual(NonPositiveForce(2)), HJResidual(NonPositiveForce(2))
     mine = {id(parameter) for parameter in first.parameters()}
-    assert len(mine) == 7
+    assert len(mine) == len(list(first.force.root.parameters())) > 0
     assert mine.isdisjoint(map(id, second.parameters()))
     assert list(HJResidual().parameters()) == []
     first.double().loss(u, points(8)).backward()

@@ -27,9 +27,9 @@ def test_quadratics(dim, seed):
     z, t = normal(seed + 2, 2, 3, dim), times(seed, 2, 3)
     assert_zero(HJResidual()(u, z, t))
     assert_zero(HJResidual()(u, z, 0.3))
-    wrong_speed = HJResidual()(lambda z, t: 2 * u(z, t), z, t)  # 2 u_t + 4 |grad u|^2 / 2 = |grad u|^2
-    half = torch.func.vmap(torch.func.grad(lambda z, t: u(z, t)))(z.reshape(6, dim), t.reshape(6))
-    torch.testing.assert_close(wrong_speed.reshape(6), half.square().sum(-1))
+    doubled = HJResidual()(lambda z, t: 2 * u(z, t), z, t)  # 2 u_t + 4 |grad u|^2 / 2 = |grad u|^2
+    gradient = torch.func.vmap(torch.func.grad(lambda z, t: u(z, t)))(z.reshape(6, dim), t.reshape(6))
+    torch.testing.assert_close(doubled.reshape(6), gradient.square().sum(-1))
 
 
 @given(dims, seeds)
