@@ -15,13 +15,14 @@ from typing import Annotated
 import tyro
 
 from latentflow.experiments.configuration import Budget, TrainConfig
-from latentflow.experiments.data import load_images
+from latentflow.experiments.data import LabelledImages, load_images
 from latentflow.experiments.equivariance import table
 from latentflow.experiments.errors import ExperimentError, UsageError
 from latentflow.experiments.evaluation import evaluate
+from latentflow.experiments.hardware import Hardware
 from latentflow.experiments.provenance import provenance
 from latentflow.experiments.run_folder import RunFolder
-from latentflow.experiments.training import Hardware, train
+from latentflow.experiments.training import train
 
 MINUTES = {"digits": 4.0, "mnist": 30.0}
 BOX = re.compile(r"[│╭╮╰╯─]|-{3,}|\x1b\[[0-9;]*m")
@@ -63,8 +64,23 @@ class Train:
 
     def run(self) -> None:
         """Train, evaluate and print the errors."""
-        folder = RunFolder.unused(self.config.dataset) if self.out is None else RunFolder(self.out)
         images = load_images(self.config.dataset, "train", self.data)
+        fabric = self.hardware.launch()
+        unused = RunFolder.unused(self.config.dataset)
+        folder = fabric.broadcast(unused if self.out is None else RunFolder(self.out))
+        if fabric.is_global_zero:
+            self._prepare(folder, images)
+        fabric.barrier()
+        try:
+            train(self.config, self.budget(), images, folder, fabric, resume=self.resume)
+        except KeyboardInterrupt:
+            if fabric.is_global_zero:
+                print(f"stopped; go on with: latentflow train {self.config.dataset} --out {folder.path} --resume")
+            raise
+        if fabric.is_global_zero:
+            Evaluate(folder.path, self.data).run()
+
+    def _prepare(self, folder: RunFolder, images: LabelledImages) -> None:
         if self.resume:
             folder.open(self.config)
         else:
@@ -72,12 +88,6 @@ class Train:
         facts = {"name": images.name, "split": images.split, "sha256": images.sha256()}
         folder.add_environment(provenance(seed=self.config.seed, data=facts))
         print(f"training on {images.name} ({len(images)} images) into {folder.path}", flush=True)
-        try:
-            train(self.config, self.budget(), images, folder, resume=self.resume, hardware=self.hardware)
-        except KeyboardInterrupt:
-            print(f"stopped; go on with: latentflow train {self.config.dataset} --out {folder.path} --resume")
-            raise
-        Evaluate(folder.path, self.data).run()
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 import warnings
-from dataclasses import dataclass
-from typing import Any, Literal
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from tqdm import tqdm
 
 from latentflow import FlowVAE, FoldWarning
 from latentflow.experiments.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -22,27 +19,11 @@ from latentflow.experiments.errors import ExperimentError
 from latentflow.experiments.interrupt import Interrupt
 from latentflow.experiments.metrics_log import MetricsLog
 from latentflow.experiments.model import build_model
+from latentflow.experiments.progress import Clock, ProgressBar
 from latentflow.experiments.run_folder import RunFolder
 
 CHECKPOINT_SECONDS = 60.0
 LOG_STEPS = 50
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Where and how to compute.
-
-    Attributes:
-        device: What to train on; ``auto`` takes an accelerator where there is one.
-        devices: How many of them.
-        strategy: How several devices work together.
-        precision: Precision of encoder and decoder; the dynamics are always computed in 32 bits.
-    """
-
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
-    precision: Literal["32", "bf16-mixed"] = "bf16-mixed"
 
 
 def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
@@ -71,9 +52,9 @@ def train(
     budget: Budget,
     data: LabelledImages,
     folder: RunFolder,
+    fabric: Fabric,
     *,
     resume: bool = False,
-    hardware: Hardware | None = None,
 ) -> FlowVAE:
     """Train a flow-factorised VAE on transformed images until the budget is spent or Ctrl-C is pressed.
 
@@ -85,8 +66,8 @@ def train(
         budget: How long to train.
         data: The training images.
         folder: The run's folder, which exists.
+        fabric: The devices, launched.
         resume: Whether to go on from the folder's checkpoint.
-        hardware: Where and how to compute.
 
     Returns:
         The model.
@@ -95,49 +76,42 @@ def train(
         ExperimentError: If the checkpoint does not fit, or the loss is not finite; the last checkpoint stays.
         KeyboardInterrupt: If Ctrl-C was pressed, after a checkpoint was written.
     """
-    hardware = hardware or Hardware()
-    fabric = Fabric(
-        accelerator=hardware.device,
-        strategy=hardware.strategy,
-        devices=hardware.devices,
-        precision=hardware.precision,
-    )
-    fabric.launch()
     sequences = TransformationSequences()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build_model(config.model, len(sequences.names))
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
     done = load_checkpoint(folder.checkpoint, model, optimiser) if resume else Progress()
-    objective_of, stepper = fabric.setup(model, optimiser)
+    terms_of, stepper = fabric.setup(model, optimiser)
     images = data.images.to(fabric.device)
+    step, clock = done.steps, Clock(done.seconds)
+    saved = clock.seconds
 
-    def batch(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw the sequences of one step, all of one transformation; the transformations take turns."""
-        chosen = torch.randint(len(images), (config.batch_size,), generator=generator, device=fabric.device)
-        k = torch.full((config.batch_size,), step % len(sequences.names), device=fabric.device)
-        return sequences(images[chosen], k), k
-
-    def save(progress: Progress) -> None:
+    def save() -> None:
+        if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+            raise _diverged(step, "in the weights", folder)
         if fabric.is_global_zero:
-            save_checkpoint(folder.checkpoint, model, optimiser, progress)
+            save_checkpoint(folder.checkpoint, model, optimiser, Progress(step, clock.seconds))
 
-    step, before = done.steps, done.seconds
-    start = saved = time.perf_counter()
     with (
         warnings.catch_warnings(),
         Interrupt() as interrupt,
-        MetricsLog(folder, step) as log,
-        _bar(budget, fabric.is_global_zero) as bar,
+        MetricsLog(folder, step) if fabric.is_global_zero else nullcontext() as log,
+        ProgressBar(budget, shown=fabric.is_global_zero) as bar,
     ):
         warnings.simplefilter("ignore", FoldWarning)  # the metrics hold the share of folded samples
-        while (spent := budget.progress(step, before + time.perf_counter() - start)) < 1 and not interrupt.requested:
+        while True:
+            spent, stop = fabric.broadcast((budget.progress(step, clock.seconds), interrupt.requested))
+            if stop or spent >= 1:
+                break
             for group in stepper.param_groups:
                 group["lr"] = learning_rate(config, step, spent)
             generator = step_generator(config.seed, fabric.global_rank, step, fabric.device)
-            frames, k = batch(step, generator)
+            chosen = torch.randint(len(images), (config.batch_size,), generator=generator, device=fabric.device)
+            kind = step % len(sequences.names)  # one transformation in a batch; they take turns
+            k = torch.full((config.batch_size,), kind, device=fabric.device)
             try:
-                terms: dict[str, Tensor] = objective_of(frames, k, generator)
+                terms: dict[str, Tensor] = terms_of(sequences(images[chosen], k), k, generator)
             except FloatingPointError as error:
                 raise _diverged(step, str(error), folder) from error
             values = {name: float(value.detach()) for name, value in terms.items() if value.ndim == 0}
@@ -147,17 +121,16 @@ def train(
             fabric.backward(terms["total"])
             stepper.step()
             step += 1
-            now = time.perf_counter()
             if step % LOG_STEPS == 0:
-                name = sequences.names[(step - 1) % len(sequences.names)]
-                log.write(step, seconds=before + now - start, learning_rate=group["lr"], **values)
-                bar.set_postfix_str(_describe(values, name))
-            if now - saved > CHECKPOINT_SECONDS:
-                save(Progress(step, before + now - start))
-                saved = now
-            bar.update(_position(budget, step, before + now - start) - bar.n)
-        save(Progress(step, before + time.perf_counter() - start))
-    if interrupt.requested:
+                if log is not None:
+                    log.write(step, seconds=clock.seconds, learning_rate=group["lr"], **values)
+                bar.describe(sequences.names[kind], values)
+            if clock.seconds - saved > CHECKPOINT_SECONDS:
+                save()
+                saved = clock.seconds
+            bar.move(step, clock.seconds)
+        save()
+    if stop:
         raise KeyboardInterrupt
     return model
 
@@ -166,22 +139,4 @@ def _diverged(step: int, found: str, folder: RunFolder) -> ExperimentError:
     return ExperimentError(
         f"the loss is not finite at step {step} ({found}); try a lower --learning-rate. "
         f"The last good checkpoint, if there is one, is {folder.checkpoint}"
-    )
-
-
-def _bar(budget: Budget, shown: bool) -> tqdm[Any]:
-    if budget.steps is not None:
-        return tqdm(total=budget.steps, unit="step", disable=not shown, dynamic_ncols=True, mininterval=0.5)
-    total = round(60 * (budget.minutes or 0))
-    return tqdm(total=total, unit="s", disable=not shown, dynamic_ncols=True, mininterval=0.5)
-
-
-def _position(budget: Budget, steps: int, seconds: float) -> int:
-    return steps if budget.steps is not None else min(int(seconds), round(60 * (budget.minutes or 0)))
-
-
-def _describe(values: dict[str, float], transformation: str) -> str:
-    return (
-        f"{transformation}: reconstruction {values['reconstruction']:.0f} kl {values['kl']:.0f} "
-        f"residual {values['residual']:.3f} folded {values['folded']:.0%}"
     )

@@ -193,7 +193,5 @@ def test_ctrl_c_keeps_a_checkpoint_and_resume_finishes(tmp_path):
     assert process.returncode == 130
     assert f"stopped; go on with: latentflow train digits --out {out} --resume" in output
     steps = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"]
-    subprocess.run(
-        [*command, "--steps", str(steps + 60), "--resume"], check=True, capture_output=True, env=environment
-    )
+    subprocess.run([*command, "--steps", str(steps + 60), "--resume"], check=True, capture_output=True, env=environment)
     assert json.loads((out / "evaluation.json").read_text())["provenance"]["steps"] == steps + 60

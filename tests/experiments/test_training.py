@@ -12,8 +12,9 @@ from latentflow.experiments import training
 from latentflow.experiments.configuration import Budget, ModelConfig, TrainConfig
 from latentflow.experiments.data import load_digits
 from latentflow.experiments.errors import ExperimentError, UsageError
+from latentflow.experiments.hardware import Hardware
 from latentflow.experiments.run_folder import RunFolder
-from latentflow.experiments.training import Hardware, learning_rate, step_generator, train
+from latentflow.experiments.training import learning_rate, step_generator, train
 
 SMALL = TrainConfig("digits", batch_size=6, warmup_steps=2, model=ModelConfig(dim=3, hidden=(5,), width=8))
 CPU = Hardware(device="cpu")
@@ -23,7 +24,7 @@ def run(tmp_path, name, steps, *, resume=False, config=SMALL):
     folder = RunFolder(tmp_path / name)
     if not resume:
         folder.create(config)
-    train(config, Budget(steps=steps), load_digits("train"), folder, resume=resume, hardware=CPU)
+    train(config, Budget(steps=steps), load_digits("train"), folder, CPU.launch(), resume=resume)
     return load_file(folder.checkpoint)
 
 
