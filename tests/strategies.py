@@ -39,7 +39,7 @@ def network(dim, hidden=(7, 5), seed=0, activation=torch.tanh, embedding=None):
     u = MLPPotential(dim, hidden, time_embedding=embedding, activation=activation).double()
     with torch.no_grad():
         for i, parameter in enumerate(u.parameters()):
-            parameter.copy_(randn(*parameter.shape, seed=seed + i) / parameter.shape[-1] ** 0.5)
+            parameter.copy_(randn(*parameter.shape, seed=seed + i) / (parameter.shape or (1,))[-1] ** 0.5)
     return u
 
 
@@ -69,7 +69,7 @@ def reference_jet(u, z, t, probes=None):
 
     def each(function, *shape):
         rows = [function(a, b) for a, b in zip(points, times, strict=True)]
-        return torch.stack(rows).reshape(*batch, *shape) if rows else z.new_zeros(*batch, *shape)
+        return torch.stack(rows).reshape((*batch, *shape)) if rows else z.new_zeros(*batch, *shape)
 
     jacrev = torch.func.jacrev
     hessian = each(jacrev(jacrev(u)), dim, dim)

@@ -29,7 +29,7 @@ class ModelConfig:
     hidden: tuple[int, ...] = (128,)
     width: int = 512
     bound: Literal["marginal", "joint"] = "marginal"
-    residual_weight: float = 1.0
+    residual_weight: float = 100.0
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class TrainConfig:
     dataset: Annotated[Literal["digits", "mnist"], tyro.conf.Positional]
     seed: int = 0
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3
     warmup_steps: int = 200
     model: ModelConfig = field(default_factory=ModelConfig)
 

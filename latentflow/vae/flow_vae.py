@@ -119,7 +119,7 @@ class FlowVAE(nn.Module):
             The distribution :math:`p(x | z)`, with events of shape ``(channels, height, width)``. Its mean is the
             picture, of shape ``(*batch, channels, height, width)``.
         """
-        decoded = self.decoder(z.reshape(-1, z.shape[-1])).float()
+        decoded = self.decoder(z.reshape(-1, z.shape[-1])).to(z.dtype)  # autocast may have lowered it
         return self.likelihood(decoded.reshape(*z.shape[:-1], *decoded.shape[1:]))
 
     def potential(self, k: int | Tensor | Field) -> Field:

@@ -24,7 +24,8 @@ class GaussianHead(nn.Module):
 
     def forward(self, h: Tensor) -> Distribution:
         """Map features of shape ``(*batch, features)`` to a distribution with events of shape ``(dim,)``."""
-        mean, log_variance = self.linear(h).float().chunk(2, dim=-1)
+        parameters: Tensor = self.linear(h)
+        mean, log_variance = parameters.to(self.linear.weight.dtype).chunk(2, dim=-1)  # autocast lowers it
         scale = (log_variance / 2).exp()
         return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
 

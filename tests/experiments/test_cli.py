@@ -175,6 +175,15 @@ def test_default_budgets():
     assert Train(TrainConfig("mnist")).budget() == Budget(minutes=30)
 
 
+def test_missing_extras_are_named():
+    """Catches a command that ends in an import error where only the core is installed."""
+    code = "import sys; sys.modules['kornia'] = None; from latentflow.__main__ import main; sys.exit(main())"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert process.stderr.startswith("latentflow: error: the command needs kornia")
+    assert 'pip install "latentflow-torch[experiments]"' in process.stderr
+
+
 def test_ctrl_c_keeps_a_checkpoint_and_resume_finishes(tmp_path):
     """Catches a real signal to a real process that loses the run."""
     out = tmp_path / "run"

@@ -55,10 +55,11 @@ def test_a_run_is_a_function_of_its_seed(tmp_path):
     assert not torch.equal(first[name], other[name])
 
 
-@pytest.mark.parametrize("bound", ["marginal", "joint"])
-def test_ctrl_c_and_resume_end_in_the_same_bits(tmp_path, monkeypatch, bound):
+@pytest.mark.parametrize(("bound", "precision"), [("marginal", "bf16-mixed"), ("joint", "32")])
+def test_ctrl_c_and_resume_end_in_the_same_bits(tmp_path, monkeypatch, bound, precision):
     """Catches state that a checkpoint misses: optimiser moments, the schedule's position, the order of batches."""
     config = TrainConfig("digits", batch_size=6, model=ModelConfig(3, (5,), 8, bound=bound, force=True))
+    monkeypatch.setattr(f"{__name__}.CPU", Hardware(device="cpu", precision=precision))
     straight = run(tmp_path, "straight", 9, config=config)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 4)

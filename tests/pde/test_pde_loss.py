@@ -36,7 +36,7 @@ def test_force_is_never_positive(seed, scale, size):
     f, z = force(seed, scale), size * normal(seed, 20, 2)
     value = f(z, 0.5)
     assert (value <= 0).all()
-    torch.testing.assert_close(value, -f.root(z, torch.full((20,), 0.5, dtype=torch.float64)) ** 2, rtol=0, atol=0)
+    torch.testing.assert_close(value, -(f.root(z, torch.full((20,), 0.5, dtype=torch.float64)) ** 2), rtol=0, atol=0)
     z, t = normal(seed, 20, 2), torch.linspace(0, 1, 20, dtype=torch.float64)
     free, forced = HJResidual()(u, z, t), HJResidual(f)(u, z, t)
     torch.testing.assert_close(forced, free - f(z, t))
@@ -129,5 +129,5 @@ def test_initial_condition():
 @pytest.mark.parametrize("penalty", [-1.0, float("nan")])
 def test_negative_penalty(penalty):
     """Catches a reward for forces."""
-    with pytest.raises(ValueError, match="^force_penalty: expected"):
+    with pytest.raises(ValueError, match=r"^force_penalty: expected"):
         HJResidual(NonPositiveForce(2), force_penalty=penalty)

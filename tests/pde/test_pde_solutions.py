@@ -28,7 +28,7 @@ def test_quadratics(dim, seed):
     assert_zero(HJResidual()(u, z, t))
     assert_zero(HJResidual()(u, z, 0.3))
     doubled = HJResidual()(lambda z, t: 2 * u(z, t), z, t)  # 2 u_t + 4 |grad u|^2 / 2 = |grad u|^2
-    gradient = torch.func.vmap(torch.func.grad(lambda z, t: u(z, t)))(z.reshape(6, dim), t.reshape(6))
+    gradient = torch.func.vmap(torch.func.grad(u))(z.reshape(6, dim), t.reshape(6))
     torch.testing.assert_close(doubled.reshape(6), gradient.square().sum(-1))
 
 
@@ -125,5 +125,5 @@ def test_what_is_required_is_what_is_computed():
 
 def test_unknown_requirement():
     """Catches a typo that would show as a None in the middle of training."""
-    with pytest.raises(ValueError, match="^requires: expected .*laplacain"):
+    with pytest.raises(ValueError, match=r"^requires: expected .*laplacain"):
         type("Typo", (PDEResidual,), {"requires": frozenset({"laplacain"}), "from_jet": lambda *_: None})

@@ -63,7 +63,9 @@ def test_generate_equals_a_rollout_by_hand(likelihood, choose, weights):
         decoded = model.decoder(z)
         picture = decoded.sigmoid() if isinstance(likelihood, BernoulliLikelihood) else decoded
         torch.testing.assert_close(frames[:, t], picture)
-        velocities = torch.stack([autograd_gradient(u, z, torch.full((4,), float(t))) for u in model.bank.potentials], 1)
+        velocities = torch.stack(
+            [autograd_gradient(u, z, torch.full((4,), float(t))) for u in model.bank.potentials], 1
+        )
         z = z + (weights.unsqueeze(-1) * velocities).sum(1)
     torch.testing.assert_close(frames[:, 0], model.decode(model.encode(x0).mean).mean)
 
@@ -72,9 +74,41 @@ def test_flow_of_one_latent_and_of_many():
     """Catches a decoder or a flow that takes one batch dimension only."""
     model, z = build(), normal(0, 2, 3, DIM).float()
     path = model.flow(z, 1, steps=2)
-    torch.testing.assert_close(path.z[:, 1, 2], model.flow(z[1, 2], 1, steps=2).z)
+    torch.testing.assert_close(path.z[:, 1, 2], model.flow(z[1, 2], model.bank[1], steps=2).z)
     torch.testing.assert_close(model.decode(path.z).mean[2, 1, 2], model.decode(path.z[2, 1, 2]).mean)
     assert path.log_det is None
+
+
+@pytest.mark.xfail(raises=TypeError, strict=True, reason="Groups.merge reshapes a scalar to no arguments")
+def test_flow_of_one_latent_by_index():
+    """Catches groups that need a batch."""
+    model, z = build(), normal(0, DIM).float()
+    torch.testing.assert_close(model.flow(z, 1, steps=2).z, model.flow(z, model.bank[1], steps=2).z)
+
+
+def test_double_precision():
+    """Catches a dtype that does not follow the input."""
+    model = build().double()
+    frames = torch.stack([x0, x0], 1).double()
+    assert model.generate(x0.double(), K, 2).dtype == torch.float64
+    assert model.objective(frames, K, generator(0)).total.dtype == torch.float64
+
+
+@pytest.mark.xfail(raises=AssertionError, strict=True, reason="FlowVAE.flow runs inside autocast")
+def test_flow_stays_in_float32_under_autocast():
+    """Catches a generated path in bfloat16."""
+    model, z = build(), normal(0, 4, DIM).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model.flow(z, K, steps=3)
+    torch.testing.assert_close(mixed.z, model.flow(z, K, steps=3).z, rtol=0, atol=0)
+
+
+@pytest.mark.xfail(raises=AssertionError, strict=True, reason="FlowVAE.flow sets the mode of the potential it is given")
+def test_flow_leaves_the_mode_of_a_potential_alone():
+    """Catches an evaluation that switches somebody else's module to evaluation mode."""
+    potential = MLPPotential(DIM, (4,))
+    build().generate(x0, potential, 2)
+    assert potential.training
 
 
 def test_generate_draws_nothing():
@@ -106,7 +140,7 @@ def test_reparameterised_sample_and_generators():
     assert not torch.equal(first, other)
     assert torch.equal(state, torch.get_rng_state())
     laplace = Independent(Laplace(torch.zeros(4, 2), 1.0), 1)
-    with pytest.raises(TypeError, match="^generator: expected None for a Laplace"):
+    with pytest.raises(TypeError, match=r"^generator: expected None for a Laplace"):
         reparameterised_sample(laplace, generator(0))
     torch.manual_seed(0)
     free = reparameterised_sample(laplace)
