@@ -2,8 +2,10 @@
 
 from latentflow.calculus.arguments import Field as Field
 from latentflow.calculus.arguments import Time as Time
+from latentflow.calculus.arguments import check_index as check_index
 from latentflow.calculus.arguments import check_points as check_points
 from latentflow.calculus.arguments import expand_time as expand_time
+from latentflow.calculus.arguments import expand_weight as expand_weight
 from latentflow.calculus.autodiff import autodiff_jet as autodiff_jet
 from latentflow.calculus.estimators import Estimator as Estimator
 from latentflow.calculus.estimators import Exact as Exact

@@ -65,6 +65,48 @@ def expand_time(t: Time, z: Tensor) -> Tensor:
         raise ValueError(message) from None
 
 
+def expand_weight(weight: Tensor, batch: torch.Size) -> Tensor:
+    """Give a weight one value for each sample.
+
+    Args:
+        weight: A tensor of shape ``()`` or one that broadcasts to ``(*batch,)``.
+        batch: The batch shape.
+
+    Returns:
+        The weights, of shape ``(*batch,)``.
+
+    Raises:
+        ValueError: If the weight does not broadcast to the batch shape.
+    """
+    try:
+        return weight.expand(batch)
+    except RuntimeError:
+        message = f"weight: expected a number or a shape that broadcasts to {tuple(batch)}, got {tuple(weight.shape)}"
+        raise ValueError(message) from None
+
+
+def check_index(k: int | Tensor, count: int) -> Tensor:
+    """Check that ``k`` holds indices of fields.
+
+    Args:
+        k: A number or an int64 tensor.
+        count: The number of fields.
+
+    Returns:
+        The index as a tensor, of the shape of ``k``.
+
+    Raises:
+        TypeError: If ``k`` is not of dtype int64.
+        ValueError: If an index lies outside ``0..count-1``.
+    """
+    index = torch.as_tensor(k)
+    if index.dtype != torch.int64:
+        raise TypeError(f"k: expected an int64 index, got {index.dtype}")
+    if index.numel() > 0 and (int(index.min()) < 0 or int(index.max()) >= count):
+        raise ValueError(f"k: expected indices in 0..{count - 1}, got {int(index.min())}..{int(index.max())}")
+    return index
+
+
 def check_value(value: Tensor, z: Tensor) -> Tensor:
     """Check that a field returned one value for each point and hand that value back.
 

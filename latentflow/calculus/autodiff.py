@@ -51,10 +51,10 @@ def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
     if request.laplacian or request.hessian:
         basis = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
         directions = basis.reshape(-1, *(1,) * (z.ndim - 1), z.shape[-1]).expand(-1, *z.shape)
-        columns = vmap(hessian_times, out_dims=-1)(directions)
+        columns = vmap(hessian_times)(directions).movedim(0, -1)
         hessian = columns if request.hessian else None
         laplacian = columns.diagonal(dim1=-2, dim2=-1).sum(-1) if request.laplacian else None
     if request.probes is not None:
-        products = vmap(hessian_times, in_dims=-2, out_dims=-2)(request.probes)
+        products = vmap(hessian_times, in_dims=-2)(request.probes).movedim(0, -2)
         quadratic = (request.probes * products).sum(-1)
     return Jet(value, gradient, time_derivative, laplacian, hessian, quadratic)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
+from latentflow.calculus.arguments import expand_weight
+
 
 @dataclass(frozen=True)
 class JetRequest:
@@ -61,7 +63,7 @@ class Jet:
             *jets: The jets, at least one.
 
         Returns:
-            The combined jet; fields that are None in the first jet stay None.
+            The combined jet; a field that is None in one of the jets is None.
 
         Example:
             >>> import torch
@@ -69,8 +71,13 @@ class Jet:
             >>> total = Jet.combine(torch.add, jet, jet)
             >>> assert torch.equal(total.gradient, 2 * jet.gradient) and total.laplacian is None
         """
-        names = [field.name for field in fields(Jet) if getattr(jets[0], field.name) is not None]
-        return Jet(**{name: function(*(getattr(jet, name) for jet in jets)) for name in names})
+        columns = {field.name: [getattr(jet, field.name) for jet in jets] for field in fields(Jet)}
+        known = {name: column for name, column in columns.items() if not any(x is None for x in column)}
+        return Jet(**{name: function(*column) for name, column in known.items()})
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Jet:
+        """Apply a linear function to each field; one that is None stays None."""
+        return Jet.combine(function, self)
 
     @staticmethod
     def total(jets: Sequence[Jet]) -> Jet:
@@ -95,12 +102,12 @@ class Jet:
 
         Returns:
             The scaled jet.
+
+        Raises:
+            ValueError: If the weight does not broadcast to ``(*batch,)``.
         """
-        batch_ndim = self.value.ndim
-
-        def times(field: Tensor) -> Tensor:
-            if isinstance(weight, Tensor) and weight.ndim > 0:
-                return field * weight.reshape(*weight.shape, *(1,) * (field.ndim - batch_ndim))
-            return field * weight
-
-        return Jet.combine(times, self)
+        if not isinstance(weight, Tensor):
+            return self.map(lambda field: field * weight)
+        batch = self.value.shape
+        own = expand_weight(weight, batch)
+        return self.map(lambda field: field * own.reshape((*batch, *(1,) * (field.ndim - len(batch)))))

@@ -35,7 +35,7 @@ def report_fold(folded: Tensor, times: Tensor, policy: OnFold) -> None:
         raise ValueError(f"on_fold: expected 'raise', 'warn' or 'ignore', got {policy!r}")
     if policy == "ignore" or not folded.any():
         return
-    flat = folded.flatten(1)
+    flat = folded.reshape(len(folded), -1)
     step = int(flat.any(1).nonzero()[0])
     message = (
         f"the flow folds at step {step} (t = {float(times[step]):g}) for {int(flat[step].sum())} of {flat.shape[1]} "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Path:
-    r"""Points, volumes and cost along a flow, at the times :math:`t_0 < \dots < t_T`.
+    r"""Points, volumes and cost along a flow, at the times :math:`t_0, \dots, t_T`.
 
     Attributes:
         times: The times :math:`t_n`, of shape ``(T+1,)``.

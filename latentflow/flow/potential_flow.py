@@ -116,7 +116,8 @@ class PotentialFlow(nn.Module):
         Raises:
             TypeError: If ``z0`` is not a floating-point tensor.
             ValueError: If ``steps`` is negative or not an integer, or a shape does not fit.
-            FloatingPointError: If the path leaves the finite numbers; the message names the step and the samples.
+            FloatingPointError: If the path leaves the finite numbers, in which case the message names the step and the
+                samples, or if a volume is NaN.
             FoldError: If a step is not invertible and the policy is ``"raise"``.
         """
         check_points(z0)
@@ -139,6 +140,8 @@ class PotentialFlow(nn.Module):
         log_det = _accumulate(start_value, [change.log_det for change in changes])
         if not changes:
             return Path(times, points, log_det, action)
+        if log_det.isnan().any():
+            raise FloatingPointError("log_det: expected numbers, got NaN; the second derivatives of u are not finite")
         folded = torch.stack([change.folded for change in changes])
         report_fold(folded, times, self.on_fold or ("warn" if self.training else "raise"))
         sign = torch.stack([change.sign for change in changes])
@@ -154,7 +157,7 @@ def _accumulate(start: Tensor, increments: list[Tensor]) -> Tensor:
 def _check_finite(points: Tensor, times: Tensor) -> None:
     if torch.isfinite(points).all():
         return
-    bad = ~torch.isfinite(points).all(-1).flatten(1)
+    bad = ~torch.isfinite(points).all(-1).reshape(len(points), -1)
     step = int(bad.any(1).nonzero()[0])
     samples = bad[step].nonzero().flatten().tolist()
     shown = ", ".join(map(str, samples[:5])) + (", ..." if len(samples) > 5 else "")

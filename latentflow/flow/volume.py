@@ -18,7 +18,7 @@ class VolumeChange:
     Attributes:
         log_det: :math:`\log|\det(I + hH)|`, or a surrogate of it, of shape ``(*batch,)``.
         sign: The sign of the determinant or of its surrogate, of shape ``(*batch,)``.
-        folded: Whether :math:`I + hH` is not positive definite, of shape ``(*batch,)``.
+        folded: Whether :math:`I + hH` is not positive definite, or its surrogate not positive, of shape ``(*batch,)``.
         smallest_eigenvalue: :math:`\lambda_{\min}(I + hH)`, of shape ``(*batch,)``; None if it is not known.
     """
 

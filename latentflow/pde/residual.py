@@ -104,8 +104,10 @@ class PDEResidual(nn.Module, ABC):
             generator: The source of the random times, or None for torch's global one.
 
         Returns:
-            The loss, of shape ``()``. No gradient flows to the points of a path.
+            The loss, of shape ``()``; zero where there are no points, as on a path without steps. No gradient flows to
+            the points of a path.
         """
         z, t = where.sample(generator) if isinstance(where, Path) else where
         residual: Tensor = self(u, z, t)
-        return (residual.square() + self.penalty(z, expand_time(t, z))).mean()
+        cost = residual.square() + self.penalty(z, expand_time(t, z))
+        return cost.sum() / max(cost.numel(), 1)

@@ -23,9 +23,24 @@ PIECEWISE_LINEAR = (
     nn.functional.hardtanh,
     nn.functional.prelu,
     nn.functional.rrelu,
+    nn.functional.hardsigmoid,
+    nn.functional.hardshrink,
+    nn.functional.softshrink,
+    nn.functional.threshold,
     torch.abs,
 )
-PIECEWISE_LINEAR_MODULES = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh, nn.PReLU, nn.RReLU)
+PIECEWISE_LINEAR_MODULES = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.Hardtanh,
+    nn.PReLU,
+    nn.RReLU,
+    nn.Hardsigmoid,
+    nn.Hardshrink,
+    nn.Softshrink,
+    nn.Threshold,
+)
 
 
 def _tanh(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import Field, Jet, JetRequest, autodiff_jet, evaluate_jet, expand_time
+from latentflow.calculus import Field, Jet, JetRequest, autodiff_jet, evaluate_jet, expand_time, expand_weight
 
 
 class Potential(nn.Module, ABC):
@@ -84,6 +84,11 @@ class Potential(nn.Module, ABC):
         if not callable(other):
             return NotImplemented
         return self + ScaledPotential(other, -1.0)
+
+    def __rsub__(self, other: Field) -> Potential:
+        if not callable(other):
+            return NotImplemented
+        return SumPotential([other, -self])
 
 
 class FunctionPotential(Potential):
@@ -170,14 +175,20 @@ class ScaledPotential(Potential):
         super().__init__()
         self.potential = as_module(potential)
         if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter):
-            self.register_buffer("weight", weight)
+            self.register_buffer("weight", weight, persistent=weight.ndim == 0)  # not the weights of one batch
         else:
             self.weight = weight
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Scale the value at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
         value: Tensor = self.potential(z, t)
-        return value * self.weight
+        weight = expand_weight(self.weight, z.shape[:-1]) if isinstance(self.weight, Tensor) else self.weight
+        return value * weight
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether every sample has a weight of its own."""
+        return isinstance(self.weight, Tensor) and self.weight.ndim > 0
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         """Scale the jet of the potential."""

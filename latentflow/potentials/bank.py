@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import Field, Jet, JetRequest, evaluate_jet, expand_time
+from latentflow.calculus import Field, Jet, JetRequest, check_index, evaluate_jet, expand_time, expand_weight
 from latentflow.potentials.algebra import Potential, SumPotential, as_module
 from latentflow.potentials.grouping import Groups
 
@@ -86,7 +86,8 @@ class PotentialBank(nn.Module):
 class SelectedPotential(Potential):
     r"""The potential :math:`u_{k}(z, t)` of a bank, with an index ``k`` for each sample.
 
-    Mixed indices are evaluated in groups: each field sees its own samples only, in one batch.
+    Mixed indices are evaluated in groups: each field sees its own samples only, in one batch. Which those are depends
+    on the values of ``k``, so ``torch.func.vmap`` can map over points and times but not over ``k``.
 
     Args:
         bank: The potentials.
@@ -101,13 +102,14 @@ class SelectedPotential(Potential):
 
     def __init__(self, bank: PotentialBank, k: int | Tensor) -> None:
         super().__init__()
-        index = torch.as_tensor(k)
-        if index.dtype != torch.int64:
-            raise TypeError(f"k: expected an int64 index, got {index.dtype}")
-        if index.numel() > 0 and (int(index.min()) < 0 or int(index.max()) >= len(bank)):
-            raise ValueError(f"k: expected indices in 0..{len(bank) - 1}, got {int(index.min())}..{int(index.max())}")
+        index = check_index(k, len(bank))
         self.bank = bank
         self.register_buffer("k", index, persistent=False)
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether every sample has an index of its own."""
+        return self.k.ndim > 0
 
     def _groups(self, z: Tensor) -> Groups:
         try:
@@ -139,17 +141,28 @@ class MixedPotential(Potential):
         ValueError: If the last dimension of ``weights`` is not K.
     """
 
+    weights: Tensor
+
     def __init__(self, bank: PotentialBank, weights: Tensor) -> None:
         super().__init__()
         if weights.ndim == 0 or weights.shape[-1] != len(bank):
             raise ValueError(f"weights: expected shape (*batch, {len(bank)}), got {tuple(weights.shape)}")
         self.bank = bank
-        self.weights = weights
+        if isinstance(weights, nn.Parameter):
+            self.weights = weights
+        else:
+            self.register_buffer("weights", weights, persistent=False)
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether every sample has weights of its own."""
+        return self.weights.ndim > 1
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Mix the values at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
-        values = torch.stack([potential(z, t) for potential in self.bank.potentials], dim=-1)
-        return (self.weights * values).sum(-1)
+        weights = [expand_weight(weight, z.shape[:-1]) for weight in self.weights.unbind(-1)]
+        values = [potential(z, t) for potential in self.bank.potentials]
+        return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum(0)
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         """Mix the jets of the potentials."""

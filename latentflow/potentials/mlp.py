@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class MLPPotential(Potential):
             raise ValueError(f"hidden: expected at least one positive width, got {tuple(hidden)}")
         self.dim = dim
         self.activation = activation
-        self._rule = activation_rule(activation)
+        activation_rule(activation)  # refuses what has no second derivative
         self.embedding = SinusoidalEmbedding() if time_embedding is None else time_embedding
         self.point = nn.Linear(dim, hidden[0])
         self.time = nn.Linear(self.embedding.features, hidden[0], bias=False)
@@ -89,9 +90,9 @@ class MLPPotential(Potential):
         check_points(z, self.dim)
         features, features_dot = self.embedding.with_derivative(t)
         a = self.point(z) + self.time(features)
-        slopes, curvatures = [], []
+        rule, slopes, curvatures = activation_rule(self.activation), [], []
         for layer in (*self.layers, self.output):
-            h, slope, curvature = self._rule(a)
+            h, slope, curvature = rule(a)
             slopes.append(slope)
             curvatures.append(curvature)
             a = layer(h)
@@ -100,7 +101,7 @@ class MLPPotential(Potential):
         # Backward: delta = du/dh_l from the last layer to the first; scaled by the slope it is du/da_l.
         delta = self.output.weight.squeeze(0).expand_as(slopes[-1])
         coefficients = [delta * curvatures[-1]]
-        weights = [layer.get_parameter("weight") for layer in self.layers]
+        weights = [layer.weight for layer in self._linear()]
         for weight, slope, curvature in zip(weights[::-1], slopes[:0:-1], curvatures[-2::-1], strict=True):
             delta = (delta * slope) @ weight
             coefficients.append(delta * curvature)
@@ -125,9 +126,12 @@ class MLPPotential(Potential):
             quadratic = torch.stack(forms).sum(0)
         return Jet(value, gradient, time_derivative, laplacian, hessian, quadratic)
 
+    def _linear(self) -> list[nn.Linear]:
+        return [cast("nn.Linear", layer) for layer in self.layers]
+
     def _tangents(self, first: Tensor, slopes: Sequence[Tensor]) -> list[Tensor]:
         """Carry directions, given as their effect ``(..., directions, n_1)`` on the first pre-activation, to all."""
         tangents = [first]
-        for layer, slope in zip(self.layers, slopes[:-1], strict=True):
-            tangents.append(nn.functional.linear(slope.unsqueeze(-2) * tangents[-1], layer.get_parameter("weight")))
+        for layer, slope in zip(self._linear(), slopes[:-1], strict=True):
+            tangents.append(nn.functional.linear(slope.unsqueeze(-2) * tangents[-1], layer.weight))
         return tangents

@@ -2,6 +2,7 @@ r"""A potential that hands over to the next one at given times."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
@@ -52,8 +53,8 @@ class SwitchedPotential(Potential):
         super().__init__()
         if len(potentials) == 0 or len(times) != len(potentials) - 1:
             raise ValueError(f"times: expected one fewer than the {len(potentials)} potentials, got {len(times)}")
-        if any(later <= earlier for earlier, later in pairwise(times)):
-            raise ValueError(f"times: expected increasing times, got {list(times)}")
+        if not all(map(math.isfinite, times)) or any(later <= earlier for earlier, later in pairwise(times)):
+            raise ValueError(f"times: expected finite, increasing times, got {list(times)}")
         if clock not in ("continue", "restart"):
             raise ValueError(f"clock: expected 'continue' or 'restart', got {clock!r}")
         self.potentials = nn.ModuleList(as_module(potential) for potential in potentials)
@@ -62,7 +63,7 @@ class SwitchedPotential(Potential):
 
     def _at(self, t: Tensor) -> tuple[Groups, Tensor]:
         times = self.times.to(t)
-        index = torch.bucketize(t.detach(), times, right=True)
+        index = torch.bucketize(t.detach().contiguous(), times, right=True)
         if self.clock == "restart":
             t = t - torch.cat([times.new_zeros(1), times])[index]
         return Groups(index, len(self.potentials)), t

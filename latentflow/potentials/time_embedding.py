@@ -88,8 +88,8 @@ class SinusoidalEmbedding(_Waves):
 
     def __init__(self, features: int = 16, max_period: float = 100.0) -> None:
         _check_even(features)
-        if not max_period >= 1:
-            raise ValueError(f"max_period: expected a number of at least 1, got {max_period!r}")
+        if not 1 <= max_period < math.inf:
+            raise ValueError(f"max_period: expected a finite number of at least 1, got {max_period!r}")
         half = features // 2
         super().__init__(torch.exp(-math.log(max_period) * torch.arange(half) / max(half - 1, 1)))
 

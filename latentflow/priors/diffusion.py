@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from latentflow.calculus import Time
+from latentflow.calculus import Time, check_index
 
 
 class DiffusionPrior(nn.Module):
@@ -60,15 +60,18 @@ class DiffusionPrior(nn.Module):
             The distribution, with events of shape ``(dim,)`` and the batch shape to which ``t`` and ``k`` broadcast.
 
         Raises:
-            ValueError: If ``k`` is left out although there are several fields, or the time is negative.
+            TypeError: If ``k`` is not of dtype int64.
+            ValueError: If ``k`` is left out although there are several fields or is out of range, or if the time is
+                negative.
         """
         if k is None:
             if len(self.raw) > 1:
                 raise ValueError(f"k: expected an index in 0..{len(self.raw) - 1}, got None")
             k = 0
+        index = check_index(k, len(self.raw)).to(self.raw.device)
         time = torch.as_tensor(t, dtype=self.raw.dtype, device=self.raw.device)
         if (time < 0).any():
             raise ValueError(f"t: expected times of at least 0, got {float(time.min())}")
-        variance = 1 + 2 * self.diffusivity[k] * time
+        variance = 1 + 2 * self.diffusivity[index] * time
         scale = variance.sqrt().unsqueeze(-1).expand(*variance.shape, self.dim)
         return Independent(Normal(torch.zeros_like(scale), scale), 1)

@@ -139,7 +139,9 @@ class FlowVAE(nn.Module):
         Returns:
             The path, with ``steps + 1`` points.
         """
-        return PotentialFlow(self.potential(k)).train(self.training).rollout(z0, steps, volume=volume)
+        flow = PotentialFlow(self.potential(k), on_fold="warn" if self.training else "raise")
+        with torch.autocast(z0.device.type, enabled=False):
+            return flow.rollout(z0, steps, volume=volume)
 
     def forward(self, frames: Tensor, k: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Compute :meth:`objective` and return its terms by their names."""

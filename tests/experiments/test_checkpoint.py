@@ -71,8 +71,13 @@ def test_a_failing_writer_leaves_the_earlier_file(tmp_path):
     """Catches a good checkpoint that an interrupted write destroys, and litter beside it."""
     path = tmp_path / "file.txt"
     path.write_text("good")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+
+    def write():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert path.read_text() == "good"
     assert list(tmp_path.iterdir()) == [path]

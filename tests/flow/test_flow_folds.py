@@ -85,9 +85,6 @@ def test_the_message_names_step_time_and_number():
         PotentialFlow(only_far).eval().rollout(z, 1)
 
 
-@pytest.mark.xfail(
-    raises=IndexError, strict=True, reason="report_fold flattens from dimension 1, which one point lacks"
-)
 def test_one_point_folds():
     """Catches a message that needs a batch."""
     with pytest.raises(FoldError, match="for 1 of 1"):

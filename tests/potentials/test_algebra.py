@@ -186,3 +186,18 @@ def test_a_callable_can_be_scaled():
     """Catches a multiple that drops the rule of its field or the time of a callable."""
     z, t = randn(4, 3), rand(4)
     jets_close(full_jet(ScaledPotential(wave, -1.5), z, t), full_jet(wave, z, t).scale(-1.5))
+
+
+def test_a_callable_minus_a_potential():
+    """Catches a reflected difference that is missing or has the wrong sign."""
+    u = FunctionPotential(lambda z, t: 3 * z.sum(-1))
+    difference = (lambda z, t: z.sum(-1)) - u
+    torch.testing.assert_close(gradient(difference, torch.zeros(4, 2), 0.0), torch.full((4, 2), -2.0))
+
+
+def test_a_weight_larger_than_the_batch_is_refused():
+    """Catches one point that silently becomes four."""
+    u = torch.ones(4) * FunctionPotential(lambda z, t: z.sum(-1))
+    for evaluate in (u, lambda z, t: gradient(u, z, t)):
+        with pytest.raises(ValueError, match=r"weight: expected .* broadcasts to \(\), got \(4,\)"):
+            evaluate(torch.zeros(3), torch.tensor(0.0))

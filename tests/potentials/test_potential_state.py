@@ -31,7 +31,7 @@ MAKERS = {
     "function": lambda seed: FunctionPotential(Well(1.0 + seed)),
     "sum": lambda seed: network(3, seed=seed) + Well(1.0 + seed),
     "scaled": lambda seed: nn.Parameter(torch.tensor(1.0 + seed, dtype=torch.float64)) * network(3, seed=seed),
-    "weighted": lambda seed: rand(4, seed=seed) * network(3, seed=seed),
+    "weighted": lambda seed: torch.tensor(1.5 + seed, dtype=torch.float64) * network(3, seed=seed),
     "selected": lambda seed: bank(seed).select(torch.tensor([0, 1, 1, 0])),
     "mixed": lambda seed: bank(seed).mix(nn.Parameter(rand(2, seed=seed))),
     "superposed": lambda seed: bank(seed).superpose(),

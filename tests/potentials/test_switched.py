@@ -101,7 +101,7 @@ def test_selections_follow_one_another(batch):
 
 
 @pytest.mark.parametrize("kind", ["select", "mix", "scale"])
-def test_choices_of_each_sample_are_kept_or_refused_when_times_differ(kind):
+def test_choices_of_each_sample_are_kept_when_times_differ(kind):
     """Catches weights or indices handed silently to other samples when a group is taken out of the batch."""
     bank = PotentialBank([constant(1.0), constant(10.0)])
     weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -112,10 +112,7 @@ def test_choices_of_each_sample_are_kept_or_refused_when_times_differ(kind):
         "scale": slopes * bank[0],
     }[kind]
     u = SwitchedPotential([field, field], [3.0])
-    try:
-        velocity = gradient(u, torch.zeros(2, 2, 1), torch.tensor([[0.0, 5.0], [0.0, 5.0]]))
-    except ValueError:
-        return
+    velocity = gradient(u, torch.zeros(2, 2, 1), torch.tensor([[0.0, 5.0], [0.0, 5.0]]))
     close(velocity.squeeze(-1), slopes.expand(2, 2))
 
 
@@ -136,7 +133,7 @@ def test_arguments_are_checked(times, clock, message):
 @pytest.mark.parametrize("times", [[2.0, 1.0], [1.0, 1.0]])
 def test_times_increase(times):
     """Catches a bisection in times that are not sorted."""
-    with pytest.raises(ValueError, match="times: expected increasing times, got "):
+    with pytest.raises(ValueError, match="times: expected finite, increasing times, got "):
         SwitchedPotential([wave, wave, wave], times)
     with pytest.raises(ValueError, match="times: expected one fewer than the 0 potentials"):
         SwitchedPotential([], [])

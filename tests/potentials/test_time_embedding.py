@@ -88,7 +88,7 @@ def test_features_come_in_pairs(make, features):
 
 def test_scales_are_checked():
     """Catches a period ratio or a scale of zero, which makes every feature constant or nan."""
-    with pytest.raises(ValueError, match=r"max_period: expected a number of at least 1, got 0\.5"):
+    with pytest.raises(ValueError, match=r"max_period: expected a finite number of at least 1, got 0\.5"):
         SinusoidalEmbedding(4, max_period=0.5)
     for scale in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match=f"scale: expected a positive number, got {scale}"):

@@ -140,3 +140,10 @@ def test_gaussian_prior_never_changes(t):
     by_hand = -1.5 * torch.tensor(2 * torch.pi, dtype=torch.float64).log() - z.square().sum(-1) / 2
     torch.testing.assert_close(prior(t=t, k=torch.zeros(5, dtype=torch.int64)).log_prob(z), by_hand)
     assert len(prior.state_dict()) == 0
+
+
+@pytest.mark.parametrize("k", [-1, 2, torch.tensor([0, 2])])
+def test_an_index_out_of_range_is_refused(k):
+    """Catches a negative index that counts from the end."""
+    with pytest.raises(ValueError, match=r"k: expected indices in 0\.\.1, got"):
+        DiffusionPrior(3, fields=2)(1.0, k)
