@@ -28,7 +28,7 @@ class MetricsLog:
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
         write_text(folder.metrics, "".join(line + "\n" for line in kept))
         self._file = folder.metrics.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder.path), purge_step=steps)
+        self._board = SummaryWriter(str(folder.path), purge_step=steps + 1)
 
     def write(self, step: int, **values: float) -> None:
         """Append one record."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from types import TracebackType
+from typing import Self
 
 from tqdm import tqdm
 
@@ -25,7 +27,7 @@ class Clock:
         return time.perf_counter() - self._start
 
 
-class ProgressBar(tqdm):  # type: ignore[type-arg]
+class ProgressBar:
     """Shows how much of a budget is spent, the terms of the loss and the time left.
 
     Args:
@@ -36,17 +38,25 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]
     def __init__(self, budget: Budget, *, shown: bool) -> None:
         self._seconds = None if budget.minutes is None else round(60 * budget.minutes)
         total, unit = (budget.steps, "step") if self._seconds is None else (self._seconds, "s")
-        super().__init__(total=total, unit=unit, disable=not shown, dynamic_ncols=True, mininterval=0.5)
+        self._bar = tqdm(total=total, unit=unit, disable=not shown, dynamic_ncols=True, mininterval=0.5)
 
     def move(self, steps: int, seconds: float) -> None:
         """Move to a position."""
         position = steps if self._seconds is None else min(int(seconds), self._seconds)
-        self.update(position - self.n)
+        self._bar.update(position - self._bar.n)
 
     def describe(self, transformation: str, values: dict[str, float]) -> None:
         """Show the terms of the loss at a batch of one transformation."""
-        self.set_postfix_str(
+        self._bar.set_postfix_str(
             f"{transformation}: reconstruction {values['reconstruction']:.0f} kl {values['kl']:.0f} "
             f"residual {values['residual']:.3f} folded {values['folded']:.0%}",
             refresh=False,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.close()

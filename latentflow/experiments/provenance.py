@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,9 @@ def provenance(**facts: object) -> dict[str, Any]:
     }
 
 
+@cache
 def _commit() -> str | None:
-    """Name the commit of the source tree that the package runs from, marked if files differ from it."""
+    """Name the commit of the source tree that the process started from, marked if files differ from it."""
     root = Path(latentflow.__file__).parent.parent
     if not (root / ".git").exists():
         return None
