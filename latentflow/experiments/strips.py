@@ -12,8 +12,6 @@ from latentflow import FlowVAE
 from latentflow.experiments.data import LabelledImages, TransformationSequences
 from latentflow.experiments.files import replacing
 
-GAP = 0.25
-
 
 def strips(model: FlowVAE, images: Tensor, sequences: TransformationSequences, k: int) -> Tensor:
     """Put the frames of each image above those that the flow decodes to.
@@ -65,8 +63,9 @@ def draw_strips(
             [height * (row + 0.5) for row in range(2 * len(digits))], ["data", "flow"] * len(digits), fontsize=6
         )
         axes.tick_params(length=0)
-        for row in range(2, 2 * len(digits), 2):
-            axes.axhline(height * row - 0.5, color="white", linewidth=0.6)
+        for row in range(1, 2 * len(digits)):
+            colour, thickness = ("0.35", 0.3) if row % 2 else ("white", 0.8)
+            axes.axhline(height * row - 0.5, color=colour, linewidth=thickness)
     model.train(training)
     with replacing(path) as temporary:
         figure.savefig(temporary)
