@@ -58,7 +58,8 @@ class FlowVAE(nn.Module):
         | https://arxiv.org/abs/2309.13167
 
     Example:
-        >>> from latentflow import MLPDecoder, MLPEncoder, DiffusionPrior, HJResidual, MLPPotential
+        >>> from latentflow import DiffusionPrior, HJResidual, MLPDecoder
+        >>> from latentflow import MLPEncoder, MLPPotential
         >>> model = FlowVAE(
         ...     encoder=MLPEncoder((1, 28, 28), dim=4),
         ...     decoder=MLPDecoder(4, (1, 28, 28)),
