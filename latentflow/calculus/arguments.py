@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -105,6 +105,19 @@ def check_index(k: int | Tensor, count: int) -> Tensor:
     if index.numel() > 0 and (int(index.min()) < 0 or int(index.max()) >= count):
         raise ValueError(f"k: expected indices in 0..{count - 1}, got {int(index.min())}..{int(index.max())}")
     return index
+
+
+def check_hidden(hidden: Sequence[int]) -> None:
+    """Check the widths of the hidden layers of a network.
+
+    Args:
+        hidden: The widths.
+
+    Raises:
+        ValueError: If there is no hidden layer, or one of no width.
+    """
+    if len(hidden) == 0 or min(hidden) < 1:
+        raise ValueError(f"hidden: expected at least one positive width, got {tuple(hidden)}")
 
 
 def check_value(value: Tensor, z: Tensor) -> Tensor:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import logging
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from latentflow.experiments.configuration import Budget, TrainConfig
+from latentflow.experiments.configuration import Budget, TrainConfig, options
 from latentflow.experiments.data import LabelledImages, load_images
 from latentflow.experiments.equivariance import table
 from latentflow.experiments.errors import ExperimentError, UsageError
@@ -62,6 +63,13 @@ class Train:
             return Budget(minutes=MINUTES[self.config.dataset])
         return Budget(self.steps, self.minutes)
 
+    def resuming(self, folder: RunFolder) -> list[str]:
+        """Give the arguments that go on with this run, with every option that is not the default."""
+        dataset = self.config.dataset
+        default = asdict(Train(TrainConfig(dataset), out=folder.path, resume=True))
+        chosen = asdict(replace(self, out=folder.path, resume=True))
+        return ["train", dataset, "--out", str(folder.path), "--resume", *options(chosen, default)]
+
     def run(self) -> None:
         """Train, evaluate and print the errors."""
         images = load_images(self.config.dataset, "train", self.data)
@@ -75,7 +83,7 @@ class Train:
             train(self.config, self.budget(), images, folder, fabric, resume=self.resume)
         except KeyboardInterrupt:
             if fabric.is_global_zero:
-                print(f"stopped; go on with: latentflow train {self.config.dataset} --out {folder.path} --resume")
+                print(f"stopped; go on with: latentflow {shlex.join(self.resuming(folder))}")
             raise
         if fabric.is_global_zero:
             Evaluate(folder.path, self.data).run()
@@ -85,8 +93,7 @@ class Train:
             folder.open(self.config)
         else:
             folder.create(self.config)
-        facts = {"name": images.name, "split": images.split, "sha256": images.sha256()}
-        folder.add_environment(provenance(seed=self.config.seed, data=facts))
+        folder.add_environment(provenance(seed=self.config.seed, data=images.identity()))
         print(f"training on {images.name} ({len(images)} images) into {folder.path}", flush=True)
 
 

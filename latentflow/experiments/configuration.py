@@ -130,6 +130,32 @@ def _require(condition: bool, name: str, expected: str, got: object) -> None:
         raise UsageError(f"{name}: expected {expected}, got {got!r}")
 
 
+def options(chosen: dict[str, Any], default: dict[str, Any]) -> list[str]:
+    """Write what differs from the default as options of the command line.
+
+    Args:
+        chosen: The values of a dataclass, nested as ``asdict`` nests them.
+        default: The default values.
+
+    Returns:
+        The options, such as ``["--learning-rate", "0.01"]``.
+
+    Example:
+        >>> chosen = {"seed": 0, "model": {"hidden": (8, 8), "force": True}}
+        >>> default = {"seed": 0, "model": {"hidden": (4,), "force": False}}
+        >>> assert options(chosen, default) == ["--hidden", "8", "8", "--force"]
+    """
+    words: list[str] = []
+    for name, value in chosen.items():
+        if isinstance(value, dict):
+            words += options(value, default[name])
+        elif value != default[name]:
+            words.append("--" + name.replace("_", "-"))
+            if value is not True:
+                words += map(str, value if isinstance(value, tuple) else [value])
+    return words
+
+
 def _difference(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> str | None:
     for name, value in ours.items():
         if isinstance(value, dict):

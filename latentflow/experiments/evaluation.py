@@ -45,8 +45,8 @@ def evaluate(folder: RunFolder, data: Path | None = None, device: str = "cpu") -
         run=asdict(config),
         steps=progress.steps,
         training_seconds=round(progress.seconds, 1),
-        data={"name": images.name, "split": images.split, "sha256": images.sha256()},
-        training=json.loads(folder.environment.read_text(encoding="utf-8")) if folder.environment.exists() else None,
+        data=images.identity(),
+        training=folder.sessions(),
     )
     write_text(folder.evaluation, json.dumps({"result": asdict(result), "provenance": facts}, indent=2) + "\n")
     return result

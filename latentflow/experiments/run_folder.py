@@ -92,5 +92,11 @@ class RunFolder:
 
     def add_environment(self, facts: dict[str, Any]) -> None:
         """Note the circumstances of one more session of the run."""
-        earlier = json.loads(self.environment.read_text(encoding="utf-8")) if self.environment.exists() else []
-        write_text(self.environment, json.dumps([*earlier, facts], indent=2) + "\n")
+        write_text(self.environment, json.dumps([*self.sessions(), facts], indent=2) + "\n")
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Read the circumstances of the sessions of the run, oldest first; none if they were not noted."""
+        if not self.environment.exists():
+            return []
+        noted: list[dict[str, Any]] = json.loads(self.environment.read_text(encoding="utf-8"))
+        return noted

@@ -114,14 +114,15 @@ def train(
                 terms: dict[str, Tensor] = terms_of(sequences(images[chosen], k), k, generator)
             except FloatingPointError as error:
                 raise _diverged(step, str(error), folder) from error
-            values = {name: float(value.detach()) for name, value in terms.items() if value.ndim == 0}
-            if not math.isfinite(values["total"]):
-                raise _diverged(step, ", ".join(f"{name} {value:g}" for name, value in values.items()), folder)
+            if not terms["total"].isfinite():
+                found = ", ".join(f"{name} {value:g}" for name, value in _scalars(terms).items())
+                raise _diverged(step, found, folder)
             stepper.zero_grad()
             fabric.backward(terms["total"])
             stepper.step()
             step += 1
             if step % LOG_STEPS == 0:
+                values = _scalars(terms)
                 if log is not None:
                     log.write(step, seconds=clock.seconds, learning_rate=group["lr"], **values)
                 bar.describe(sequences.names[kind], values)
@@ -133,6 +134,10 @@ def train(
     if stop:
         raise KeyboardInterrupt
     return model
+
+
+def _scalars(terms: dict[str, Tensor]) -> dict[str, float]:
+    return {name: float(value.detach()) for name, value in terms.items() if value.ndim == 0}
 
 
 def _diverged(step: int, found: str, folder: RunFolder) -> ExperimentError:

@@ -34,6 +34,8 @@ class Groups:
         sizes: list[int] = torch.bincount(flat, minlength=count).tolist()
         self.batch = index.shape
         self.shared = sizes.index(len(flat)) if len(flat) in sizes else None
+        if self.shared is not None:
+            return
         order = torch.argsort(flat, stable=True)
         self.rows = torch.split(order, sizes)
         self.inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import Jet, JetRequest, check_points, expand_time
+from latentflow.calculus import Jet, JetRequest, check_hidden, check_points, expand_time
 from latentflow.potentials.activation import Activation, activation_rule
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.time_embedding import SinusoidalEmbedding, TimeEmbedding
@@ -63,8 +63,7 @@ class MLPPotential(Potential):
         super().__init__()
         if dim < 1:
             raise ValueError(f"dim: expected a positive integer, got {dim!r}")
-        if len(hidden) == 0 or min(hidden) < 1:
-            raise ValueError(f"hidden: expected at least one positive width, got {tuple(hidden)}")
+        check_hidden(hidden)
         self.dim = dim
         self.activation = activation
         activation_rule(activation)  # refuses what has no second derivative

@@ -9,6 +9,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from latentflow.calculus import check_hidden
+
 
 class GaussianHead(nn.Module):
     """The last layer of an encoder: features to a normal distribution with a diagonal covariance.
@@ -57,7 +59,7 @@ class MLPEncoder(nn.Module):
 
     def __init__(self, shape: Sequence[int], dim: int, hidden: Sequence[int] = (512, 512)) -> None:
         super().__init__()
-        _check_hidden(hidden)
+        check_hidden(hidden)
         self.layers = nn.Sequential(nn.Flatten(), _perceptron((math.prod(shape), *hidden)), nn.GELU())
         self.head = GaussianHead(hidden[-1], dim)
 
@@ -87,7 +89,7 @@ class MLPDecoder(nn.Module):
 
     def __init__(self, dim: int, shape: Sequence[int], hidden: Sequence[int] = (512, 512)) -> None:
         super().__init__()
-        _check_hidden(hidden)
+        check_hidden(hidden)
         self.shape = tuple(shape)
         self.layers = _perceptron((dim, *hidden, math.prod(shape)))
 
@@ -95,8 +97,3 @@ class MLPDecoder(nn.Module):
         """Map latents ``(batch, dim)`` to ``(batch, channels, height, width)``."""
         decoded: Tensor = self.layers(z)
         return decoded.reshape(-1, *self.shape)
-
-
-def _check_hidden(hidden: Sequence[int]) -> None:
-    if len(hidden) == 0 or min(hidden) < 1:
-        raise ValueError(f"hidden: expected at least one positive width, got {tuple(hidden)}")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from latentflow.experiments.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -60,8 +61,6 @@ def test_a_missing_file_and_a_foreign_one_are_refused(tmp_path):
     """Catches a foreign safetensors file taken for a checkpoint at step 0."""
     with pytest.raises(ExperimentError, match="got no such file"):
         load_checkpoint(tmp_path / "none.safetensors", pair()[0])
-    from safetensors.torch import save_file  # noqa: PLC0415
-
     save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ExperimentError, match="expected a complete checkpoint of latentflow"):
         load_checkpoint(tmp_path / "foreign.safetensors", pair()[0])

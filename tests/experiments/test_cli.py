@@ -2,17 +2,20 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from latentflow.experiments.cli import Train, main
+from latentflow.experiments.cli import Train, _parse, main
 from latentflow.experiments.configuration import Budget, TrainConfig
+from latentflow.experiments.run_folder import RunFolder
 
 SMALL = ["--dim", "3", "--hidden", "5", "--width", "8", "--batch-size", "6", "--device", "cpu"]
 
@@ -169,6 +172,20 @@ def test_configurations_survive_json(tmp_path):
     assert TrainConfig.from_json(tmp_path / "config.json") == config
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--minutes", "2.5", "--seed", "3", "--precision", "32", "--data", "a folder"],
+        ["--steps", "7", "--hidden", "4", "5", "--force", "--bound", "joint", "--learning-rate", "1e-05", *SMALL[4:]],
+    ],
+)
+def test_the_hint_after_ctrl_c_repeats_every_option(arguments, tmp_path):
+    """Catches a resumed run that is refused because the hint forgot what the run was made of."""
+    command = _parse(["train", "mnist", *arguments])
+    assert _parse(command.resuming(RunFolder(tmp_path))) == replace(command, out=tmp_path, resume=True)
+
+
 def test_default_budgets():
     """Catches a quick start that is not quick."""
     assert Train(TrainConfig("digits")).budget() == Budget(minutes=4)
@@ -201,6 +218,8 @@ def test_ctrl_c_keeps_a_checkpoint_and_resume_finishes(tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"stopped; go on with: latentflow train digits --out {out} --resume" in output
+    hint = shlex.split(output[output.index("go on with: latentflow ") :].splitlines()[0].removeprefix("go on with: "))
+    assert _parse(hint[1:]) == replace(_parse(command[3:]), steps=1000000, resume=True)
     steps = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     subprocess.run([*command, "--steps", str(steps + 60), "--resume"], check=True, capture_output=True, env=environment)
     assert json.loads((out / "evaluation.json").read_text())["provenance"]["steps"] == steps + 60

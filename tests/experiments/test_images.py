@@ -15,6 +15,7 @@ import pooch
 import pytest
 import torch
 from hypothesis import given, settings
+from sklearn.datasets import load_digits as originals
 
 from latentflow.experiments.data import LabelledImages, load_digits, load_mnist, read_idx
 from latentflow.experiments.data import mnist as mnist_module
@@ -257,8 +258,6 @@ def test_digits_keep_the_frame_and_the_content_of_the_originals():
 
 
 def test_digits_are_bilinear_samples_of_the_originals():
-    from sklearn.datasets import load_digits as originals  # noqa: PLC0415
-
     small = originals().images[0] / 16 * 255
     large = load_digits("train").images[0].numpy()
     y, x = 9, 7

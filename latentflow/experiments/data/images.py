@@ -53,3 +53,7 @@ class LabelledImages:
             SHA-256 of the pixel bytes in row-major order, 64 hexadecimal digits.
         """
         return hashlib.sha256(self.images.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+    def identity(self) -> dict[str, str]:
+        """Name the data for the record of a run: name, split and SHA-256."""
+        return {"name": self.name, "split": self.split, "sha256": self.sha256()}
