@@ -15,13 +15,14 @@ def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
 
     The reverse pass gives :math:`u, \nabla_z u, \partial_t u` together. Each direction :math:`v` of a
     second-order request costs one forward-mode product :math:`H v = \partial_\epsilon \nabla u(z + \epsilon v)`;
-    the trace and the Hessian take ``dim`` of them. No sample may depend on another one (so no batch norm).
+    the trace and the Hessian take ``dim`` of them. One more, along the time, gives :math:`\partial_t^2 u` and
+    :math:`\partial_t \nabla u`. No sample may depend on another one (so no batch norm).
 
     Args:
         u: The field, with values of shape ``(*batch,)``.
         z: The points, of shape ``(*batch, dim)``.
         t: The times, of shape ``(*batch,)``.
-        request: The second derivatives wanted.
+        request: The second derivatives wanted; the Hessian in factors is not among them.
 
     Returns:
         The jet. It is differentiable to any order that ``u`` is, and can be computed under ``torch.no_grad``
@@ -32,22 +33,18 @@ def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         ValueError: If ``u`` does not return one value for each point.
     """
 
-    def value_at(z: Tensor, t: Tensor) -> Tensor:
-        return check_value(u(z, t), z)
-
-    def gradient_at(z: Tensor) -> Tensor:
-        result = vjp(lambda z: value_at(z, t), z)
-        gradient: Tensor = result[1](torch.ones_like(result[0]))[0]
-        return gradient
+    def derivatives(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        result = vjp(lambda z, t: check_value(u(z, t), z), z, t)
+        value: Tensor = result[0]
+        gradient, time_derivative = result[1](torch.ones_like(value))
+        return value, gradient, time_derivative
 
     def hessian_times(v: Tensor) -> Tensor:
-        product: Tensor = jvp(gradient_at, (z,), (v,))[1]
+        product: Tensor = jvp(lambda z: derivatives(z, t)[1], (z,), (v,))[1]
         return product
 
-    result = vjp(value_at, z, t)
-    value: Tensor = result[0]
-    gradient, time_derivative = result[1](torch.ones_like(value))
-    laplacian = hessian = quadratic = None
+    value, gradient, time_derivative = derivatives(z, t)
+    laplacian = hessian = quadratic = products = second_time = gradient_time = None
     if request.laplacian or request.hessian:
         basis = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
         directions = basis.reshape(-1, *(1,) * (z.ndim - 1), z.shape[-1]).expand(-1, *z.shape)
@@ -57,4 +54,18 @@ def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
     if request.probes is not None:
         products = vmap(hessian_times, in_dims=-2)(request.probes).movedim(0, -2)
         quadratic = (request.probes * products).sum(-1)
-    return Jet(value, gradient, time_derivative, laplacian, hessian, quadratic)
+    if request.second_time_derivative or request.gradient_time_derivative:
+        change = jvp(lambda t: derivatives(z, t)[1:], (t,), (torch.ones_like(t),))[1]
+        gradient_time = change[0] if request.gradient_time_derivative else None
+        second_time = change[1] if request.second_time_derivative else None
+    return Jet(
+        value,
+        gradient,
+        time_derivative,
+        laplacian,
+        hessian,
+        quadratic,
+        products=products if request.products else None,
+        second_time_derivative=second_time,
+        gradient_time_derivative=gradient_time,
+    )

@@ -2,13 +2,18 @@ r"""Ways to obtain the Laplacian of a field: exactly, or by random probes."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
+from latentflow.calculus.arguments import Field, Time
 from latentflow.calculus.jets import Jet, JetRequest
+
+Noise: TypeAlias = Literal["rademacher", "gaussian"]
+"""The distribution of the entries of a probe."""
 
 
 class Estimator(Protocol):
@@ -18,18 +23,21 @@ class Estimator(Protocol):
     def stochastic(self) -> bool:
         """Whether the result is random; a reported likelihood bound refuses such an estimate."""
 
-    def request(self, z: Tensor) -> JetRequest:
-        """Say which second derivatives are needed at the points ``z``, of shape ``(*batch, dim)``."""
+    def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
+        """Say which second derivatives of ``u`` are needed at ``z`` of shape ``(*batch, dim)`` and ``t``."""
 
     def laplacian(self, jet: Jet) -> Tensor:
         """Read the Laplacian, of shape ``(*batch,)``, off the jet that answers the request."""
+
+    def fixed(self, z: Tensor) -> Estimator:
+        """Draw all noise for points like ``z`` now, so that what comes back is a smooth function of the point."""
 
 
 @dataclass(frozen=True)
 class Exact:
     r"""The exact Laplacian :math:`\Delta u = \operatorname{tr} \nabla^2 u`.
 
-    Structured potentials (MLP, quadratic, their sums and banks) use their own rule; any other callable is
+    Structured potentials (networks, quadratics, their sums and banks) use their own rule; any other callable is
     differentiated ``dim`` times by forward over reverse mode.
 
     Example:
@@ -42,7 +50,7 @@ class Exact:
 
     stochastic: ClassVar[bool] = False
 
-    def request(self, z: Tensor) -> JetRequest:  # noqa: ARG002 - the protocol's signature
+    def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:  # noqa: ARG002 - the protocol's signature
         """Ask for the exact trace."""
         return JetRequest(laplacian=True)
 
@@ -51,6 +59,92 @@ class Exact:
         if jet.laplacian is None:
             raise ValueError("jet: expected a jet with a Laplacian, got one without")
         return jet.laplacian
+
+    def fixed(self, z: Tensor) -> Exact:  # noqa: ARG002 - the protocol's signature
+        """Return the estimator itself: it draws nothing."""
+        return self
+
+
+def draw_probes(z: Tensor, count: int, noise: Noise, generator: torch.Generator | None) -> Tensor:
+    r"""Draw vectors with :math:`E\,vv^\top = I` for the points ``z``.
+
+    Args:
+        z: The points, of shape ``(*batch, dim)``.
+        count: The number of probes for each point.
+        noise: The distribution of their entries.
+        generator: The source of randomness, or None for torch's global one.
+
+    Returns:
+        The probes, of shape ``(*batch, count, dim)``, in the dtype and on the device of ``z``.
+    """
+    shape = (*z.shape[:-1], count, z.shape[-1])
+    if noise == "gaussian":
+        return torch.randn(shape, generator=generator, dtype=z.dtype, device=z.device)
+    bits = torch.randint(0, 2, shape, generator=generator, dtype=z.dtype, device=z.device)
+    return 2 * bits - 1
+
+
+def check_noise(noise: Noise) -> None:
+    """Check the name of a distribution of probes.
+
+    Args:
+        noise: The name.
+
+    Raises:
+        ValueError: If it is neither ``"rademacher"`` nor ``"gaussian"``.
+    """
+    if noise not in ("rademacher", "gaussian"):
+        raise ValueError(f"noise: expected 'rademacher' or 'gaussian', got {noise!r}")
+
+
+@dataclass(frozen=True)
+class FixedProbes:
+    r"""Hutchinson's estimate :math:`\frac1m \sum_i v_i^\top H v_i` with given probes.
+
+    Where the same probes serve all of a trajectory, the right-hand side of its equation stays smooth, and the solver's
+    error control works.
+
+    Args:
+        probes: The probes :math:`v_i`, of shape ``(*batch, m, dim)``.
+
+    Example:
+        >>> import torch
+        >>> from latentflow import laplacian
+        >>> z = torch.randn(4, 2, dtype=torch.float64)
+        >>> probes = 2**0.5 * torch.eye(2, dtype=torch.float64).expand(4, 2, 2)  # orthogonal: exact
+        >>> value = laplacian(lambda z, t: z.pow(2).sum(-1), z, 0.0, FixedProbes(probes))
+        >>> torch.testing.assert_close(value, torch.full((4,), 4.0, dtype=torch.float64))
+    """
+
+    probes: Tensor
+
+    stochastic: ClassVar[bool] = True
+
+    def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:  # noqa: ARG002 - the protocol's signature
+        """Ask for the quadratic forms of the probes."""
+        return JetRequest(probes=self.probes)
+
+    def laplacian(self, jet: Jet) -> Tensor:
+        """Average the quadratic forms over the probes."""
+        return _forms(jet).mean(-1)
+
+    def standard_error(self, jet: Jet) -> Tensor:
+        r"""Estimate the standard deviation of the average, :math:`s/\sqrt m` with the sample deviation ``s``.
+
+        Args:
+            jet: The jet that answers the request.
+
+        Returns:
+            The standard error, of shape ``(*batch,)``.
+
+        Raises:
+            ValueError: If there is one probe only.
+        """
+        return mean_error(_forms(jet))
+
+    def fixed(self, z: Tensor) -> FixedProbes:  # noqa: ARG002 - the protocol's signature
+        """Return the estimator itself."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -82,7 +176,7 @@ class Hutchinson:
     """
 
     probes: int = 1
-    noise: Literal["rademacher", "gaussian"] = "rademacher"
+    noise: Noise = "rademacher"
     generator: torch.Generator | None = None
 
     stochastic: ClassVar[bool] = True
@@ -90,8 +184,7 @@ class Hutchinson:
     def __post_init__(self) -> None:
         if not isinstance(self.probes, int) or self.probes < 1:
             raise ValueError(f"probes: expected a positive integer, got {self.probes!r}")
-        if self.noise not in ("rademacher", "gaussian"):
-            raise ValueError(f"noise: expected 'rademacher' or 'gaussian', got {self.noise!r}")
+        check_noise(self.noise)
 
     def draw(self, z: Tensor) -> Tensor:
         """Draw probes for the points ``z``.
@@ -102,18 +195,44 @@ class Hutchinson:
         Returns:
             The probes, of shape ``(*batch, probes, dim)``, in the dtype and on the device of ``z``.
         """
-        shape = (*z.shape[:-1], self.probes, z.shape[-1])
-        if self.noise == "gaussian":
-            return torch.randn(shape, generator=self.generator, dtype=z.dtype, device=z.device)
-        bits = torch.randint(0, 2, shape, generator=self.generator, dtype=z.dtype, device=z.device)
-        return 2 * bits - 1
+        return draw_probes(z, self.probes, self.noise, self.generator)
 
-    def request(self, z: Tensor) -> JetRequest:
+    def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:  # noqa: ARG002 - the protocol's signature
         """Ask for the quadratic forms of freshly drawn probes."""
         return JetRequest(probes=self.draw(z))
 
     def laplacian(self, jet: Jet) -> Tensor:
         """Average the quadratic forms over the probes."""
-        if jet.quadratic is None:
-            raise ValueError("jet: expected a jet with quadratic forms of probes, got one without")
-        return jet.quadratic.mean(-1)
+        return _forms(jet).mean(-1)
+
+    def standard_error(self, jet: Jet) -> Tensor:
+        """Estimate the standard deviation of the average, see :meth:`FixedProbes.standard_error`."""
+        return mean_error(_forms(jet))
+
+    def fixed(self, z: Tensor) -> FixedProbes:
+        """Draw the probes for points of the shape ``(*batch, dim)`` of ``z`` now."""
+        return FixedProbes(self.draw(z))
+
+
+def _forms(jet: Jet) -> Tensor:
+    if jet.quadratic is None:
+        raise ValueError("jet: expected a jet with quadratic forms of probes, got one without")
+    return jet.quadratic
+
+
+def mean_error(samples: Tensor) -> Tensor:
+    r"""Estimate the standard deviation of a mean, :math:`s/\sqrt m` with the sample deviation ``s``.
+
+    Args:
+        samples: The samples, of shape ``(*batch, m)``.
+
+    Returns:
+        The standard error, of shape ``(*batch,)``.
+
+    Raises:
+        ValueError: If there is one sample only.
+    """
+    count: int = samples.shape[-1]
+    if count < 2:
+        raise ValueError(f"probes: expected at least 2 for a standard error, got {count}")
+    return samples.std(-1) / math.sqrt(count)

@@ -3,7 +3,7 @@ r"""What a derivative pass is asked for, and what it gives back."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
 
@@ -19,16 +19,53 @@ class JetRequest:
         hessian: Whether to return the Hessian itself.
         probes: Directions :math:`v`, of shape ``(*batch, probes, dim)``, for which to return
             :math:`v^\top H v`; or None.
+        products: Whether to return the products :math:`H v` with the probes as well.
+        second_time_derivative: Whether to return :math:`\partial_t^2 u`.
+        gradient_time_derivative: Whether to return :math:`\partial_t \nabla_z u`.
+        inner_hessian: Whether to return the Hessian as :math:`F^\top C F`, with a core ``C`` at the width of the first
+            layer. Ask it only of a potential whose ``inner_width`` is known.
+
+    Raises:
+        ValueError: If products are asked for without probes.
     """
 
     laplacian: bool = False
     hessian: bool = False
     probes: Tensor | None = None
+    products: bool = False
+    second_time_derivative: bool = False
+    gradient_time_derivative: bool = False
+    inner_hessian: bool = False
 
-    @property
-    def second_order(self) -> bool:
-        """Whether any second derivative is asked for."""
-        return self.laplacian or self.hessian or self.probes is not None
+    def __post_init__(self) -> None:
+        if self.products and self.probes is None:
+            raise ValueError("products: expected probes to multiply the Hessian by, got None")
+
+    def reshape_probes(self, *batch: int) -> JetRequest:
+        """Give the same request with the probes reshaped to another batch shape.
+
+        Args:
+            *batch: The batch shape, which holds as many samples.
+
+        Returns:
+            The request, with probes of shape ``(*batch, probes, dim)``.
+        """
+        return self if self.probes is None else replace(self, probes=self.probes.reshape(*batch, *self.probes.shape[-2:]))
+
+
+@dataclass(frozen=True)
+class InnerHessian:
+    r"""A Hessian in factors, :math:`H = F^\top C F`, cheaper than ``H`` where there are fewer factors than coordinates.
+
+    By Sylvester's identity :math:`\det(I + h F^\top C F) = \det(I + h\,C F F^\top)`, at the width of the core.
+
+    Attributes:
+        core: The symmetric matrix ``C``, of shape ``(*batch, width, width)``.
+        factor: The matrix ``F``, shared by all points, of shape ``(width, dim)``.
+    """
+
+    core: Tensor
+    factor: Tensor
 
 
 @dataclass(frozen=True)
@@ -45,6 +82,11 @@ class Jet:
         laplacian: :math:`\Delta u = \operatorname{tr} H`, or an unbiased estimate of it, of shape ``(*batch,)``.
         hessian: :math:`H = \nabla_z^2 u`, of shape ``(*batch, dim, dim)``.
         quadratic: :math:`v^\top H v` for each probe, of shape ``(*batch, probes)``.
+        products: :math:`H v` for each probe, of shape ``(*batch, probes, dim)``.
+        second_time_derivative: :math:`\partial_t^2 u`, of shape ``(*batch,)``.
+        gradient_time_derivative: :math:`\partial_t \nabla_z u`, of shape ``(*batch, dim)``.
+        inner_hessian: The Hessian in factors. Jets with different factors cannot be added in this form: their sum
+            has None here.
     """
 
     value: Tensor
@@ -53,6 +95,10 @@ class Jet:
     laplacian: Tensor | None = None
     hessian: Tensor | None = None
     quadratic: Tensor | None = None
+    products: Tensor | None = None
+    second_time_derivative: Tensor | None = None
+    gradient_time_derivative: Tensor | None = None
+    inner_hessian: InnerHessian | None = None
 
     @staticmethod
     def combine(function: Callable[..., Tensor], *jets: Jet) -> Jet:
@@ -71,9 +117,13 @@ class Jet:
             >>> total = Jet.combine(torch.add, jet, jet)
             >>> assert torch.equal(total.gradient, 2 * jet.gradient) and total.laplacian is None
         """
-        columns = {field.name: [getattr(jet, field.name) for jet in jets] for field in fields(Jet)}
+        tensors = [field.name for field in fields(Jet) if field.name != "inner_hessian"]
+        columns = {name: [getattr(jet, name) for jet in jets] for name in tensors}
         known = {name: column for name, column in columns.items() if not any(x is None for x in column)}
-        return Jet(**{name: function(*column) for name, column in known.items()})
+        inner = jets[0].inner_hessian if len(jets) == 1 else None
+        if inner is not None:
+            inner = InnerHessian(function(inner.core), inner.factor)
+        return Jet(**{name: function(*column) for name, column in known.items()}, inner_hessian=inner)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Jet:
         """Apply a linear function to each field; one that is None stays None."""

@@ -3,48 +3,25 @@ r"""The differential operators on scalar fields: functions of a callable, a poin
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from latentflow.calculus.arguments import Field, Time, check_points, expand_time
-from latentflow.calculus.autodiff import autodiff_jet
+from latentflow.calculus.arguments import Field, Time, check_points
 from latentflow.calculus.estimators import Estimator, Exact
+from latentflow.calculus.evaluation import evaluate_jet
 from latentflow.calculus.jets import Jet, JetRequest
 
 
-@runtime_checkable
-class SupportsJet(Protocol):
-    """A field that knows its own derivatives."""
-
-    def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
-        """Return the jet at ``z`` of shape ``(*batch, dim)`` and ``t`` of shape ``(*batch,)``."""
-
-
-def evaluate_jet(u: Field, z: Tensor, t: Time, request: JetRequest) -> Jet:
-    """Answer a request by the field's own rule where it has one, else by automatic differentiation.
-
-    Args:
-        u: The field.
-        z: The points, of shape ``(*batch, dim)``.
-        t: The times: a number, ``()`` or ``(*batch,)``.
-        request: The second derivatives wanted.
-
-    Returns:
-        The jet.
-
-    Raises:
-        TypeError: If ``z`` is not a floating-point tensor, or ``u`` does not return a tensor.
-        ValueError: If a shape does not fit.
-    """
-    check_points(z)
-    time = expand_time(t, z)
-    if isinstance(u, SupportsJet):
-        return u.jet_rule(z, time, request)
-    return autodiff_jet(u, z, time, request)
-
-
-def jet(u: Field, z: Tensor, t: Time, laplacian: Estimator | None = Exact(), *, hessian: bool = False) -> Jet:  # noqa: B008 - frozen
+def jet(
+    u: Field,
+    z: Tensor,
+    t: Time,
+    laplacian: Estimator | None = Exact(),  # noqa: B008 - frozen
+    *,
+    hessian: bool = False,
+    second_time_derivative: bool = False,
+    gradient_time_derivative: bool = False,
+) -> Jet:
     r"""Compute :math:`u, \nabla_z u, \partial_t u` and second derivatives of a field in one pass.
 
     Args:
@@ -54,9 +31,12 @@ def jet(u: Field, z: Tensor, t: Time, laplacian: Estimator | None = Exact(), *, 
         t: The times: a number, or a tensor of shape ``()`` or ``(*batch,)``.
         laplacian: How to obtain the Laplacian, or None to leave it out.
         hessian: Whether to return the Hessian as well.
+        second_time_derivative: Whether to return :math:`\partial_t^2 u` as well.
+        gradient_time_derivative: Whether to return :math:`\partial_t \nabla_z u` as well.
 
     Returns:
         The jet; differentiable with respect to ``z``, ``t`` and the parameters of ``u``. Inputs are not mutated.
+        Under ``torch.autocast`` its fields are float32, or float64 where ``z`` is.
 
     Raises:
         TypeError: If ``z`` is not a floating-point tensor, or ``u`` does not return a tensor.
@@ -71,11 +51,15 @@ def jet(u: Field, z: Tensor, t: Time, laplacian: Estimator | None = Exact(), *, 
         >>> torch.testing.assert_close(result.time_derivative, z.pow(2).sum(-1) / 2)
         >>> torch.testing.assert_close(result.laplacian, torch.full((5,), 6.0, dtype=torch.float64))
     """
-    if laplacian is None:
-        return evaluate_jet(u, z, t, JetRequest(hessian=hessian))
     check_points(z)
-    result = evaluate_jet(u, z, t, replace(laplacian.request(z), hessian=hessian))
-    return replace(result, laplacian=laplacian.laplacian(result))
+    request = replace(
+        JetRequest() if laplacian is None else laplacian.request(u, z, t),
+        hessian=hessian,
+        second_time_derivative=second_time_derivative,
+        gradient_time_derivative=gradient_time_derivative,
+    )
+    result = evaluate_jet(u, z, t, request)
+    return result if laplacian is None else replace(result, laplacian=laplacian.laplacian(result))
 
 
 def gradient(u: Field, z: Tensor, t: Time) -> Tensor:
@@ -124,7 +108,7 @@ def laplacian(u: Field, z: Tensor, t: Time, estimator: Estimator = Exact()) -> T
         >>> torch.testing.assert_close(laplacian(saddle, z, 0.0), torch.zeros(5, dtype=torch.float64))
     """
     check_points(z)
-    return estimator.laplacian(evaluate_jet(u, z, t, estimator.request(z)))
+    return estimator.laplacian(evaluate_jet(u, z, t, estimator.request(u, z, t)))
 
 
 def hessian(u: Field, z: Tensor, t: Time) -> Tensor:
@@ -148,7 +132,94 @@ def hessian(u: Field, z: Tensor, t: Time) -> Tensor:
         >>> saddle = lambda z, t: z[..., 0] * z[..., 1]
         >>> torch.testing.assert_close(hessian(saddle, z, 0.0), torch.eye(2, dtype=torch.float64).flip(0))
     """
-    result = evaluate_jet(u, z, t, JetRequest(hessian=True)).hessian
-    if result is None:
-        raise ValueError("u: expected its jet_rule to return the Hessian that was asked for, got None")
-    return result
+    return _answered(evaluate_jet(u, z, t, JetRequest(hessian=True)).hessian, "hessian")
+
+
+def hessian_vector_product(u: Field, z: Tensor, t: Time, v: Tensor) -> Tensor:
+    r"""Compute :math:`\nabla_z^2 u(z, t)\, v` without forming the Hessian.
+
+    Args:
+        u: The field, see :func:`jet`.
+        z: The points, of shape ``(*batch, dim)``.
+        t: The times: a number, ``()`` or ``(*batch,)``.
+        v: The vectors: one for each point, ``(*batch, dim)``, or several, ``(*batch, m, dim)``.
+
+    Returns:
+        The products, of the shape of ``v``.
+
+    Raises:
+        TypeError: See :func:`jet`.
+        ValueError: If ``v`` has neither shape; see also :func:`jet`.
+
+    Example:
+        >>> import torch
+        >>> z = torch.randn(4, 2, dtype=torch.float64)
+        >>> saddle = lambda z, t: z[..., 0] * z[..., 1]
+        >>> torch.testing.assert_close(hessian_vector_product(saddle, z, 0.0, z), z.flip(-1))
+    """
+    check_points(z)
+    if not isinstance(v, Tensor):
+        raise TypeError(f"v: expected a tensor, got {type(v).__name__}")
+    single = v.shape == z.shape
+    if not single and (v.ndim != z.ndim + 1 or v.shape[:-2] != z.shape[:-1] or v.shape[-1] != z.shape[-1]):
+        batch = ", ".join(map(str, z.shape[:-1]))
+        raise ValueError(f"v: expected shape {tuple(z.shape)} or ({batch}, m, {z.shape[-1]}), got {tuple(v.shape)}")
+    probes = v.unsqueeze(-2) if single else v
+    products = _answered(evaluate_jet(u, z, t, JetRequest(probes=probes, products=True)).products, "products")
+    return products.squeeze(-2) if single else products
+
+
+def second_time_derivative(u: Field, z: Tensor, t: Time) -> Tensor:
+    r"""Compute :math:`\partial_t^2 u(z, t)`.
+
+    Args:
+        u: The field, see :func:`jet`.
+        z: The points, of shape ``(*batch, dim)``.
+        t: The times: a number, ``()`` or ``(*batch,)``.
+
+    Returns:
+        The derivative, of shape ``(*batch,)``.
+
+    Raises:
+        TypeError: See :func:`jet`.
+        ValueError: See :func:`jet`.
+
+    Example:
+        >>> import torch
+        >>> z = torch.randn(4, 2, dtype=torch.float64)
+        >>> wave = lambda z, t: torch.sin(z.sum(-1) - 3 * t)
+        >>> torch.testing.assert_close(second_time_derivative(wave, z, 0.5), -9 * wave(z, torch.tensor(0.5).double()))
+    """
+    result = evaluate_jet(u, z, t, JetRequest(second_time_derivative=True)).second_time_derivative
+    return _answered(result, "second_time_derivative")
+
+
+def gradient_time_derivative(u: Field, z: Tensor, t: Time) -> Tensor:
+    r"""Compute :math:`\partial_t \nabla_z u(z, t)`, how the velocity at a fixed point changes with time.
+
+    Args:
+        u: The field, see :func:`jet`.
+        z: The points, of shape ``(*batch, dim)``.
+        t: The times: a number, ``()`` or ``(*batch,)``.
+
+    Returns:
+        The derivative, of shape ``(*batch, dim)``.
+
+    Raises:
+        TypeError: See :func:`jet`.
+        ValueError: See :func:`jet`.
+
+    Example:
+        >>> import torch
+        >>> z = torch.randn(4, 2, dtype=torch.float64)
+        >>> growing = lambda z, t: t**2 * z.pow(2).sum(-1) / 2
+        >>> torch.testing.assert_close(gradient_time_derivative(growing, z, 1.5), 3 * z)
+    """
+    result = evaluate_jet(u, z, t, JetRequest(gradient_time_derivative=True)).gradient_time_derivative
+    return _answered(result, "gradient_time_derivative")
+
+
+def _answered(field: Tensor | None, name: str) -> Tensor:
+    if field is None:
+        raise ValueError(f"u: expected its jet_rule to return the {name} that was asked for, got None")
+    return field

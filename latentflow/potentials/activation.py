@@ -2,6 +2,7 @@ r"""Smooth activations with their first and second derivatives."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -65,19 +66,41 @@ def _sin(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return value, torch.cos(a), -value
 
 
+def log_cosh(a: Tensor) -> Tensor:
+    r"""Compute :math:`\log(2 \cosh a)`, a smooth absolute value whose derivative is tanh.
+
+    Args:
+        a: Numbers, of any shape.
+
+    Returns:
+        The values, of the same shape.
+
+    Example:
+        >>> a = torch.tensor([-100.0, 0.0, 2.0])
+        >>> torch.testing.assert_close(log_cosh(a), torch.tensor([100.0, math.log(2), math.log(2 * math.cosh(2))]))
+    """
+    return a + nn.functional.softplus(-2 * a)
+
+
+def _log_cosh(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    first = torch.tanh(a)
+    return log_cosh(a), first, 1 - first * first
+
+
 CLOSED_FORMS: dict[Activation, ActivationRule] = {
     torch.tanh: _tanh,
     nn.functional.tanh: _tanh,
     nn.functional.softplus: _softplus,
     nn.functional.silu: _silu,
     torch.sin: _sin,
+    log_cosh: _log_cosh,
 }
 
 
 def activation_rule(activation: Activation) -> ActivationRule:
     r"""Give the rule :math:`a \mapsto (\sigma(a), \sigma'(a), \sigma''(a))` of a smooth activation.
 
-    Tanh, softplus, SiLU and sine have closed forms; every other activation is differentiated by nested forward mode.
+    Tanh, softplus, SiLU, sine and log-cosh have closed forms; every other activation is differentiated by nested forward mode.
 
     Args:
         activation: An elementwise function, twice continuously differentiable.

@@ -58,6 +58,14 @@ class Potential(nn.Module, ABC):
         """
         return autodiff_jet(self, z, t, request)
 
+    @property
+    def inner_width(self) -> int | None:
+        r"""The width ``n`` of a factor ``F`` with :math:`H = F^\top C F` that :meth:`jet_rule` gives on request.
+
+        None, the default, where there is no such factor. Where ``n`` is below ``dim``, determinants cost less by it.
+        """
+        return None
+
     def __add__(self, other: Field) -> Potential:
         if not callable(other):
             return NotImplemented
@@ -189,6 +197,11 @@ class ScaledPotential(Potential):
     def per_sample(self) -> bool:
         """Whether every sample has a weight of its own."""
         return isinstance(self.weight, Tensor) and self.weight.ndim > 0
+
+    @property
+    def inner_width(self) -> int | None:
+        """That of the potential."""
+        return getattr(self.potential, "inner_width", None)
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         """Scale the jet of the potential."""

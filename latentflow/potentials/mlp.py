@@ -7,15 +7,15 @@ from itertools import pairwise
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from latentflow.calculus import Jet, JetRequest, check_hidden, check_points, expand_time
-from latentflow.potentials.activation import Activation, activation_rule
-from latentflow.potentials.algebra import Potential
+from latentflow.calculus import check_hidden
+from latentflow.potentials.activation import Activation
+from latentflow.potentials.layered import LayeredPotential, Layers
 from latentflow.potentials.time_embedding import SinusoidalEmbedding, TimeEmbedding
 
 
-class MLPPotential(Potential):
+class MLPPotential(LayeredPotential):
     r"""A multilayer perceptron in the point and an embedding of the time.
 
     .. math::
@@ -60,77 +60,23 @@ class MLPPotential(Potential):
         activation: Activation = torch.tanh,
         output_scale: float = 1.0,
     ) -> None:
-        super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim: expected a positive integer, got {dim!r}")
+        super().__init__(dim, SinusoidalEmbedding() if time_embedding is None else time_embedding, activation)
         check_hidden(hidden)
-        self.dim = dim
-        self.activation = activation
-        activation_rule(activation)  # refuses what has no second derivative
-        self.embedding = SinusoidalEmbedding() if time_embedding is None else time_embedding
         self.point = nn.Linear(dim, hidden[0])
         self.time = nn.Linear(self.embedding.features, hidden[0], bias=False)
-        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(hidden))
+        self.hidden = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(hidden))
         self.output = nn.Linear(hidden[-1], 1, bias=False)
         with torch.no_grad():
             self.output.weight.mul_(output_scale)
 
-    def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        """Evaluate the potential at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
-        check_points(z, self.dim)
-        a = self.point(z) + self.time(self.embedding(expand_time(t, z)))
-        for layer in self.layers:
-            a = layer(self.activation(a))
-        value: Tensor = self.output(self.activation(a)).squeeze(-1)
-        return value
-
-    def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
-        """Compute the jet by one forward sweep, one backward sweep and the layer sum of second derivatives."""
-        check_points(z, self.dim)
-        features, features_dot = self.embedding.with_derivative(t)
-        a = self.point(z) + self.time(features)
-        rule, slopes, curvatures = activation_rule(self.activation), [], []
-        for layer in (*self.layers, self.output):
-            h, slope, curvature = rule(a)
-            slopes.append(slope)
-            curvatures.append(curvature)
-            a = layer(h)
-        value = a.squeeze(-1)
-
-        # Backward: delta = du/dh_l from the last layer to the first; scaled by the slope it is du/da_l.
-        delta = self.output.weight.squeeze(0).expand_as(slopes[-1])
-        coefficients = [delta * curvatures[-1]]
-        weights = [layer.weight for layer in self._linear()]
-        for weight, slope, curvature in zip(weights[::-1], slopes[:0:-1], curvatures[-2::-1], strict=True):
-            delta = (delta * slope) @ weight
-            coefficients.append(delta * curvature)
-        pull = delta * slopes[0]
-        gradient = pull @ self.point.weight
-        time_derivative = (self.time(features_dot) * pull).sum(-1)
-
-        coefficients.reverse()
-        laplacian = hessian = quadratic = None
-        if request.hessian:
-            tangents = self._tangents(self.point.weight.mT, slopes)
-            terms = [(c.unsqueeze(-2) * J) @ J.mT for c, J in zip(coefficients, tangents, strict=True)]
-            hessian = torch.stack(terms).sum(0)
-            laplacian = hessian.diagonal(dim1=-2, dim2=-1).sum(-1) if request.laplacian else None
-        elif request.laplacian:
-            tangents = self._tangents(self.point.weight.mT, slopes)
-            traces = [(c * J.square().sum(-2)).sum(-1) for c, J in zip(coefficients, tangents, strict=True)]
-            laplacian = torch.stack(traces).sum(0)
-        if request.probes is not None:
-            tangents = self._tangents(nn.functional.linear(request.probes, self.point.weight), slopes)
-            forms = [(c.unsqueeze(-2) * J.square()).sum(-1) for c, J in zip(coefficients, tangents, strict=True)]
-            quadratic = torch.stack(forms).sum(0)
-        return Jet(value, gradient, time_derivative, laplacian, hessian, quadratic)
-
-    def _linear(self) -> list[nn.Linear]:
-        return [cast("nn.Linear", layer) for layer in self.layers]
-
-    def _tangents(self, first: Tensor, slopes: Sequence[Tensor]) -> list[Tensor]:
-        """Carry directions, given as their effect ``(..., directions, n_1)`` on the first pre-activation, to all."""
-        tangents = [first]
-        for layer, slope in zip(self._linear(), slopes[:-1], strict=True):
-            tangents.append(nn.functional.linear(slope.unsqueeze(-2) * tangents[-1], layer.weight))
-        return tangents
+    def layers(self) -> Layers:
+        """Give the weights as they are now."""
+        hidden = [cast("nn.Linear", layer) for layer in self.hidden]
+        rest = [None] * len(hidden)
+        return Layers(
+            entries=[self.point.weight, *rest],
+            clocks=[self.time.weight, *rest],
+            links=[layer.weight for layer in hidden],
+            biases=[self.point.bias, *(layer.bias for layer in hidden)],
+            output=self.output.weight.squeeze(0),
+        )

@@ -37,6 +37,42 @@ class TimeEmbedding(nn.Module, ABC):
         result = jvp(self, (t,), (torch.ones_like(t),))
         return result[0], result[1]
 
+    def second_derivative(self, t: Tensor) -> Tensor:
+        """Compute the second time derivative of the features.
+
+        Args:
+            t: The times, of shape ``(*batch,)``.
+
+        Returns:
+            The derivative, of shape ``(*batch, features)``.
+        """
+        second: Tensor = jvp(lambda t: self.with_derivative(t)[1], (t,), (torch.ones_like(t),))[1]
+        return second
+
+
+class IdentityEmbedding(TimeEmbedding):
+    """The time itself, as the one feature.
+
+    Example:
+        >>> t = torch.tensor([1.0, 2.0])
+        >>> assert torch.equal(IdentityEmbedding()(t), t.unsqueeze(-1))
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map times of shape ``(*batch,)`` to ``(*batch, 1)``."""
+        return t.unsqueeze(-1)
+
+    def with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the time and ones."""
+        return t.unsqueeze(-1), torch.ones_like(t).unsqueeze(-1)
+
+    def second_derivative(self, t: Tensor) -> Tensor:
+        """Return zeros."""
+        return torch.zeros_like(t).unsqueeze(-1)
+
 
 class _Waves(TimeEmbedding):
     r"""Sines and cosines :math:`(\sin \omega_i t, \cos \omega_i t)` of fixed frequencies."""
@@ -58,6 +94,11 @@ class _Waves(TimeEmbedding):
         sin, cos = phase.sin(), phase.cos()
         derivative = torch.cat([self.frequencies * cos, -self.frequencies * sin], dim=-1)
         return torch.cat([sin, cos], dim=-1), derivative
+
+    def second_derivative(self, t: Tensor) -> Tensor:
+        """Compute the second time derivative in closed form."""
+        features: Tensor = self(t)
+        return -torch.cat([self.frequencies, self.frequencies]).square() * features
 
 
 def _check_even(features: int) -> None:

@@ -56,10 +56,3 @@ def test_missing_fields_stay_missing():
         assert (result.laplacian, result.hessian, result.quadratic) == (None, None, None)
         close(result.gradient, 2 * jet.gradient)
 
-
-def test_second_order_requests():
-    """Catches a request of probes that is taken for a first-order one."""
-    assert not JetRequest().second_order
-    assert JetRequest(laplacian=True).second_order
-    assert JetRequest(hessian=True).second_order
-    assert JetRequest(probes=torch.zeros(1, 1)).second_order

@@ -137,7 +137,7 @@ def test_pickled_networks_come_back(activation):
 def test_parametrised_weights():
     """Catches a rule that insists on nn.Parameter: weight norm makes the weight a computed tensor."""
     u = network(3, (4, 5, 3))
-    for layer in (u.point, *u.layers, u.output):
+    for layer in (u.point, *u.hidden, u.output):
         parametrizations.weight_norm(layer)
     z, t = randn(4, 3), rand(4)
     jets_close(jet(u, z, t, hessian=True), reference_jet(u, z, t))
