@@ -1,10 +1,12 @@
 """Inputs and oracles that the tests share: everything is float64 and built from an integer seed."""
 
+from dataclasses import replace
+
 import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from latentflow import Jet, MLPPotential
+from latentflow import Jet, JetRequest, MLPPotential
 
 BATCHES = [(), (1,), (5,), (2, 3), (0,)]
 
@@ -101,3 +103,37 @@ class Well(nn.Module):
 def wave(z, t):
     """A callable that couples every coordinate with every other one and with the time."""
     return torch.sin(z.sum(-1) + t) + z.pow(3).sum(-1) * t.square() / 3
+
+
+ALL_FIELDS = [*FIELDS, "products", "second_time_derivative", "gradient_time_derivative"]
+
+
+def full_request(probes):
+    """Every tensor field of a jet."""
+    return JetRequest(True, True, probes, products=True, second_time_derivative=True, gradient_time_derivative=True)
+
+
+def full_reference_jet(u, z, t, probes):
+    """Every tensor field of a jet by reverse over reverse mode, one sample at a time."""
+    batch, dim = z.shape[:-1], z.shape[-1]
+    points, times = z.reshape(-1, dim), torch.as_tensor(t, dtype=z.dtype).expand(batch).reshape(-1)
+    jacrev = torch.func.jacrev
+
+    def each(function, *shape):
+        rows = [function(a, b) for a, b in zip(points, times, strict=True)]
+        return torch.stack(rows).reshape((*batch, *shape)) if rows else z.new_zeros(*batch, *shape)
+
+    first = reference_jet(u, z, t, probes)
+    return replace(
+        first,
+        products=torch.einsum("...ij,...pj->...pi", first.hessian, probes),
+        second_time_derivative=each(jacrev(jacrev(u, argnums=1), argnums=1)),
+        gradient_time_derivative=each(jacrev(jacrev(u), argnums=1), dim),
+    )
+
+
+def all_fields_close(actual, expected, tolerance=1e-11):
+    """Agreement of every tensor field of two jets that answer the full request."""
+    for name in ALL_FIELDS:
+        a, b = getattr(actual, name), getattr(expected, name)
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")

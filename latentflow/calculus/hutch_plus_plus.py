@@ -21,11 +21,12 @@ class HutchPlusPlus:
     With ``k = probes / 3``, random ``S`` and ``G`` of ``k`` columns each and :math:`Q = \operatorname{orth}(HS)`,
 
     .. math::
-        \Delta u \approx \operatorname{tr}(Q^\top H Q) + \frac1k \sum_{i=1}^k g_i^\top (I - QQ^\top) H (I - QQ^\top) g_i .
+        \Delta u \approx \operatorname{tr}(Q^\top H Q)
+        + \frac1k \sum_{i=1}^k g_i^\top (I - QQ^\top) H (I - QQ^\top) g_i .
 
     It is unbiased for any ``Q`` that does not depend on ``G``; so no gradient flows through ``Q``, and the gradient is
-    unbiased too. It is exact where the rank of ``H`` is at most ``k``. For positive semidefinite ``H`` its error falls as
-    :math:`1/m` in the number ``m`` of products, Hutchinson's as :math:`1/\sqrt m`; the Hessian of a network is
+    unbiased too. It is exact where the rank of ``H`` is at most ``k``. For positive semidefinite ``H`` its error falls
+    as :math:`1/m` in the number ``m`` of products, Hutchinson's as :math:`1/\sqrt m`; the Hessian of a network is
     indefinite, where nothing is promised. Like every stochastic Laplacian it is for training only.
 
     Args:

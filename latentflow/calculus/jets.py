@@ -2,12 +2,15 @@ r"""What a derivative pass is asked for, and what it gives back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
 
 from latentflow.calculus.arguments import expand_weight
+
+DERIVATIVES = frozenset({"laplacian", "hessian", "second_time_derivative", "gradient_time_derivative"})
+"""The second derivatives that can be asked for by name."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,32 @@ class JetRequest:
         if self.products and self.probes is None:
             raise ValueError("products: expected probes to multiply the Hessian by, got None")
 
+    def including(self, names: Collection[str]) -> JetRequest:
+        """Ask for more fields of the jet.
+
+        Args:
+            names: The names of the fields, out of :data:`DERIVATIVES`.
+
+        Returns:
+            The request.
+
+        Raises:
+            ValueError: If a name is another one.
+
+        Example:
+            >>> assert JetRequest(laplacian=True).including({"hessian"}) == JetRequest(laplacian=True, hessian=True)
+        """
+        unknown = sorted(set(names) - DERIVATIVES)
+        if unknown:
+            raise ValueError(f"requires: expected names out of {sorted(DERIVATIVES)}, got {unknown}")
+        return replace(
+            self,
+            laplacian=self.laplacian or "laplacian" in names,
+            hessian=self.hessian or "hessian" in names,
+            second_time_derivative=self.second_time_derivative or "second_time_derivative" in names,
+            gradient_time_derivative=self.gradient_time_derivative or "gradient_time_derivative" in names,
+        )
+
     def reshape_probes(self, *batch: int) -> JetRequest:
         """Give the same request with the probes reshaped to another batch shape.
 
@@ -50,7 +79,9 @@ class JetRequest:
         Returns:
             The request, with probes of shape ``(*batch, probes, dim)``.
         """
-        return self if self.probes is None else replace(self, probes=self.probes.reshape(*batch, *self.probes.shape[-2:]))
+        if self.probes is None:
+            return self
+        return replace(self, probes=self.probes.reshape(*batch, *self.probes.shape[-2:]))
 
 
 @dataclass(frozen=True)

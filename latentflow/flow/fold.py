@@ -44,4 +44,4 @@ def report_fold(folded: Tensor, times: Tensor, policy: OnFold) -> None:
     )
     if policy == "raise":
         raise FoldError(message)
-    warnings.warn(message, FoldWarning, stacklevel=3)
+    warnings.warn(message, FoldWarning, stacklevel=4)

@@ -17,12 +17,15 @@ class Path:
         z: The points :math:`z_{t_n}`, of shape ``(T+1, *batch, dim)``.
         log_det: :math:`\log|\det \partial z_{t_n} / \partial z_{t_0}|`, of shape ``(T+1, *batch)``, so that
             :math:`\log q_t(z_t) = \log q_0(z_0)` minus it; None if no volume was asked for.
-        action: :math:`\int_{t_0}^{t_n} |\nabla u|^2\,dt`, of shape ``(T+1, *batch)``.
+        action: :math:`\int_{t_0}^{t_n} |\nabla u|^2\,dt`, of shape ``(T+1, *batch)``; a signed integral, negative on a
+            path that runs backwards in time.
         sign: The sign of each step's determinant, of shape ``(T, *batch)``; None if it is not known.
         folded: Whether a step's map is not locally the gradient of a convex function, that is whether
             :math:`I + h \nabla^2 u` is not positive definite there, of shape ``(T, *batch)``; None if not known.
         smallest_eigenvalue: :math:`\lambda_{\min}(I + h \nabla^2 u)` of each step, of shape ``(T, *batch)``; None
-            if it is not known.
+            if it is not known. On a path that undoes a flow, these three are those of the steps undone.
+        cost: :math:`\int_{t_0}^{t_n} c(z_t, t)\,dt` of a running cost, of shape ``(T+1, *batch)``; None if none was
+            asked for.
     """
 
     times: Tensor
@@ -32,6 +35,7 @@ class Path:
     sign: Tensor | None = None
     folded: Tensor | None = None
     smallest_eigenvalue: Tensor | None = None
+    cost: Tensor | None = None
 
     def sample(self, generator: torch.Generator | None = None, *, detach: bool = True) -> tuple[Tensor, Tensor]:
         r"""Draw a uniformly random time in each step, and the point of the straight segment there.

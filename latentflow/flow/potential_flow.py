@@ -2,31 +2,22 @@ r"""The flow along the gradient of a potential."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
-from latentflow.calculus import Field, JetRequest, Time, check_points, evaluate_jet
-from latentflow.flow.fold import OnFold, report_fold
+from latentflow.calculus import Estimator, Exact, Field, JetRequest, Time, check_points, evaluate_jet
+from latentflow.flow.continuous import integrate
+from latentflow.flow.discrete import Discrete, Step, make_step, walk, walk_back
+from latentflow.flow.fold import OnFold
+from latentflow.flow.ode import ODEOptions, check_times
 from latentflow.flow.path import Path
-from latentflow.flow.volume import SlogDet, Volume, VolumeChange
+from latentflow.flow.push_forward import PushForward
+from latentflow.flow.running_cost import RunningCost
+from latentflow.flow.scheme import ScheduledFlow, Scheme, check_scheme, grid
+from latentflow.flow.volume import SlogDet, Volume
 from latentflow.potentials.algebra import as_module
-
-
-@dataclass(frozen=True)
-class Step:
-    r"""One discrete step.
-
-    Attributes:
-        z: The point after the step, of shape ``(*batch, dim)``.
-        action: :math:`h |\nabla u|^2`, of shape ``(*batch,)``.
-        volume: The change of volume, or None if it was not asked for.
-    """
-
-    z: Tensor
-    action: Tensor
-    volume: VolumeChange | None
 
 
 class PotentialFlow(nn.Module):
@@ -50,6 +41,7 @@ class PotentialFlow(nn.Module):
         | https://arxiv.org/abs/2309.13167
 
     Example:
+        >>> import torch
         >>> from latentflow import QuadraticPotential
         >>> flow = PotentialFlow(QuadraticPotential(2, matrix=torch.diag(torch.tensor([1.0, -0.5]))))
         >>> path = flow.rollout(torch.ones(4, 2), steps=3)
@@ -88,10 +80,7 @@ class PotentialFlow(nn.Module):
         Returns:
             The step. It is not checked for folds; ``step.volume`` says where they are.
         """
-        request = JetRequest() if volume is None else volume.request(z)
-        jet = evaluate_jet(self.potential, z, t, request)
-        action = dt * jet.gradient.square().sum(-1)
-        return Step(z + dt * jet.gradient, action, None if volume is None else volume.change(jet, dt))
+        return make_step(self.potential, z, t, dt, volume)
 
     def rollout(
         self,
@@ -123,46 +112,141 @@ class PotentialFlow(nn.Module):
         check_points(z0)
         if not isinstance(steps, int) or steps < 0:
             raise ValueError(f"steps: expected an integer of at least 0, got {steps!r}")
-        times = start + dt * torch.arange(steps + 1, dtype=torch.float64)
-        made: list[Step] = []
-        z = z0
-        for time in times[:-1].tolist():
-            made.append(self.step(z, time, dt, volume))
-            z = made[-1].z
-        points = torch.stack([z0, *(step.z for step in made)])
-        _check_finite(points, times)
-        start_value = torch.zeros_like(points[0, ..., 0])
-        action = _accumulate(start_value, [step.action for step in made])
-        times = times.to(z0)
-        if volume is None:
-            return Path(times, points, None, action)
-        changes = [step.volume for step in made if step.volume is not None]
-        log_det = _accumulate(start_value, [change.log_det for change in changes])
-        if not changes:
-            return Path(times, points, log_det, action)
-        if log_det.isnan().any():
-            raise FloatingPointError("log_det: expected numbers, got NaN; the second derivatives of u are not finite")
-        folded = torch.stack([change.folded for change in changes])
-        report_fold(folded, times, self.on_fold or ("warn" if self.training else "raise"))
-        sign = torch.stack([change.sign for change in changes])
-        known = [change.smallest_eigenvalue for change in changes if change.smallest_eigenvalue is not None]
-        smallest = torch.stack(known) if len(known) == len(changes) else None
-        return Path(times, points, log_det, action, sign, folded, smallest)
+        times = [start + n * dt for n in range(steps + 1)]
+        return walk(self.potential, z0, times, volume, self.fold_policy, dt)
 
+    def integrate(
+        self,
+        z0: Tensor,
+        times: Tensor | Sequence[float],
+        ode: ODEOptions = ODEOptions(),  # noqa: B008 - frozen
+        divergence: Estimator | None = Exact(),  # noqa: B008 - frozen
+        running_cost: RunningCost | None = None,
+    ) -> Path:
+        r"""Follow the continuous flow from ``z0`` by an ODE solver.
 
-def _accumulate(start: Tensor, increments: list[Tensor]) -> Tensor:
-    return torch.stack([start, *increments]).cumsum(0)
+        .. math::
+            \dot z = \nabla u, \quad \tfrac{d}{dt} \log|\det \partial z_t / \partial z_0| = \Delta u, \quad
+            \tfrac{d}{dt}\,\mathrm{action} = |\nabla u|^2, \quad \tfrac{d}{dt}\,\mathrm{cost} = c(z, t)
 
+        are solved together, each under the solver's error control, and one derivative pass serves all of them. In a
+        batch, adaptive methods share their steps, see :class:`ODEOptions`.
 
-def _check_finite(points: Tensor, times: Tensor) -> None:
-    if torch.isfinite(points).all():
-        return
-    bad = ~torch.isfinite(points).all(-1).reshape(len(points), -1)
-    step = int(bad.any(1).nonzero()[0])
-    samples = bad[step].nonzero().flatten().tolist()
-    shown = ", ".join(map(str, samples[:5])) + (", ..." if len(samples) > 5 else "")
-    where = "z0: expected finite points, got others" if step == 0 else f"the path is not finite after step {step}"
-    remedy = "" if step == 0 else "; use smaller steps or a smoother potential"
-    raise FloatingPointError(
-        f"{where} (t = {float(times[step]):g}) for {len(samples)} of {bad.shape[1]} samples (numbers {shown}){remedy}"
-    )
+        Args:
+            z0: The points at ``times[0]``, of shape ``(*batch, dim)``.
+            times: The times of the path, of shape ``(T+1,)``, in strictly increasing or decreasing order. Gradients
+                flow to a tensor of times.
+            ode: The solver.
+            divergence: How to obtain :math:`\Delta u`, or None to leave ``log_det`` out. The noise of a stochastic
+                estimator is drawn once for the whole path, so that the solver sees a smooth equation.
+            running_cost: A rate to integrate along the path, such as the residual of a PDE.
+
+        Returns:
+            The path. Backwards in time its action and cost are negative: they are signed integrals.
+
+        Raises:
+            TypeError: If ``z0`` is not a floating-point tensor.
+            ValueError: If the times, the points or the running cost do not fit.
+            SolverError: If the solver gives up.
+            FloatingPointError: If the path leaves the finite numbers.
+
+        References:
+            | FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models (Grathwohl et al., 2018)
+            | https://arxiv.org/abs/1810.01367
+
+        Example:
+            >>> import torch
+            >>> from latentflow import QuadraticPotential
+            >>> matrix = torch.tensor([[0.5, 1.0], [1.0, -0.25]])
+            >>> flow, z0 = PotentialFlow(QuadraticPotential(2, matrix)), torch.randn(4, 2)
+            >>> path = flow.integrate(z0, [0.0, 0.5, 1.0])
+            >>> torch.testing.assert_close(path.z[-1], z0 @ torch.linalg.matrix_exp(matrix), rtol=1e-3, atol=1e-3)
+            >>> torch.testing.assert_close(path.log_det[-1], torch.full((4,), 0.25))
+        """
+        return integrate(self.potential, z0, times, ode, divergence, running_cost)
+
+    def inverse(
+        self,
+        z: Tensor,
+        times: Tensor | Sequence[float],
+        scheme: Scheme = ODEOptions(),  # noqa: B008 - frozen
+        divergence: Estimator | None = Exact(),  # noqa: B008 - frozen
+    ) -> Path:
+        r"""Follow the flow back from its end.
+
+        The continuous flow is integrated backwards; errors grow where the flow contracts. Discrete steps are inverted
+        one by one, which finds the point where the step does not fold.
+
+        Args:
+            z: The points at ``times[-1]``, of shape ``(*batch, dim)``.
+            times: The times of the flow, from its start to its end; for a discrete scheme, its grid.
+            scheme: ``ODEOptions(...)`` for the continuous flow, ``Discrete(...)`` for the discrete one.
+            divergence: See :meth:`integrate`; a discrete scheme has a volume of its own.
+
+        Returns:
+            The path back: ``path.times`` is ``times`` reversed, ``path.z[0]`` is ``z``, ``path.z[-1]`` the start, and
+            ``path.log_det`` is :math:`\log|\det \partial z_t / \partial z_T|`, minus that of the way forth.
+
+        Raises:
+            InversionError: If a discrete step cannot be inverted.
+            FoldError: If a discrete step folds at the point found and the policy is ``"raise"``.
+            ValueError: See :meth:`integrate`.
+            SolverError: See :meth:`integrate`.
+
+        Example:
+            >>> import torch
+            >>> flow, z0 = PotentialFlow(lambda z, t: -0.5 * z.cos().sum(-1)), torch.randn(4, 2)
+            >>> path = flow.rollout(z0, steps=3)
+            >>> back = flow.inverse(path.z[-1], path.times, Discrete())
+            >>> torch.testing.assert_close(back.z[-1], z0, rtol=1e-4, atol=1e-4)
+            >>> torch.testing.assert_close(back.log_det[-1], -path.log_det[-1], rtol=1e-4, atol=1e-4)
+        """
+        check_points(z)
+        check_scheme(scheme, divergence)
+        if isinstance(scheme, Discrete):
+            return walk_back(self.potential, z, grid(times, z), scheme, self.fold_policy)
+        return self.integrate(z, check_times(times, z).flip(0), scheme, divergence)
+
+    def push_forward(
+        self,
+        base: Distribution,
+        times: Tensor | Sequence[float],
+        scheme: Scheme = ODEOptions(),  # noqa: B008 - frozen
+        divergence: Estimator | None = Exact(),  # noqa: B008 - frozen
+        validate_args: bool | None = None,
+    ) -> PushForward:
+        r"""Transport a distribution: give that of :math:`z_T` when :math:`z_0` has the distribution ``base``.
+
+        Args:
+            base: The distribution of the start, with events of shape ``(dim,)``.
+            times: The times of the flow, from its start to its end; for a discrete scheme, its grid.
+            scheme: ``ODEOptions(...)`` for the continuous flow, ``Discrete(...)`` for the discrete one.
+            divergence: See :meth:`integrate`; a discrete scheme has a volume of its own. A stochastic one trains, but
+                in evaluation mode of the flow (``flow.eval()``) its log-density is refused: noise biases it upwards.
+            validate_args: Whether to check the points at which the density is asked; None for torch's default.
+
+        Returns:
+            The distribution. Its methods raise what :meth:`integrate` and :meth:`inverse` raise.
+
+        Raises:
+            TypeError: If ``base`` is not a distribution, or ``scheme`` no scheme.
+            ValueError: If the events of ``base`` are not vectors; later, from the log-densities, if there is no volume
+                or a stochastic one in evaluation mode.
+
+        Example:
+            >>> import torch
+            >>> from torch.distributions import Independent, Normal
+            >>> from latentflow import QuadraticPotential
+            >>> base = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+            >>> flow = PotentialFlow(QuadraticPotential(2, torch.eye(2)))
+            >>> spread = flow.push_forward(base, [0.0, 1.0], Discrete())  # z -> 2 z
+            >>> z = torch.randn(5, 2)
+            >>> expected = Independent(Normal(torch.zeros(2), 2 * torch.ones(2)), 1)
+            >>> torch.testing.assert_close(spread.log_prob(z), expected.log_prob(z))
+        """
+        return PushForward(base, ScheduledFlow(self, times, scheme, divergence), validate_args)
+
+    @property
+    def fold_policy(self) -> OnFold:
+        """What is done where a discrete step folds, now that the mode is known."""
+        return self.on_fold or ("warn" if self.training else "raise")

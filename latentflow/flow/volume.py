@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from latentflow.calculus import Estimator, Exact, Jet, JetRequest
+from latentflow.calculus import Estimator, Exact, Field, InnerHessian, Jet, JetRequest, Time
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,15 @@ class VolumeChange:
 
     Attributes:
         log_det: :math:`\log|\det(I + hH)|`, or a surrogate of it, of shape ``(*batch,)``.
-        sign: The sign of the determinant or of its surrogate, of shape ``(*batch,)``.
-        folded: Whether :math:`I + hH` is not positive definite, or its surrogate not positive, of shape ``(*batch,)``.
+        sign: The sign of the determinant or of its surrogate, of shape ``(*batch,)``; None if it is not known.
+        folded: Whether :math:`I + hH` is not positive definite, or its surrogate not positive, of shape ``(*batch,)``;
+            None if it is not known.
         smallest_eigenvalue: :math:`\lambda_{\min}(I + hH)`, of shape ``(*batch,)``; None if it is not known.
     """
 
     log_det: Tensor
-    sign: Tensor
-    folded: Tensor
+    sign: Tensor | None = None
+    folded: Tensor | None = None
     smallest_eigenvalue: Tensor | None = None
 
 
@@ -35,8 +36,8 @@ class Volume(Protocol):
     def stochastic(self) -> bool:
         """Whether the result is random; a reported likelihood bound refuses such a volume."""
 
-    def request(self, z: Tensor) -> JetRequest:
-        """Say which second derivatives are needed at ``z`` of shape ``(*batch, dim)``."""
+    def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
+        """Say which second derivatives of ``u`` are needed at ``z`` of shape ``(*batch, dim)`` and ``t``."""
 
     def change(self, jet: Jet, dt: float) -> VolumeChange:
         """Compute the volume change of a step of length ``dt`` from the jet at its start."""
@@ -48,6 +49,10 @@ class SlogDet:
 
     On a solution of the Hamilton-Jacobi equation, Euler steps with this volume reproduce the density of the
     continuous flow to roundoff. A Cholesky factorisation tells, without a gradient, where the map folds.
+
+    Where the points enter a network through a first layer narrower than ``dim``, the Hessian is :math:`F^\top C F`
+    at the width of that layer, and the determinant is taken there:
+    :math:`\det(I + h F^\top C F) = \det(I + h\,C F F^\top)` (Sylvester).
 
     Args:
         eigenvalues: Whether to factorise by eigenvalues instead, which makes the smallest one known, at a
@@ -67,23 +72,43 @@ class SlogDet:
         """False: the determinant is exact."""
         return False
 
-    def request(self, z: Tensor) -> JetRequest:  # noqa: ARG002 - the protocol's signature
-        """Ask for the Hessian."""
-        return JetRequest(hessian=True)
+    def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:  # noqa: ARG002 - the protocol's signature
+        """Ask for the Hessian, in factors where that is narrower."""
+        width = None if self.eigenvalues else getattr(u, "inner_width", None)
+        narrow = width is not None and width < z.shape[-1]
+        return JetRequest(hessian=not narrow, inner_hessian=narrow)
 
     def change(self, jet: Jet, dt: float) -> VolumeChange:
         """Compute the volume change of a step of length ``dt``."""
+        if jet.inner_hessian is not None and not self.eigenvalues:
+            return _change_at_width(jet.inner_hessian, dt)
         if jet.hessian is None:
             raise ValueError("jet: expected a jet with a Hessian, got one without")
-        eye = torch.eye(jet.hessian.shape[-1], dtype=jet.hessian.dtype, device=jet.hessian.device)
-        jacobian = eye + dt * jet.hessian
+        jacobian = _identity_plus(dt * jet.hessian)
         if self.eigenvalues:
             eigenvalues = torch.linalg.eigvalsh(jacobian)
             smallest = eigenvalues[..., 0]
             return VolumeChange(eigenvalues.abs().log().sum(-1), eigenvalues.sign().prod(-1), smallest <= 0, smallest)
         sign, log_det = torch.linalg.slogdet(jacobian)
-        folded = torch.linalg.cholesky_ex(jacobian.detach()).info != 0
-        return VolumeChange(log_det, sign, folded)
+        return VolumeChange(log_det, sign, _not_positive(jacobian.detach()))
+
+
+def _change_at_width(hessian: InnerHessian, dt: float) -> VolumeChange:
+    gram = hessian.factor @ hessian.factor.mT
+    sign, log_det = torch.linalg.slogdet(_identity_plus(dt * (hessian.core @ gram)))
+    # C F F' is not symmetric. With F F' = R R', I + h R' C R has the eigenvalues of I + h H that differ from one.
+    values, vectors = torch.linalg.eigh(gram.detach())
+    root = vectors * values.clamp(min=0).sqrt()
+    return VolumeChange(log_det, sign, _not_positive(_identity_plus(dt * (root.mT @ hessian.core.detach() @ root))))
+
+
+def _identity_plus(matrix: Tensor) -> Tensor:
+    return matrix + torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+
+
+def _not_positive(matrix: Tensor) -> Tensor:
+    info: Tensor = torch.linalg.cholesky_ex(matrix).info
+    return info != 0
 
 
 @dataclass(frozen=True)
@@ -114,9 +139,9 @@ class FirstOrder:
         """Whether the Laplacian is estimated by random probes."""
         return self.laplacian.stochastic
 
-    def request(self, z: Tensor) -> JetRequest:
+    def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
         """Ask for what the Laplacian needs."""
-        return self.laplacian.request(z)
+        return self.laplacian.request(u, z, t)
 
     def change(self, jet: Jet, dt: float) -> VolumeChange:
         """Compute the surrogate for a step of length ``dt``."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import Exact, Field, Jet, Time, expand_time, gradient, jet
+from latentflow.calculus import Field, Jet, JetRequest, Time, check_points, evaluate_jet, expand_time, gradient
 from latentflow.flow import Path
 
 
@@ -19,7 +19,8 @@ class PDEResidual(nn.Module, ABC):
 
     Attributes:
         requires: The fields of the jet that ``from_jet`` reads beyond value, gradient and time derivative, out of
-            ``"laplacian"`` and ``"hessian"``. What is not named is not computed.
+            ``"laplacian"``, ``"hessian"``, ``"second_time_derivative"`` and ``"gradient_time_derivative"``. What is not
+            named is not computed.
 
     Example:
         >>> class Diffusion(PDEResidual):
@@ -35,9 +36,7 @@ class PDEResidual(nn.Module, ABC):
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        unknown = cls.requires - {"laplacian", "hessian"}
-        if unknown:
-            raise ValueError(f"requires: expected fields out of 'laplacian' and 'hessian', got {sorted(unknown)}")
+        JetRequest().including(cls.requires)  # refuses unknown names where the class is written
 
     @abstractmethod
     def from_jet(self, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
@@ -75,9 +74,22 @@ class PDEResidual(nn.Module, ABC):
         Returns:
             The residual, of shape ``(*batch,)``.
         """
-        exact = Exact() if "laplacian" in self.requires else None
-        derivatives = jet(u, z, t, laplacian=exact, hessian="hessian" in self.requires)
-        return self.from_jet(derivatives, z, expand_time(t, z))
+        check_points(z)
+        time = expand_time(t, z)
+        return self.from_jet(evaluate_jet(u, z, time, JetRequest().including(self.requires)), z, time)
+
+    def running_cost(self, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
+        r"""Compute :math:`r(z, t)^2` plus the penalty, for :meth:`PotentialFlow.integrate` to integrate along paths.
+
+        Args:
+            jet: The jet of the potential, with the fields that :attr:`requires` names.
+            z: The points, of shape ``(*batch, dim)``.
+            t: The times, of shape ``(*batch,)``.
+
+        Returns:
+            The rate, of shape ``(*batch,)``.
+        """
+        return self.from_jet(jet, z, t).square() + self.penalty(z, t)
 
     def initial_condition(self, u: Field, z: Tensor) -> Tensor:
         r"""Compute :math:`|\nabla u(z, 0)|^2`, the initial condition of the paper (equation 14).
@@ -108,6 +120,8 @@ class PDEResidual(nn.Module, ABC):
             the points of a path.
         """
         z, t = where.sample(generator) if isinstance(where, Path) else where
-        residual: Tensor = self(u, z, t)
-        cost = residual.square() + self.penalty(z, expand_time(t, z))
+        check_points(z)
+        time = expand_time(t, z)
+        jet = evaluate_jet(u, z, time, JetRequest().including(self.requires))
+        cost = self.running_cost(jet, z, time)
         return cost.sum() / max(cost.numel(), 1)

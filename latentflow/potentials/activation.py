@@ -1,4 +1,4 @@
-r"""Smooth activations with their first and second derivatives."""
+r"""Smooth activations with their first and second derivatives, and the bounds of these."""
 
 from __future__ import annotations
 
@@ -87,20 +87,40 @@ def _log_cosh(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return log_cosh(a), first, 1 - first * first
 
 
+def _cos(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    value = torch.cos(a)
+    return value, -torch.sin(a), -value
+
+
 CLOSED_FORMS: dict[Activation, ActivationRule] = {
     torch.tanh: _tanh,
     nn.functional.tanh: _tanh,
     nn.functional.softplus: _softplus,
     nn.functional.silu: _silu,
     torch.sin: _sin,
+    torch.cos: _cos,
     log_cosh: _log_cosh,
 }
+
+SLOPE_BOUNDS: dict[Activation, tuple[float, float]] = {
+    torch.tanh: (1.0, 4 / (3 * math.sqrt(3))),
+    nn.functional.tanh: (1.0, 4 / (3 * math.sqrt(3))),
+    torch.sigmoid: (1 / 4, 1 / (6 * math.sqrt(3))),
+    nn.functional.softplus: (1.0, 1 / 4),
+    nn.functional.silu: (1.0998393201288669, 1 / 2),  # sigma' is largest where a tanh(a / 2) = 2
+    nn.functional.gelu: (1.1289041451851548, math.sqrt(2 / math.pi)),  # sigma' is largest at sqrt 2
+    torch.sin: (1.0, 1.0),
+    torch.cos: (1.0, 1.0),
+    log_cosh: (1.0, 1.0),
+}
+CONVEX_NONDECREASING = (nn.functional.softplus, torch.exp)
 
 
 def activation_rule(activation: Activation) -> ActivationRule:
     r"""Give the rule :math:`a \mapsto (\sigma(a), \sigma'(a), \sigma''(a))` of a smooth activation.
 
-    Tanh, softplus, SiLU, sine and log-cosh have closed forms; every other activation is differentiated by nested forward mode.
+    Tanh, softplus, SiLU, sine, cosine and log-cosh have closed forms; every other activation is differentiated by
+    nested forward mode.
 
     Args:
         activation: An elementwise function, twice continuously differentiable.
@@ -137,3 +157,44 @@ def activation_rule(activation: Activation) -> ActivationRule:
         return value, first, second
 
     return rule
+
+
+def slope_bounds(activation: Activation) -> tuple[float, float] | None:
+    r"""Give :math:`\sup |\sigma'|` and :math:`\sup |\sigma''|` of an activation.
+
+    Args:
+        activation: An elementwise function.
+
+    Returns:
+        Both suprema; None where they are not known, or not finite.
+
+    Example:
+        >>> assert slope_bounds(nn.Softplus(beta=2.0)) == (1.0, 0.5)
+        >>> assert slope_bounds(torch.exp) is None
+    """
+    if isinstance(activation, nn.Softplus):
+        return 1.0, abs(activation.beta) / 4
+    if isinstance(activation, nn.Tanh):
+        return SLOPE_BOUNDS[torch.tanh]
+    return SLOPE_BOUNDS.get(activation)
+
+
+def is_convex_nondecreasing(activation: Activation) -> bool:
+    r"""Whether an activation is known to be convex, nondecreasing and twice continuously differentiable.
+
+    Softplus and the exponential are. SiLU and GELU decrease on the left, tanh and sigmoid bend down on the right,
+    log-cosh decreases on the left, and the second derivative of ELU jumps.
+
+    Args:
+        activation: An elementwise function.
+
+    Returns:
+        Whether it is known to be.
+
+    Example:
+        >>> assert is_convex_nondecreasing(nn.functional.softplus)
+        >>> assert not is_convex_nondecreasing(nn.functional.silu)
+    """
+    if isinstance(activation, nn.Softplus):
+        return activation.beta > 0
+    return activation in CONVEX_NONDECREASING

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Field, Jet, JetRequest, autodiff_jet, evaluate_jet, expand_time, expand_weight
+from latentflow.potentials.bounds import gradient_bounds
 
 
 class Potential(nn.Module, ABC):
@@ -57,6 +58,24 @@ class Potential(nn.Module, ABC):
             The jet.
         """
         return autodiff_jet(self, z, t, request)
+
+    def lipschitz_gradient(self) -> Tensor | None:
+        r"""Bound the spectral norm of the Hessian: a Lipschitz constant of the velocity in ``z``, at all times.
+
+        With :math:`L \ge \sup_{z, t} |\nabla_z^2 u(z, t)|_2`, steps of :math:`|h| L < 1` are certified: the discrete
+        map :math:`z + h \nabla u` is a bijection that folds nowhere, and :class:`FixedPoint` inverts it with an error
+        that shrinks by :math:`|h| L` each time. A larger ``L`` proves nothing: the bound may be far above the supremum,
+        and large positive eigenvalues do no harm.
+
+        Returns:
+            The bound, of shape ``()``, differentiable in the parameters; None where none is known, as here.
+
+        Example:
+            >>> from latentflow import QuadraticPotential
+            >>> u = QuadraticPotential(2, matrix=torch.diag(torch.tensor([1.0, -3.0])))
+            >>> assert (0.5 * u + 0.25 * u).lipschitz_gradient() == 2.25
+        """
+        return None
 
     @property
     def inner_width(self) -> int | None:
@@ -164,6 +183,11 @@ class SumPotential(Potential):
         """Add the jets of the terms."""
         return Jet.total([evaluate_jet(term, z, t, request) for term in self.terms])
 
+    def lipschitz_gradient(self) -> Tensor | None:
+        """Add the bounds of the terms; None if one of them is not known."""
+        bounds = gradient_bounds(self.terms)
+        return None if bounds is None else bounds.sum(0)
+
 
 class ScaledPotential(Potential):
     r"""The multiple :math:`a\,u`: the same paths at ``a`` times the velocity.
@@ -206,3 +230,11 @@ class ScaledPotential(Potential):
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         """Scale the jet of the potential."""
         return evaluate_jet(self.potential, z, t, request).scale(self.weight)
+
+    def lipschitz_gradient(self) -> Tensor | None:
+        """Scale the bound of the potential by the largest absolute weight of a sample."""
+        bounds = gradient_bounds([self.potential])
+        if bounds is None:
+            return None
+        weight = torch.as_tensor(self.weight, dtype=bounds.dtype, device=bounds.device).abs()
+        return bounds[0] * (weight.amax() if weight.numel() > 0 else 0.0)

@@ -111,6 +111,11 @@ class SelectedPotential(Potential):
         """Whether every sample has an index of its own."""
         return self.k.ndim > 0
 
+    @property
+    def inner_width(self) -> int | None:
+        """That of the selected potential, if all samples share it."""
+        return None if self.per_sample else getattr(self.bank[int(self.k)], "inner_width", None)
+
     def _groups(self, z: Tensor) -> Groups:
         try:
             index = self.k.to(z.device).expand(z.shape[:-1])

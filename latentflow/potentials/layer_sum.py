@@ -17,7 +17,7 @@ class LayerSum:
 
     :math:`J_l = \partial a_l / \partial z` are the tangents of the pre-activations. They follow
     :math:`J_{l+1} = W_{l+1} P_l + E_{l+1}` with :math:`P_l = \operatorname{diag}(s_l) J_l`, to which a residual network
-    adds :math:`P_{l-1}`. Nothing here differentiates: the sum is a first-order program, and one backward pass trains it.
+    adds :math:`P_{l-1}`. Nothing here differentiates: the sum is a first-order program that one backward pass trains.
 
     Every tensor may lead with the same ``*stack`` dimensions, for as many networks side by side.
 
@@ -110,9 +110,9 @@ class LayerSum:
         return torch.stack(columns).sum(0)
 
     def laplacian(self) -> Tensor:
-        """Compute the trace, of shape ``(*stack, samples)``, by whichever of two ways costs less.
+        r"""Compute the trace, of shape ``(*stack, samples)``, by whichever of two ways costs less.
 
-        The directions enter through the first layer as :math:`E_1 E_1^\\top` only. So a matrix of its width can be
+        The directions enter through the first layer as :math:`E_1 E_1^\top` only. So a matrix of its width can be
         carried in place of ``dim`` directions, and the cost does not grow with ``dim``.
         """
         width, dim = self.first.shape[-2:]
@@ -184,4 +184,3 @@ class LayerSum:
         scaled = [c.unsqueeze(-2) * T for c, T in zip(self.curvatures, tangents, strict=True)]
         full = [T.expand_as(S) for S, T in zip(scaled, tangents, strict=True)]
         return torch.cat(scaled, dim=-1) @ torch.cat(full, dim=-1).mT
-

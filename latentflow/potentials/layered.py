@@ -10,21 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import InnerHessian, Jet, JetRequest, check_points, expand_time
-from latentflow.potentials.activation import Activation, ActivationRule, activation_rule
+from latentflow.potentials.activation import Activation, ActivationRule, activation_rule, slope_bounds
 from latentflow.potentials.algebra import Potential
+from latentflow.potentials.bounds import layered_bound
 from latentflow.potentials.layer_sum import LayerSum
 from latentflow.potentials.time_embedding import TimeEmbedding
 
 
 @dataclass(frozen=True)
 class Layers:
-    r"""The weights of a layered network
+    r"""The weights of a layered network.
 
     .. math::
-        a_l = E_l z + V_l e(t) + W_l h_{l-1} + b_l, \qquad h_l = \sigma(a_l), \qquad u = w^\top h_L ,
+        a_l = E_l z + V_l e(t) + W_l h_{l-1} + b_l, \qquad h_l = \sigma(a_l), \qquad u = w^\top h_L
 
-    where a residual network has :math:`h_l = h_{l-1} + \eta\,\sigma(a_l)` from its second layer on. Every tensor may
-    lead with the same ``*stack`` dimensions, for as many networks side by side.
+    A residual network has :math:`h_l = h_{l-1} + \eta\,\sigma(a_l)` from its second layer on. Every tensor may lead
+    with the same ``*stack`` dimensions, for as many networks side by side.
 
     Attributes:
         entries: The matrices :math:`E_l`, of shape ``(*stack, n_l, dim)``, or None; the first is never None.
@@ -75,7 +76,7 @@ class Layers:
             rule: The activation with its derivatives.
 
         Returns:
-            For each layer ``(h, gain, curvature)``, the last two the first and second derivatives in the pre-activation.
+            For each layer ``(h, gain, curvature)``; the last two are the derivatives of ``h`` in the pre-activation.
         """
         states: list[tuple[Tensor, Tensor, Tensor]] = []
         h = None
@@ -113,7 +114,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def layered_jet(
-    layers: Layers, embedding: Sequence[TimeEmbedding], rule: ActivationRule, z: Tensor, t: Tensor, request: JetRequest
+    layers: Layers, embedding: TimeEmbedding, rule: ActivationRule, z: Tensor, t: Tensor, request: JetRequest
 ) -> Jet:
     r"""Compute the jet of a layered network, or of several side by side.
 
@@ -128,7 +129,7 @@ def layered_jet(
 
     Args:
         layers: The weights.
-        embedding: The time embedding, or one for each network of the stack.
+        embedding: The time embedding.
         rule: The activation with its derivatives.
         z: The points, of shape ``(*stack, samples, dim)``.
         t: The times, of shape ``(*stack, samples)``.
@@ -137,7 +138,7 @@ def layered_jet(
     Returns:
         The jet, every field of which leads with ``(*stack, samples)``.
     """
-    features, features_dot = _embed(embedding, t)
+    features, features_dot = embedding.with_derivative(t)
     states = layers.states(z, features, rule)
     gains = [gain for _, gain, _ in states]
     adjoints = layers.adjoints(gains)
@@ -167,8 +168,8 @@ def layered_jet(
         if request.gradient_time_derivative:
             gradient_time = terms.products(tangents).squeeze(-2)
         if request.second_time_derivative:
-            features_second = _stacked([own.second_derivative(s) for own, s in _pairs(embedding, t)])
-            second_time = terms.quadratic(tangents).squeeze(-1) + (clock_pull * features_second).sum(-1)
+            bend = (clock_pull * embedding.second_derivative(t)).sum(-1)
+            second_time = terms.quadratic(tangents).squeeze(-1) + bend
     return Jet(
         value,
         gradient,
@@ -181,19 +182,6 @@ def layered_jet(
         gradient_time,
         inner,
     )
-
-
-def _pairs(embedding: Sequence[TimeEmbedding], t: Tensor) -> list[tuple[TimeEmbedding, Tensor]]:
-    return [(embedding[0], t)] if len(embedding) == 1 else list(zip(embedding, t.unbind(0), strict=True))
-
-
-def _stacked(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.stack(parts)
-
-
-def _embed(embedding: Sequence[TimeEmbedding], t: Tensor) -> tuple[Tensor, Tensor]:
-    pairs = [own.with_derivative(s) for own, s in _pairs(embedding, t)]
-    return _stacked([features for features, _ in pairs]), _stacked([derivative for _, derivative in pairs])
 
 
 def _sum(parts: list[Tensor]) -> Tensor:
@@ -263,9 +251,18 @@ class LayeredPotential(Potential):
         check_points(z, self.dim)
         batch = z.shape[:-1]
         flat = request.reshape_probes(-1)
-        jet = layered_jet(self.layers(), [self.embedding], self.rule, z.reshape(-1, self.dim), t.reshape(-1), flat)
+        jet = layered_jet(self.layers(), self.embedding, self.rule, z.reshape(-1, self.dim), t.reshape(-1), flat)
         jet = jet.map(lambda field: field.reshape((*batch, *field.shape[1:])))
         return jet if self.remainder is None else _with_remainder(jet, self.remainder.jet_rule(z, t, request))
+
+    def lipschitz_gradient(self) -> Tensor | None:
+        """Bound the Hessian by the weights, see ``layered_bound``; None if the activation has no known bounds."""
+        slopes = slope_bounds(self.activation)
+        own = None if slopes is None else layered_bound(self.layers(), slopes)
+        if own is None or self.remainder is None:
+            return own
+        more = self.remainder.lipschitz_gradient()
+        return None if more is None else own + more
 
 
 def _with_remainder(jet: Jet, rest: Jet) -> Jet:

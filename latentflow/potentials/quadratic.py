@@ -72,4 +72,12 @@ class QuadraticPotential(Potential):
             laplacian=matrix.trace().expand(batch) if request.laplacian else None,
             hessian=matrix.expand(*batch, -1, -1) if request.hessian else None,
             quadratic=None if probes is None else ((probes @ matrix) * probes).sum(-1),
+            products=probes @ matrix if probes is not None and request.products else None,
+            second_time_derivative=torch.zeros_like(t) if request.second_time_derivative else None,
+            gradient_time_derivative=torch.zeros_like(z) if request.gradient_time_derivative else None,
         )
+
+    def lipschitz_gradient(self) -> Tensor:
+        r"""Compute :math:`|A|_2`, the Lipschitz constant of the velocity itself."""
+        norm: Tensor = torch.linalg.eigvalsh(self.symmetric).abs().amax()
+        return norm

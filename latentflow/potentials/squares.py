@@ -22,14 +22,14 @@ def rows_times(x: Tensor, matrix: Tensor) -> Tensor:
     """Multiply the rows of many samples by a matrix, as one product of ``samples * rows`` rows.
 
     Args:
-        x: The rows, of shape ``(*stack, samples, rows, n)``.
+        x: The rows, of shape ``(*stack, samples, rows, n)``, or without the stack.
         matrix: The matrix, of shape ``(*stack, n, m)``.
 
     Returns:
         The product, of shape ``(*stack, samples, rows, m)``.
     """
     flat = _flat(x) @ matrix
-    return flat.reshape(*x.shape[:-1], matrix.shape[-1])
+    return flat.reshape(*flat.shape[:-2], *x.shape[-3:-1], matrix.shape[-1])
 
 
 def squared_directions(directions: Tensor, gains: Tensor, weight: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def squared_directions(directions: Tensor, gains: Tensor, weight: Tensor) -> Ten
 
 
 def squared_gram(gains: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
-    r"""Compute the diagonal :math:`q_k = (W D G D W^\top)_{kk}` with :math:`D = \operatorname{diag}(s)` for each sample.
+    r"""Compute :math:`q_k = (W D G D W^\top)_{kk}` with :math:`D = \operatorname{diag}(s)` for each sample.
 
     It equals :func:`squared_directions` where :math:`G = J^\top J`, and costs two thirds of it in training.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from latentflow.calculus import Field, Jet, JetRequest, expand_time
 from latentflow.potentials.algebra import Potential, as_module
+from latentflow.potentials.bounds import gradient_bounds
 from latentflow.potentials.grouping import Groups
 
 
@@ -77,3 +78,8 @@ class SwitchedPotential(Potential):
         """Compute the jet of the potential in force by that potential's own rule."""
         groups, clock = self._at(t)
         return groups.jet(list(self.potentials), z, clock, request)
+
+    def lipschitz_gradient(self) -> Tensor | None:
+        """Give the largest bound of the potentials; None if one of them is not known."""
+        bounds = gradient_bounds(self.potentials)
+        return None if bounds is None else bounds.amax(0)

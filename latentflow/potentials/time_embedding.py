@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class _Waves(TimeEmbedding):
     frequencies: Tensor
 
     def __init__(self, frequencies: Tensor) -> None:
-        super().__init__(2 * len(frequencies))
+        super().__init__(2 * frequencies.shape[-1])
         self.register_buffer("frequencies", frequencies)
 
     def forward(self, t: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class _Waves(TimeEmbedding):
     def second_derivative(self, t: Tensor) -> Tensor:
         """Compute the second time derivative in closed form."""
         features: Tensor = self(t)
-        return -torch.cat([self.frequencies, self.frequencies]).square() * features
+        return -torch.cat([self.frequencies, self.frequencies], dim=-1).square() * features
 
 
 def _check_even(features: int) -> None:
@@ -160,3 +161,35 @@ class FourierEmbedding(_Waves):
         if not scale > 0:
             raise ValueError(f"scale: expected a positive number, got {scale!r}")
         super().__init__(scale * torch.randn(features // 2, generator=generator))
+
+
+class _SideBySide(TimeEmbedding):
+    """Embeddings of as many features each, every one for the times of its own row."""
+
+    def __init__(self, embeddings: Sequence[TimeEmbedding]) -> None:
+        super().__init__(embeddings[0].features)
+        self.embeddings = nn.ModuleList(embeddings)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map times of shape ``(rows, *batch)`` to features of shape ``(rows, *batch, features)``."""
+        return torch.stack([own(row) for own, row in zip(self.embeddings, t.unbind(0), strict=True)])
+
+
+def side_by_side(embeddings: Sequence[TimeEmbedding]) -> TimeEmbedding:
+    """Make one embedding of several, for times that lead with a dimension of their number.
+
+    Args:
+        embeddings: The embeddings, of as many features each.
+
+    Returns:
+        The embedding of times of shape ``(rows, samples)``, with its derivatives.
+
+    Example:
+        >>> slow, fast = SinusoidalEmbedding(4, max_period=100.0), SinusoidalEmbedding(4, max_period=2.0)
+        >>> t = torch.tensor([[0.5, 1.0], [2.0, 3.0]])
+        >>> assert torch.equal(side_by_side([slow, fast])(t), torch.stack([slow(t[0]), fast(t[1])]))
+    """
+    waves = [own.frequencies for own in embeddings if isinstance(own, _Waves)]
+    if len(waves) == len(embeddings):
+        return _Waves(torch.stack(waves).unsqueeze(-2))
+    return _SideBySide(embeddings)

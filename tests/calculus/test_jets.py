@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from strategies import FIELDS, batches, close, jets_close, rand, randn, seeds
 
-from latentflow import Jet, JetRequest
+from latentflow import Jet
 
 
 def some_jet(batch, seed, second_order=True):
@@ -55,4 +55,3 @@ def test_missing_fields_stay_missing():
     for result in (jet.scale(2.0), Jet.total([jet, jet]), Jet.combine(torch.add, jet, jet)):
         assert (result.laplacian, result.hessian, result.quadratic) == (None, None, None)
         close(result.gradient, 2 * jet.gradient)
-

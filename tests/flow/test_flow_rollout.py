@@ -1,5 +1,7 @@
 """What a rollout keeps account of, and what it refuses."""
 
+import math
+
 import pytest
 import torch
 from closed_forms import autograd_gradient, generator, net, normal
@@ -32,6 +34,13 @@ def test_action_accumulates_the_squared_speed(dt):
         torch.testing.assert_close(path.z[i + 1], z, **near)
         torch.testing.assert_close(path.action[i + 1], action, **near)
     assert (path.action[0] == 0).all()
+
+
+def test_the_step_length_is_not_a_difference_of_times():
+    """Catches steps whose length is rounded where the times are large."""
+    flow = PotentialFlow(QuadraticPotential(1, torch.eye(1, dtype=torch.float64)))
+    path = flow.rollout(torch.ones(1, dtype=torch.float64), 3, start=1e9, dt=1e-6)
+    torch.testing.assert_close(path.log_det[-1].item(), 3 * math.log1p(1e-6), rtol=1e-9, atol=0)
 
 
 def test_step_and_velocity_are_those_of_the_rollout():
