@@ -17,8 +17,7 @@ from benchmarks.__main__ import NUMBERS, PAGE, PARTS, main
 from benchmarks.record import Comparison, Record, load, save
 from benchmarks.report import UNMEASURED, render
 from benchmarks.timing import Plan, Timing, check_close, measure
-from latentflow import QuadraticPotential
-from latentflow.flow.ode import ODEOptions
+from latentflow import ODEOptions, QuadraticPotential
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 

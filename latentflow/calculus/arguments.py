@@ -99,7 +99,11 @@ def check_index(k: int | Tensor, count: int) -> Tensor:
         TypeError: If ``k`` is not of dtype int64.
         ValueError: If an index lies outside ``0..count-1``.
     """
+    if isinstance(k, int) and not 0 <= k < count:
+        raise ValueError(f"k: expected indices in 0..{count - 1}, got {k}")
     index = torch.as_tensor(k)
+    if isinstance(k, int):
+        return index
     if index.dtype != torch.int64:
         raise TypeError(f"k: expected an int64 index, got {index.dtype}")
     if index.numel() > 0 and (int(index.min()) < 0 or int(index.max()) >= count):

@@ -32,6 +32,7 @@ def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         TypeError: If ``u`` does not return a tensor.
         ValueError: If ``u`` does not return one value for each point.
     """
+    z, t = z.contiguous(), t.contiguous()  # forward mode refuses points that share their memory, as a repeated time
 
     def derivatives(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         result = vjp(lambda z, t: check_value(u(z, t), z), z, t)
@@ -52,7 +53,9 @@ def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         hessian = columns if request.hessian else None
         laplacian = columns.diagonal(dim1=-2, dim2=-1).sum(-1) if request.laplacian else None
     if request.probes is not None:
-        products = vmap(hessian_times, in_dims=-2)(request.probes).movedim(0, -2)
+        products = request.probes  # vmap does not map over nothing
+        if products.shape[-2] > 0:
+            products = vmap(hessian_times, in_dims=-2)(request.probes).movedim(0, -2)
         quadratic = (request.probes * products).sum(-1)
     if request.second_time_derivative or request.gradient_time_derivative:
         change = jvp(lambda t: derivatives(z, t)[1:], (t,), (torch.ones_like(t),))[1]

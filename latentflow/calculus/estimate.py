@@ -11,6 +11,7 @@ from latentflow.calculus.arguments import Field, Time, check_points
 from latentflow.calculus.estimators import Estimator
 from latentflow.calculus.evaluation import evaluate_jet
 from latentflow.calculus.jets import Jet
+from latentflow.calculus.precision import outside_autocast
 
 
 class SamplingEstimator(Estimator, Protocol):
@@ -33,6 +34,7 @@ class LaplacianEstimate:
     standard_error: Tensor
 
 
+@outside_autocast
 def estimate_laplacian(u: Field, z: Tensor, t: Time, estimator: SamplingEstimator) -> LaplacianEstimate:
     r"""Estimate :math:`\Delta_z u(z, t)` by random probes, with the standard error.
 

@@ -235,4 +235,5 @@ def mean_error(samples: Tensor) -> Tensor:
     count: int = samples.shape[-1]
     if count < 2:
         raise ValueError(f"probes: expected at least 2 for a standard error, got {count}")
-    return samples.std(-1) / math.sqrt(count)
+    deviations = samples - samples.mean(-1, keepdim=True)
+    return (deviations.square().sum(-1) / (count - 1)).sqrt() / math.sqrt(count)

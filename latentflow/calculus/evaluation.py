@@ -2,14 +2,15 @@ r"""Answer a request for derivatives by the field's own rule, or by automatic di
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from latentflow.calculus.arguments import Field, Time, check_points, expand_time
 from latentflow.calculus.autodiff import autodiff_jet
 from latentflow.calculus.jets import Jet, JetRequest
+from latentflow.calculus.precision import outside_autocast
 
 
 @runtime_checkable
@@ -20,6 +21,7 @@ class SupportsJet(Protocol):
         """Return the jet at ``z`` of shape ``(*batch, dim)`` and ``t`` of shape ``(*batch,)``."""
 
 
+@outside_autocast
 def evaluate_jet(u: Field, z: Tensor, t: Time, request: JetRequest) -> Jet:
     """Answer a request by the field's own rule where it has one, else by automatic differentiation.
 
@@ -40,10 +42,9 @@ def evaluate_jet(u: Field, z: Tensor, t: Time, request: JetRequest) -> Jet:
         ValueError: If a shape does not fit.
     """
     check_points(z)
-    if torch.is_autocast_enabled(z.device.type):
-        with torch.autocast(z.device.type, enabled=False):
-            return evaluate_jet(u, z.to(torch.promote_types(z.dtype, torch.float32)), t, request)
     time = expand_time(t, z)
+    if request.probes is not None and request.probes.dtype != z.dtype:
+        request = replace(request, probes=request.probes.to(z.dtype))
     if isinstance(u, SupportsJet):
         return u.jet_rule(z, time, request)
     return autodiff_jet(u, z, time, request)

@@ -18,7 +18,8 @@ from latentflow.calculus.jets import Jet, JetRequest
 class HutchPlusPlus:
     r"""The Hutch++ estimate of the Laplacian.
 
-    With ``k = probes / 3``, random ``S`` and ``G`` of ``k`` columns each and :math:`Q = \operatorname{orth}(HS)`,
+    With ``k = probes / 3``, a Gaussian ``S`` and a random ``G`` of ``k`` columns each, and
+    :math:`Q = \operatorname{orth}(HS)`,
 
     .. math::
         \Delta u \approx \operatorname{tr}(Q^\top H Q)
@@ -31,7 +32,7 @@ class HutchPlusPlus:
 
     Args:
         probes: The number of products with the Hessian, a multiple of 3.
-        noise: The distribution of the entries of a probe.
+        noise: The distribution of the entries of ``G``.
         generator: The source of randomness, or None for torch's global one.
 
     Raises:
@@ -74,9 +75,8 @@ class HutchPlusPlus:
 
     def fixed(self, z: Tensor) -> FixedHutchPlusPlus:
         """Draw ``S`` and ``G`` for points of the shape ``(*batch, dim)`` of ``z`` now; ``Q`` follows the point."""
-        noise = draw_probes(z, 2 * self.probes // 3, self.noise, self.generator)
-        sketch, rest = noise.chunk(2, dim=-2)
-        return FixedHutchPlusPlus(sketch, rest)
+        sketch = draw_probes(z, self.probes // 3, "gaussian", self.generator)  # signs alone are often parallel
+        return FixedHutchPlusPlus(sketch, draw_probes(z, self.probes // 3, self.noise, self.generator))
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ class FixedHutchPlusPlus:
             products = evaluate_jet(u, z, t, JetRequest(probes=self.sketch, products=True)).products
             if products is None:
                 raise ValueError("u: expected its jet_rule to return the products that were asked for, got None")
-            basis = torch.linalg.qr(products.mT).Q.mT
+            precise = torch.promote_types(products.dtype, torch.float32)
+            basis = torch.linalg.qr(products.mT.to(precise)).Q.mT.to(products)
             outside = self.rest - (self.rest @ basis.mT) @ basis
         return JetRequest(probes=torch.cat([basis, outside], dim=-2).detach())
 

@@ -148,8 +148,7 @@ class Jet:
             >>> total = Jet.combine(torch.add, jet, jet)
             >>> assert torch.equal(total.gradient, 2 * jet.gradient) and total.laplacian is None
         """
-        tensors = [field.name for field in fields(Jet) if field.name != "inner_hessian"]
-        columns = {name: [getattr(jet, name) for jet in jets] for name in tensors}
+        columns = {name: [getattr(jet, name) for jet in jets] for name in TENSORS}
         known = {name: column for name, column in columns.items() if not any(x is None for x in column)}
         inner = jets[0].inner_hessian if len(jets) == 1 else None
         if inner is not None:
@@ -192,3 +191,7 @@ class Jet:
         batch = self.value.shape
         own = expand_weight(weight, batch)
         return self.map(lambda field: field * own.reshape((*batch, *(1,) * (field.ndim - len(batch)))))
+
+
+TENSORS = tuple(field.name for field in fields(Jet) if field.name != "inner_hessian")
+"""The fields of a jet that are tensors."""

@@ -10,8 +10,10 @@ from latentflow.calculus.arguments import Field, Time, check_points
 from latentflow.calculus.estimators import Estimator, Exact
 from latentflow.calculus.evaluation import evaluate_jet
 from latentflow.calculus.jets import Jet, JetRequest
+from latentflow.calculus.precision import outside_autocast
 
 
+@outside_autocast
 def jet(
     u: Field,
     z: Tensor,
@@ -85,6 +87,7 @@ def gradient(u: Field, z: Tensor, t: Time) -> Tensor:
     return evaluate_jet(u, z, t, JetRequest()).gradient
 
 
+@outside_autocast
 def laplacian(u: Field, z: Tensor, t: Time, estimator: Estimator = Exact()) -> Tensor:  # noqa: B008 - frozen
     r"""Compute :math:`\Delta_z u(z, t)`, the trace of the Hessian over ``z``.
 
@@ -135,6 +138,7 @@ def hessian(u: Field, z: Tensor, t: Time) -> Tensor:
     return _answered(evaluate_jet(u, z, t, JetRequest(hessian=True)).hessian, "hessian")
 
 
+@outside_autocast
 def hessian_vector_product(u: Field, z: Tensor, t: Time, v: Tensor) -> Tensor:
     r"""Compute :math:`\nabla_z^2 u(z, t)\, v` without forming the Hessian.
 
@@ -164,7 +168,7 @@ def hessian_vector_product(u: Field, z: Tensor, t: Time, v: Tensor) -> Tensor:
     if not single and (v.ndim != z.ndim + 1 or v.shape[:-2] != z.shape[:-1] or v.shape[-1] != z.shape[-1]):
         batch = ", ".join(map(str, z.shape[:-1]))
         raise ValueError(f"v: expected shape {tuple(z.shape)} or ({batch}, m, {z.shape[-1]}), got {tuple(v.shape)}")
-    probes = v.unsqueeze(-2) if single else v
+    probes = (v.unsqueeze(-2) if single else v).to(z)
     products = _answered(evaluate_jet(u, z, t, JetRequest(probes=probes, products=True)).products, "products")
     return products.squeeze(-2) if single else products
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from latentflow.calculus import Estimator, JetRequest, check_points, evaluate_jet, expand_time
+from latentflow.calculus import Estimator, JetRequest, check_points, evaluate_jet, expand_time, outside_autocast
 from latentflow.flow.finite import check_finite, check_numbers
 from latentflow.flow.ode import ODEOptions, State, check_times, solve
 from latentflow.flow.path import Path
@@ -48,6 +48,7 @@ def _learnable(module: object) -> list[Tensor]:
     return [*module.parameters(), *(buffer for buffer in module.buffers() if buffer.requires_grad)]
 
 
+@outside_autocast
 def integrate(
     potential: nn.Module,
     z0: Tensor,
@@ -65,7 +66,10 @@ def integrate(
     start = (z0, *(zero for part in (divergence, True, running_cost) if part is not None))
     rates = _Rates(potential, divergence, running_cost)
     parameters = [*_learnable(potential), *_learnable(running_cost)]
-    points, *rest = solve(rates, start, clock, ode, parameters)
+    scales = [1.0] * len(start)
+    if divergence is not None and divergence.stochastic:
+        scales[1] = max(z0.shape[-1], 1)  # the noise of the probes is far larger
+    points, *rest = solve(rates, start, clock, ode, scales, parameters)
     check_finite(points, clock)
     log_det = None if divergence is None else rest.pop(0)
     action = rest.pop(0)

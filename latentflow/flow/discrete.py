@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import JetRequest, Time, check_points, evaluate_jet
+from latentflow.calculus import JetRequest, Time, check_points, evaluate_jet, outside_autocast
 from latentflow.flow.finite import check_finite, check_numbers
 from latentflow.flow.fold import OnFold, report_fold
 from latentflow.flow.inverse import InversionError, Newton, StepSolver
@@ -54,6 +54,7 @@ class Discrete:
     solver: StepSolver = Newton()  # noqa: RUF009 - frozen
 
 
+@outside_autocast
 def make_step(potential: nn.Module, z: Tensor, t: Time, dt: float, volume: Volume | None) -> Step:
     """Make one step; see :meth:`PotentialFlow.step`."""
     request = JetRequest() if volume is None else volume.request(potential, z, t)

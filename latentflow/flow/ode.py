@@ -21,6 +21,8 @@ State: TypeAlias = tuple[Tensor, ...]
 
 SCIPY = "scipy_solver"
 LANDINGS = {"jump_t", "step_t"}
+LONG_STEP_ORDER = 5
+"""The highest order of a method that may start with a long step: the error estimate of dopri8 is too small for it."""
 
 
 class SolverError(RuntimeError):
@@ -36,11 +38,15 @@ class ODEOptions:
     step from each requested time to the next, or equal steps of at most ``h`` with ``options={"step_size": h}``. All of
     these step on every requested time: what torchdiffeq interpolates is less accurate than what it steps on. The Adams
     methods need equal steps throughout, so let ``h`` divide the intervals. ``"scipy_solver"`` with
-    ``options={"solver": "LSODA"}`` (or ``"BDF"``, ``"Radau"``) is implicit and for stiff potentials; it runs in numpy,
-    and has gradients with ``adjoint=True`` only.
+    ``options={"solver": "LSODA"}`` (or ``"BDF"``, ``"Radau"``) is for stiff potentials; it runs in numpy, and has
+    gradients with ``adjoint=True`` only.
+
+    **Steps.** Adaptive methods up to order 5 first try the whole of the first interval, which is enough along straight
+    paths, and cut it down where the error is too large; ``options={"first_step": h}`` starts any of them at ``h``.
 
     **Tolerances.** The defaults suit float32, whose error does not fall below about 4e-7 whatever is asked for. In
-    float64 use ``rtol=1e-7, atol=1e-9``. Adaptive methods choose one step for the whole batch from the root mean square
+    float64 use ``rtol=1e-7, atol=1e-9``. The points, the log-determinant, the action and a running cost are each held
+    to them; a log-determinant by random probes, whose own error is far larger, to ``dim`` times as much. Adaptive methods choose one step for the whole batch from the root mean square
     of the errors, so a sample alone and the same sample in a batch agree to about the tolerance, not to the last digit;
     fixed-grid methods treat each sample alone.
 
@@ -53,9 +59,10 @@ class ODEOptions:
     of its own side.
 
     **Adjoint.** ``adjoint=True`` solves a second equation backwards in time instead of keeping the graph: memory does
-    not grow with the number of steps. Its gradients carry an error of the size of the tolerance, cannot be
-    differentiated again, and reach the starting points, the times, and the registered parameters and buffers of the
-    potential and of the running cost; a tensor that a plain function has closed over gets none.
+    not grow with the number of steps. Its gradients carry an error of the size of the tolerance (of the step, on a
+    fixed grid), cannot be differentiated again, and reach the starting points, the times, and the registered parameters
+    and buffers of the potential and of the running cost; a tensor that a plain function has closed over gets none.
+    Where the backward solution fails, the error is torchdiffeq's own AssertionError.
 
     Args:
         method: The name of a solver of torchdiffeq.
@@ -128,10 +135,12 @@ def check_times(times: Tensor | Sequence[float], z: Tensor) -> Tensor:
 class _Watch:
     """The right-hand side, which remembers where the solver called it last."""
 
-    def __init__(self, rates: Callable[[Tensor, State], State]) -> None:
+    def __init__(self, rates: Callable[[Tensor, State], State], scales: Sequence[float]) -> None:
         self.rates = rates
+        self.scales = scales
         self.time = torch.tensor(math.nan)
         self.last: State = ()
+        self.broken = False
         self.busy = False
 
     def __call__(self, t: Tensor, state: State) -> State:
@@ -144,8 +153,12 @@ class _Watch:
     def where(self) -> str:
         return f"near t = {float(self.time):g}"
 
-    def finite(self) -> bool:
-        return all(bool(torch.isfinite(part).all()) for part in self.last)
+    def largest_error(self, errors: State) -> Tensor:
+        """Give the largest root mean square of the parts; infinite, so that the step is cut down, where it is NaN."""
+        scaled = [part.square().mean().sqrt() / scale for part, scale in zip(errors, self.scales, strict=True)]
+        worst = torch.stack(scaled).max()
+        self.broken = not bool(torch.isfinite(worst))
+        return worst.nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def solve(
@@ -153,15 +166,17 @@ def solve(
     start: State,
     times: Tensor,
     ode: ODEOptions,
+    scales: Sequence[float],
     parameters: Sequence[Tensor] = (),
 ) -> State:
     """Solve an equation.
 
     Args:
         rates: Maps a time ``()`` and a state to the derivative of each part.
-        start: The state at the first time; the tolerances apply to each part by itself.
+        start: The state at the first time; the largest error of its parts decides over a step.
         times: The times, checked, of shape ``(T+1,)``.
         ode: The solver.
+        scales: For each part, how many times the tolerance its error may be.
         parameters: What the adjoint equation has to differentiate with respect to.
 
     Returns:
@@ -180,18 +195,21 @@ def solve(
         )
     if start[0].numel() == 0:  # the error norms of adaptive methods are NaN for no samples; nothing moves anyway
         method, options = "euler", {}
+    watch = _Watch(rates, scales)
     landings: dict[str, Tensor] = {}
     if issubclass(SOLVERS[method], RKAdaptiveStepsizeODESolver):
         landings = _landings(options, times.detach())
         options.setdefault("dtype", times.dtype)
+        options.setdefault("norm", watch.largest_error)
+        if len(times) > 1 and SOLVERS[method].order <= LONG_STEP_ORDER:
+            options.setdefault("first_step", (times[1] - times[0]).detach().abs())
     elif "step_size" in options and "grid_constructor" not in options and not _is_adams(method):
         options["grid_constructor"] = partial(_subdivide, options.pop("step_size"))
     options |= landings
-    watch = _Watch(rates)
     arguments = {"rtol": ode.rtol, "atol": ode.atol, "method": method, "options": options}
     try:
         if ode.adjoint and tracked:
-            back = {name: option for name, option in options.items() if name != "norm"}
+            back = {name: option for name, option in options.items() if name not in ("norm", "first_step")}
             if len(times) > 1 and times[0] > times[1]:  # torchdiffeq solves in negated time and does not negate these
                 back |= {name: -option for name, option in landings.items()}
             extra = {"adjoint_params": tuple(parameters), "adjoint_options": back}
@@ -237,7 +255,7 @@ def _explain(error: Exception, watch: _Watch, method: str) -> SolverError | None
     if method == SCIPY and "invalid for input of size" in text:  # a solution of fewer times than asked for
         return SolverError(f"scipy's solver stopped {watch.where()}; loosen rtol and atol, or use a smoother potential")
     if text.startswith(("underflow in dt", "non-finite values in state", "array must not contain infs or NaNs")):
-        if not watch.finite():
+        if watch.broken or not all(bool(torch.isfinite(part).all()) for part in watch.last):
             return SolverError(
                 f"the velocity or its divergence is not finite {watch.where()}; use a smoother potential, "
                 "or start from points where it is finite"

@@ -2,7 +2,7 @@ r"""The change of volume of one discrete step :math:`z \mapsto z + h \nabla u(z,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -132,7 +132,7 @@ class FirstOrder:
         >>> torch.testing.assert_close(path.log_det[-1], torch.zeros(3))  # misses the exact log(1 - 1/4)
     """
 
-    laplacian: Estimator = Exact()  # noqa: RUF009 - frozen
+    laplacian: Estimator = field(default_factory=lambda: Exact())  # noqa: PLW0108 - torch.compile traces functions
 
     @property
     def stochastic(self) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from latentflow.calculus import Field, Jet, JetRequest, check_index, evaluate_jet, expand_time, expand_weight
 from latentflow.potentials.algebra import Potential, SumPotential, as_module
+from latentflow.potentials.bounds import gradient_bounds
 from latentflow.potentials.grouping import Groups
 
 
@@ -104,17 +105,28 @@ class SelectedPotential(Potential):
         super().__init__()
         index = check_index(k, len(bank))
         self.bank = bank
+        self.shared = int(k) if index.ndim == 0 else None
         self.register_buffer("k", index, persistent=False)
 
     @property
     def per_sample(self) -> bool:
         """Whether every sample has an index of its own."""
-        return self.k.ndim > 0
+        return self.shared is None
 
     @property
     def inner_width(self) -> int | None:
         """That of the selected potential, if all samples share it."""
-        return None if self.per_sample else getattr(self.bank[int(self.k)], "inner_width", None)
+        return None if self.shared is None else getattr(self.bank[self.shared], "inner_width", None)
+
+    def lipschitz_gradient(self) -> Tensor | None:
+        """Bound the Hessian by the largest of the selected potentials' bounds.
+
+        Returns:
+            The bound, of shape ``()``, see :meth:`Potential.lipschitz_gradient`; None if one of them has none.
+        """
+        fields = self.bank.potentials if self.shared is None else [self.bank[self.shared]]
+        bounds = gradient_bounds(fields)
+        return None if bounds is None else bounds.amax(0)
 
     def _groups(self, z: Tensor) -> Groups:
         try:
@@ -128,10 +140,15 @@ class SelectedPotential(Potential):
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Evaluate each sample's potential at ``z`` of shape ``(*batch, dim)`` and ``t``, as ``(*batch,)``."""
+        if self.shared is not None:
+            value: Tensor = self.bank[self.shared](z, expand_time(t, z))
+            return value
         return self._groups(z).evaluate(list(self.bank.potentials), z, expand_time(t, z))
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         """Compute the jet of each sample's potential by that potential's own rule."""
+        if self.shared is not None:
+            return evaluate_jet(self.bank[self.shared], z, t, request)
         return self._groups(z).jet(list(self.bank.potentials), z, t, request)
 
 
@@ -162,6 +179,17 @@ class MixedPotential(Potential):
     def per_sample(self) -> bool:
         """Whether every sample has weights of its own."""
         return self.weights.ndim > 1
+
+    def lipschitz_gradient(self) -> Tensor | None:
+        """Bound the Hessian by the potentials' bounds under the weights, the largest of all samples.
+
+        Returns:
+            The bound, of shape ``()``, see :meth:`Potential.lipschitz_gradient`; None if a potential has none.
+        """
+        bounds = gradient_bounds(self.bank.potentials)
+        if bounds is None or self.weights.numel() == 0:
+            return bounds if bounds is None else bounds.new_zeros(())
+        return (self.weights.abs() * bounds).sum(-1).amax()
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Mix the values at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""

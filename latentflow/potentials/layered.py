@@ -250,8 +250,9 @@ class LayeredPotential(Potential):
         """Compute the jet by one forward sweep, one backward sweep and the layer sum of second derivatives."""
         check_points(z, self.dim)
         batch = z.shape[:-1]
-        flat = request.reshape_probes(-1)
-        jet = layered_jet(self.layers(), self.embedding, self.rule, z.reshape(-1, self.dim), t.reshape(-1), flat)
+        samples = batch.numel()
+        points, times, flat = z.reshape(samples, self.dim), t.reshape(samples), request.reshape_probes(samples)
+        jet = layered_jet(self.layers(), self.embedding, self.rule, points, times, flat)
         jet = jet.map(lambda field: field.reshape((*batch, *field.shape[1:])))
         return jet if self.remainder is None else _with_remainder(jet, self.remainder.jet_rule(z, t, request))
 

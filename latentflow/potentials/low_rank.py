@@ -47,6 +47,16 @@ class LowRankQuadratic(Potential):
         """The rank."""
         return self.point.out_features
 
+    def lipschitz_gradient(self) -> Tensor:
+        r"""Compute :math:`|A^\top A|_2`, the norm of the Hessian itself.
+
+        Returns:
+            The norm, of shape ``()``.
+        """
+        A = self.point.weight
+        norm: Tensor = torch.linalg.eigvalsh(A @ A.mT)[-1]
+        return norm
+
     def _value(self, z: Tensor, features: Tensor, y: Tensor) -> Tensor:
         value: Tensor = y.square().sum(-1) / 2 + (self.slope(z) + self.drift(features)).squeeze(-1)
         return value

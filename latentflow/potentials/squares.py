@@ -43,7 +43,7 @@ def squared_directions(directions: Tensor, gains: Tensor, weight: Tensor) -> Ten
     Returns:
         The sums, of shape ``(*stack, samples, m)``.
     """
-    if torch.compiler.is_compiling():  # the compiler fuses and plans memory itself
+    if _plain():
         return rows_times(directions * gains.unsqueeze(-2), weight.mT).square().sum(-2)
     result: Tensor = _SquaredDirections.apply(directions, gains, weight)  # type: ignore[no-untyped-call]
     return result
@@ -62,11 +62,19 @@ def squared_gram(gains: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
     Returns:
         The diagonals, of shape ``(*stack, samples, m)``.
     """
-    if torch.compiler.is_compiling():
+    if _plain():
         scaled = gains.unsqueeze(-2) * weight.unsqueeze(-3)
         return (rows_times(scaled, gram) * scaled).sum(-1)
     result: Tensor = _SquaredGram.apply(gains, weight, gram)  # type: ignore[no-untyped-call]
     return result
+
+
+def _plain() -> bool:
+    """Whether to leave the work to others: the compiler plans memory itself, and transforms need plain operations.
+
+    Of these, nested forward mode through a function with its own rule gives wrong numbers in torch up to 2.13 at least.
+    """
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _blocks(samples: int, entries: int, largest: int) -> Iterator[tuple[int, int]]:
@@ -76,8 +84,6 @@ def _blocks(samples: int, entries: int, largest: int) -> Iterator[tuple[int, int
 
 
 class _SquaredDirections(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(directions: Tensor, gains: Tensor, weight: Tensor) -> Tensor:
         sums = []
@@ -121,8 +127,6 @@ class _SquaredDirections(torch.autograd.Function):
 
 
 class _SquaredGram(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(gains: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
         sums = []

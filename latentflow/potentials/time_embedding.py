@@ -35,7 +35,8 @@ class TimeEmbedding(nn.Module, ABC):
         Returns:
             Both, each of shape ``(*batch, features)``.
         """
-        result = jvp(self, (t,), (torch.ones_like(t),))
+        own = t.contiguous()  # forward mode refuses times that share their memory
+        result = jvp(self, (own,), (torch.ones_like(own),))
         return result[0], result[1]
 
     def second_derivative(self, t: Tensor) -> Tensor:
@@ -47,7 +48,8 @@ class TimeEmbedding(nn.Module, ABC):
         Returns:
             The derivative, of shape ``(*batch, features)``.
         """
-        second: Tensor = jvp(lambda t: self.with_derivative(t)[1], (t,), (torch.ones_like(t),))[1]
+        own = t.contiguous()
+        second: Tensor = jvp(lambda t: self.with_derivative(t)[1], (own,), (torch.ones_like(own),))[1]
         return second
 
 

@@ -107,7 +107,7 @@ def _check_inputs(case: Case) -> None:
     with torch.no_grad():
         value = case.value("forward", z, t)
         _require_untouched(case, "forward", z, t, probes)
-        require_close("value", value, torch.empty_like(t), math.inf, "forward", "")  # its shape and dtype
+        require_close("value", value, torch.zeros_like(t), math.inf, "forward", "")  # its shape and dtype
         require_finite("value", value, "forward")
         require_close("value", case.value("forward", z, t), value, case.tolerance, "in a second evaluation", "the same")
         answer = case.fields("under torch.no_grad", z, t, replace(case.everything, probes=probes))

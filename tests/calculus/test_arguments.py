@@ -4,7 +4,18 @@ import pytest
 import torch
 from strategies import randn
 
-from latentflow import Exact, Hutchinson, Jet, MLPPotential, QuadraticPotential, gradient, hessian, jet, laplacian
+from latentflow import (
+    Exact,
+    Hutchinson,
+    Jet,
+    JetRequest,
+    MLPPotential,
+    QuadraticPotential,
+    gradient,
+    hessian,
+    jet,
+    laplacian,
+)
 from latentflow.calculus import check_points, evaluate_jet, expand_time
 
 
@@ -100,7 +111,7 @@ def test_a_rule_that_does_not_answer_is_named():
         def jet_rule(self, z, t, request):
             return Jet(square(z, t), 2 * z, torch.zeros_like(t))
 
-    assert torch.equal(evaluate_jet(Lazy(), torch.ones(2, 3), 0.0, None).gradient, 2 * torch.ones(2, 3))
+    assert torch.equal(evaluate_jet(Lazy(), torch.ones(2, 3), 0.0, JetRequest()).gradient, 2 * torch.ones(2, 3))
     with pytest.raises(ValueError, match="u: expected its jet_rule to return the hessian"):
         hessian(Lazy(), randn(2, 3), 0.0)
     with pytest.raises(ValueError, match="expected a jet with a Laplacian"):

@@ -47,7 +47,7 @@ def training_step(u, z, t):
 
 
 def compiled_equals_eager(u, function, z, t, backend="aot_eager", tolerance=1e-12, fullgraph=True):
-    """Compare value and gradients of a compiled function with the plain ones; unless said, a graph break is an error."""
+    """Compare value and gradients of a compiled function with the plain ones; a graph break is an error."""
     inputs = [z.requires_grad_(), *u.parameters()]
     eager = function(u, z, t)
     expected = torch.autograd.grad(eager, inputs, allow_unused=True, materialize_grads=True)
@@ -79,6 +79,9 @@ def test_other_potentials(u):
     compiled_equals_eager(u, equation, randn(5, 3), rand(5))
 
 
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)  # the compiler's own
 def test_an_index_of_each_sample():
     """Catches groups of samples that are taken from another batch: how many there are of each breaks the graph."""
     u = BANK.select(torch.tensor([0, 1, 1, 0, 1]))
