@@ -169,7 +169,7 @@ def compare(field: str, exact: bool, train: bool, plan: Plan) -> Comparison:
 
 
 def run(plan: Plan) -> Iterator[Comparison]:
-    """Measure exact and estimated divergences, without and with the gradient; on the steep field zuko's alone beside."""
+    """Measure exact and estimated divergences, without and with the gradient; on the steep field without alone."""
     for exact in (True, False):
         for train in (False, True):
             for field in FIELDS:

@@ -206,7 +206,7 @@ def test_the_best_weights_are_kept(monkeypatch):
 
 def test_tabular_trains_and_measures(tmp_path, capsys):
     """Catches weights that are worse than those at the start, and float32 and float64 that do not agree."""
-    tabular.main(["--out", str(tmp_path), "--seconds", "1", "--seeds", "1"])
+    tabular.main(["--out", str(tmp_path), "--seconds", "1", "--seeds", "0"])
     assert [path.name for path in tmp_path.iterdir()] == ["tabular.json"]
     results = json.loads((tmp_path / "tabular.json").read_text())["results"]
     (ours,), (gaussian,) = results["latentflow"], results["gaussian"]

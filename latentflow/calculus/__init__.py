@@ -30,3 +30,4 @@ from latentflow.calculus.operators import jet as jet
 from latentflow.calculus.operators import laplacian as laplacian
 from latentflow.calculus.operators import second_time_derivative as second_time_derivative
 from latentflow.calculus.precision import outside_autocast as outside_autocast
+from latentflow.calculus.transforms import transformed as transformed

@@ -46,9 +46,9 @@ class ODEOptions:
 
     **Tolerances.** The defaults suit float32, whose error does not fall below about 4e-7 whatever is asked for. In
     float64 use ``rtol=1e-7, atol=1e-9``. The points, the log-determinant, the action and a running cost are each held
-    to them; a log-determinant by random probes, whose own error is far larger, to ``dim`` times as much. Adaptive methods choose one step for the whole batch from the root mean square
-    of the errors, so a sample alone and the same sample in a batch agree to about the tolerance, not to the last digit;
-    fixed-grid methods treat each sample alone.
+    to them; a log-determinant by random probes, whose own error is far larger, to ``dim`` times as much. Adaptive
+    methods choose one step for the whole batch from the root mean square of the errors, so a sample alone and the same
+    sample in a batch agree to about the tolerance, not to the last digit; fixed-grid methods treat each sample alone.
 
     **Stiffness.** The Jacobian of the velocity is the symmetric Hessian, and a step ``h`` along an eigenvalue
     :math:`\lambda < 0` is stable for :math:`h|\lambda| < 2` (Euler, midpoint), 2.8 (``rk4``), 3.3 (``dopri5``).

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from latentflow.calculus import Estimator, Exact, Field, InnerHessian, Jet, JetRequest, Time
+from latentflow.calculus import Estimator, Exact, Field, InnerHessian, Jet, JetRequest, Time, transformed
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,27 @@ class SlogDet:
             eigenvalues = torch.linalg.eigvalsh(jacobian)
             smallest = eigenvalues[..., 0]
             return VolumeChange(eigenvalues.abs().log().sum(-1), eigenvalues.sign().prod(-1), smallest <= 0, smallest)
-        sign, log_det = torch.linalg.slogdet(jacobian)
+        sign, log_det = _slogdet(jacobian)
         return VolumeChange(log_det, sign, _not_positive(jacobian.detach()))
 
 
 def _change_at_width(hessian: InnerHessian, dt: float) -> VolumeChange:
     gram = hessian.factor @ hessian.factor.mT
-    sign, log_det = torch.linalg.slogdet(_identity_plus(dt * (hessian.core @ gram)))
+    sign, log_det = _slogdet(_identity_plus(dt * (hessian.core @ gram)))
     # C F F' is not symmetric. With F F' = R R', I + h R' C R has the eigenvalues of I + h H that differ from one.
     values, vectors = torch.linalg.eigh(gram.detach())
     root = vectors * values.clamp(min=0).sqrt()
     return VolumeChange(log_det, sign, _not_positive(_identity_plus(dt * (root.mT @ hessian.core.detach() @ root))))
+
+
+def _slogdet(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    if not transformed():
+        sign, log_det = torch.linalg.slogdet(matrix)
+        return sign, log_det
+    factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)
+    diagonal = factors.diagonal(dim1=-2, dim2=-1)
+    swaps = (pivots != torch.arange(1, matrix.shape[-1] + 1, device=matrix.device)).sum(-1)
+    return diagonal.sign().prod(-1) * (1 - 2 * (swaps % 2)), diagonal.abs().log().sum(-1)
 
 
 def _identity_plus(matrix: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from latentflow.calculus import transformed
+
 DIRECTIONS_BLOCK = 2**17
 GRAM_BLOCK = 2**19
 """The largest number of entries of one block of a product; measured, they differ because the sums run differently."""
@@ -70,11 +72,8 @@ def squared_gram(gains: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
 
 
 def _plain() -> bool:
-    """Whether to leave the work to others: the compiler plans memory itself, and transforms need plain operations.
-
-    Of these, nested forward mode through a function with its own rule gives wrong numbers in torch up to 2.13 at least.
-    """
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Whether plain operations serve better: the compiler plans memory itself, and transforms nest in any order."""
+    return torch.compiler.is_compiling() or transformed()
 
 
 def _blocks(samples: int, entries: int, largest: int) -> Iterator[tuple[int, int]]:
