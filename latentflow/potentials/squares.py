@@ -82,7 +82,16 @@ def _blocks(samples: int, entries: int, largest: int) -> Iterator[tuple[int, int
         yield start, min(size, samples - start)
 
 
-class _SquaredDirections(torch.autograd.Function):
+class _FromInputs(torch.autograd.Function):
+    """A function whose derivatives need its inputs, and nothing that it made of them."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401, ARG004
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+
+class _SquaredDirections(_FromInputs):
     @staticmethod
     def forward(directions: Tensor, gains: Tensor, weight: Tensor) -> Tensor:
         sums = []
@@ -90,11 +99,6 @@ class _SquaredDirections(torch.autograd.Function):
             block = _narrow(directions, start, size) * gains.narrow(-2, start, size).unsqueeze(-2)
             sums.append(rows_times(block, weight.mT).square().sum(-2))
         return _joined(sums, gains, weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401, ARG004
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,7 +129,7 @@ class _SquaredDirections(torch.autograd.Function):
         return 2 * (rows_times(scaled, weight.mT) * change).sum(-2)
 
 
-class _SquaredGram(torch.autograd.Function):
+class _SquaredGram(_FromInputs):
     @staticmethod
     def forward(gains: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
         sums = []
@@ -133,11 +137,6 @@ class _SquaredGram(torch.autograd.Function):
             scaled = gains.narrow(-2, start, size).unsqueeze(-2) * weight.unsqueeze(-3)
             sums.append(torch.linalg.vecdot(rows_times(scaled, gram), scaled))
         return _joined(sums, gains, weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401, ARG004
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
