@@ -87,7 +87,7 @@ class LayerSum:
     def quadratic(self, tangents: Sequence[Tensor]) -> Tensor:
         r"""Compute :math:`v^\top H v` of the directions with these tangents, ``(*stack, samples, directions)``."""
         forms = [(c.unsqueeze(-2) * T.square()).sum(-1) for c, T in zip(self.curvatures, tangents, strict=True)]
-        return torch.stack(forms).sum(0)
+        return add_up(forms)
 
     def products(self, tangents: Sequence[Tensor]) -> Tensor:
         """Compute :math:`H v` of the directions with these tangents, ``(*stack, samples, directions, dim)``.
@@ -107,7 +107,7 @@ class LayerSum:
             entry = self.entries[layer]
             if entry is not None:
                 columns.append(rows_times(pull, entry))
-        return torch.stack(columns).sum(0)
+        return add_up(columns)
 
     def laplacian(self) -> Tensor:
         r"""Compute the trace, of shape ``(*stack, samples)``, by whichever of two ways costs less.
@@ -133,18 +133,14 @@ class LayerSum:
             return self.quadratic(self.tangents(self.drives(eye.unsqueeze(-3)))).sum(-1)
         inner = LayerSum(self.entries[:-1], self.links[:-1], self.gains[:-1], before, self.residual)
         tangents = inner.tangents([self.first.mT.unsqueeze(-3), *(None for _ in self.links[:-1])])
-        total = torch.stack([(c * T.square().sum(-2)).sum(-1) for c, T in zip(before, tangents, strict=True)]).sum(0)
+        total = add_up([(c * T.square().sum(-2)).sum(-1) for c, T in zip(before, tangents, strict=True)])
         directions, gain = tangents[-1], self.gains[-1]
         if self.residual and len(tangents) > 1:
             directions, gain = self._carried(tangents), torch.ones_like(gain)
         return total + (last * squared_directions(directions, gain, self.links[-1])).sum(-1)
 
     def _carried(self, tangents: Sequence[Tensor]) -> Tensor:
-        posts = [gain.unsqueeze(-2) * tangent for gain, tangent in zip(self.gains, tangents, strict=True)]
-        total = posts[0]
-        for post in posts[1:]:
-            total = total + post
-        return total
+        return add_up([gain.unsqueeze(-2) * tangent for gain, tangent in zip(self.gains, tangents, strict=True)])
 
     def _laplacian_by_gram(self) -> Tensor:
         gram = self.first @ self.first.mT
@@ -184,3 +180,11 @@ class LayerSum:
         scaled = [c.unsqueeze(-2) * T for c, T in zip(self.curvatures, tangents, strict=True)]
         full = [T.expand_as(S) for S, T in zip(scaled, tangents, strict=True)]
         return torch.cat(scaled, dim=-1) @ torch.cat(full, dim=-1).mT
+
+
+def add_up(parts: list[Tensor]) -> Tensor:
+    """Add tensors, at least one, which broadcast to one shape."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total

@@ -13,7 +13,7 @@ from latentflow.calculus import InnerHessian, Jet, JetRequest, check_points, exp
 from latentflow.potentials.activation import Activation, ActivationRule, activation_rule, slope_bounds
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.bounds import layered_bound
-from latentflow.potentials.layer_sum import LayerSum
+from latentflow.potentials.layer_sum import LayerSum, add_up
 from latentflow.potentials.time_embedding import TimeEmbedding
 
 
@@ -49,13 +49,16 @@ class Layers:
         Args:
             layer: The number of the layer.
             z: The points, of shape ``(*stack, samples, dim)``.
-            features: The features of the times, of shape ``(*stack, samples, features)``.
+            features: The features of the times, of shape ``(*stack, samples or 1, features)``.
             h: The state of the layer before, of shape ``(*stack, samples, n)``; None for the first.
 
         Returns:
             The pre-activation, of shape ``(*stack, samples, n_l)``.
         """
         entry, clock, bias = self.entries[layer], self.clocks[layer], self.biases[layer]
+        if clock is not None and features.shape[:-1] != z.shape[:-1]:  # one time for all samples: a bias like the other
+            bias = bias + affine(features, clock).squeeze(-2)
+            clock = None
         inputs = [(z, entry), (features, clock), (h, None if layer == 0 else self.links[layer - 1])]
         given = [(x, weight) for x, weight in inputs if x is not None and weight is not None]
         total = affine(*given[0], bias)
@@ -132,7 +135,7 @@ def layered_jet(
         embedding: The time embedding.
         rule: The activation with its derivatives.
         z: The points, of shape ``(*stack, samples, dim)``.
-        t: The times, of shape ``(*stack, samples)``.
+        t: The times, of shape ``(*stack, samples)``, or ``(*stack, 1)`` for one that all samples share.
         request: The second derivatives wanted; its probes are of shape ``(*stack, samples, probes, dim)``.
 
     Returns:
@@ -143,10 +146,10 @@ def layered_jet(
     gains = [gain for _, gain, _ in states]
     adjoints = layers.adjoints(gains)
     pulls = [delta * gain for delta, gain in zip(adjoints, gains, strict=True)]
-    value = (states[-1][0] * layers.output.unsqueeze(-2)).sum(-1)
-    gradient = _sum([pull @ E for pull, E in zip(pulls, layers.entries, strict=True) if E is not None])
-    clock_pull = _sum([pull @ V for pull, V in zip(pulls, layers.clocks, strict=True) if V is not None])
-    time_derivative = (clock_pull * features_dot).sum(-1)
+    value = (states[-1][0] @ layers.output.unsqueeze(-1)).squeeze(-1)
+    gradient = add_up([pull @ E for pull, E in zip(pulls, layers.entries, strict=True) if E is not None])
+    drives = [None if V is None else affine(features_dot, V) for V in layers.clocks]
+    time_derivative = _along(pulls, drives)
 
     curvatures = [delta * curvature for delta, (_, _, curvature) in zip(adjoints, states, strict=True)]
     terms = LayerSum(layers.entries, layers.links, gains[:-1], curvatures, layers.residual is not None)
@@ -163,13 +166,13 @@ def layered_jet(
         quadratic = terms.quadratic(tangents)
         products = terms.products(tangents) if request.products else None
     if request.second_time_derivative or request.gradient_time_derivative:
-        drives = [None if V is None else affine(features_dot, V).unsqueeze(-2) for V in layers.clocks]
-        tangents = terms.tangents(drives)
+        tangents = terms.tangents([None if drive is None else drive.unsqueeze(-2) for drive in drives])
         if request.gradient_time_derivative:
             gradient_time = terms.products(tangents).squeeze(-2)
         if request.second_time_derivative:
-            bend = (clock_pull * embedding.second_derivative(t)).sum(-1)
-            second_time = terms.quadratic(tangents).squeeze(-1) + bend
+            bend = embedding.second_derivative(t)
+            bends = [None if V is None else affine(bend, V) for V in layers.clocks]
+            second_time = terms.quadratic(tangents).squeeze(-1) + _along(pulls, bends)
     return Jet(
         value,
         gradient,
@@ -184,8 +187,8 @@ def layered_jet(
     )
 
 
-def _sum(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+def _along(pulls: Sequence[Tensor], drives: Sequence[Tensor | None]) -> Tensor:
+    return add_up([(pull * drive).sum(-1) for pull, drive in zip(pulls, drives, strict=True) if drive is not None])
 
 
 class LayeredPotential(Potential):
@@ -251,7 +254,8 @@ class LayeredPotential(Potential):
         check_points(z, self.dim)
         batch = z.shape[:-1]
         samples = batch.numel()
-        points, times, flat = z.reshape(samples, self.dim), t.reshape(samples), request.reshape_probes(samples)
+        points, flat = z.reshape(samples, self.dim), request.reshape_probes(samples)
+        times = t.reshape(samples) if samples < 2 or any(t.stride()) else t[(0,) * t.ndim].reshape(1)
         jet = layered_jet(self.layers(), self.embedding, self.rule, points, times, flat)
         jet = jet.map(lambda field: field.reshape((*batch, *field.shape[1:])))
         return jet if self.remainder is None else _with_remainder(jet, self.remainder.jet_rule(z, t, request))

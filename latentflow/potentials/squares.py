@@ -94,29 +94,39 @@ class _FromInputs(torch.autograd.Function):
 class _SquaredDirections(_FromInputs):
     @staticmethod
     def forward(directions: Tensor, gains: Tensor, weight: Tensor) -> Tensor:
-        sums = []
-        for start, size in _direction_blocks(directions, gains, weight):
-            block = _narrow(directions, start, size) * gains.narrow(-2, start, size).unsqueeze(-2)
-            sums.append(rows_times(block, weight.mT).square().sum(-2))
-        return _joined(sums, gains, weight)
+        parts = []
+        for samples in _sample_blocks(gains, weight):
+            gain, total = gains.narrow(-2, *samples).unsqueeze(-2), None
+            for block in _direction_blocks(directions, gain, weight, samples):
+                squares = rows_times(block * gain, weight.mT).square()
+                own = squares.squeeze(-2) if squares.shape[-2] == 1 else squares.sum(-2)
+                total = own if total is None else total + own
+            parts.append(total)
+        known = [part for part in parts if part is not None]
+        return torch.cat(known, dim=-2) if known else gains.new_zeros((*gains.shape[:-1], weight.shape[-2]))
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         directions, gains, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         shared = directions.shape[-3] != gains.shape[-2]
         by_directions, by_gains, by_weight = [], [], torch.zeros_like(weight)
-        for start, size in _direction_blocks(directions, gains, weight):
-            own, gain = _narrow(directions, start, size), gains.narrow(-2, start, size).unsqueeze(-2)
-            block = own * gain
-            slope = rows_times(block, weight.mT) * (2 * grad.narrow(-2, start, size)).unsqueeze(-2)
-            by_weight = by_weight + _flat(slope).mT @ _flat(block)
-            back = rows_times(slope, weight)
-            by_gains.append((back * own).sum(-2))
-            pulled = back * gain
-            by_directions.append(pulled.sum(-3, keepdim=True) if shared else pulled)
-        if not by_gains:
+        for samples in _sample_blocks(gains, weight):
+            gain, twice = (x.narrow(-2, *samples).unsqueeze(-2) for x in (gains, 2 * grad))
+            own_directions, own_gains = [], torch.zeros_like(gain.squeeze(-2))
+            for block in _direction_blocks(directions, gain, weight, samples):
+                scaled = block * gain
+                slope = rows_times(scaled, weight.mT) * twice
+                by_weight = by_weight + _flat(slope).mT @ _flat(scaled)
+                back = rows_times(slope, weight)
+                own_gains = own_gains + (back * block).sum(-2)
+                pulled = back * gain
+                own_directions.append(pulled.sum(-3, keepdim=True) if shared else pulled)
+            by_gains.append(own_gains)
+            by_directions.append(torch.cat(own_directions, dim=-2) if own_directions else None)
+        known = [part for part in by_directions if part is not None]
+        if not known:
             return torch.zeros_like(directions), torch.zeros_like(gains), by_weight
-        total = torch.stack(by_directions).sum(0) if shared else torch.cat(by_directions, dim=-3)
+        total = torch.stack(known).sum(0) if shared else torch.cat(known, dim=-3)
         return total, torch.cat(by_gains, dim=-2), by_weight
 
     @staticmethod
@@ -136,7 +146,7 @@ class _SquaredGram(_FromInputs):
         for start, size in _blocks(gains.shape[-2], weight.numel(), GRAM_BLOCK):
             scaled = gains.narrow(-2, start, size).unsqueeze(-2) * weight.unsqueeze(-3)
             sums.append(torch.linalg.vecdot(rows_times(scaled, gram), scaled))
-        return _joined(sums, gains, weight)
+        return torch.cat(sums, dim=-2) if sums else gains.new_zeros((*gains.shape[:-1], weight.shape[-2]))
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,18 +175,17 @@ class _SquaredGram(_FromInputs):
         return result
 
 
-def _direction_blocks(directions: Tensor, gains: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
-    rows = gains.shape[:-2].numel() * directions.shape[-2]
-    return _blocks(gains.shape[-2], rows * max(weight.shape[-2:]), DIRECTIONS_BLOCK)
+def _sample_blocks(gains: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
+    """Give (start, size) of blocks of samples one direction of which is small enough."""
+    return _blocks(gains.shape[-2], gains.shape[:-2].numel() * max(weight.shape[-2:]), DIRECTIONS_BLOCK)
 
 
-def _narrow(directions: Tensor, start: int, size: int) -> Tensor:
-    return directions if directions.shape[-3] == 1 else directions.narrow(-3, start, size)
+def _direction_blocks(directions: Tensor, gain: Tensor, weight: Tensor, samples: tuple[int, int]) -> Iterator[Tensor]:
+    """Give the directions of a block of samples, as many at a time as are small enough."""
+    own = directions if directions.shape[-3] == 1 else directions.narrow(-3, *samples)
+    for block in _blocks(own.shape[-2], gain.shape[:-2].numel() * max(weight.shape[-2:]), DIRECTIONS_BLOCK):
+        yield own.narrow(-2, *block)
 
 
 def _flat(x: Tensor) -> Tensor:
     return x.reshape(*x.shape[:-3], -1, x.shape[-1])
-
-
-def _joined(sums: list[Tensor], gains: Tensor, weight: Tensor) -> Tensor:
-    return torch.cat(sums, dim=-2) if sums else gains.new_zeros((*gains.shape[:-1], weight.shape[-2]))

@@ -1,0 +1,131 @@
+"""Write the tables of docs/examples.md from the records of the runs.
+
+python examples/page.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent.parent / "docs" / "examples"
+PAGE = FOLDER.with_suffix(".md")
+BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+METHODS = {
+    "gaussian": "Gaussian of the training part",
+    "latentflow": "latentflow, potential flow",
+    "cnf": "zuko, CNF",
+    "nsf": "zuko, NSF",
+    "ot-cfm": "torchcfm, OT-CFM",
+}
+
+Record = dict[str, Any]
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Make a table whose first column is text and whose others are numbers."""
+    first, *rest = head
+    lines = [[first, *rest], ["---", *("--:" for _ in rest)], *([*row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def toys(record: Record) -> str:
+    """One row for each set that was trained with the penalty."""
+    return _toy_table(record, [name for name in record["results"] if "no penalty" not in name])
+
+
+def comparison(record: Record) -> str:
+    """The set that was trained twice."""
+    free = [name for name in record["results"] if "no penalty" in name]
+    return _toy_table(record, [label for name in free for label in (name.removesuffix(", no penalty"), name)])
+
+
+def _toy_table(record: Record, names: Iterable[str]) -> str:
+    head = [
+        "",
+        "NLL",
+        "entropy",
+        "KL",
+        "NLL by rk4",
+        "length / distance",
+        "action / distance²",
+        "residual",
+        "action / 2",
+    ]
+    keys = ("nll", "entropy", "kl", "nll_coarse", "length_ratio", "action_ratio", "residual", "kinetic")
+    return table(head, ([name, *(f"{record['results'][name][key]:.3f}" for key in keys)] for name in names))
+
+
+def gaussians(record: Record) -> str:
+    """One row for each run."""
+    head = ["", "W2²", "action", "KL", "map error", "path error", "gradient error", "residual"]
+    keys = ("wasserstein_squared", "action", "kl", "map_error", "path_error", "gradient_error", "residual")
+    return table(head, ([name, *(f"{row[key]:.4f}" for key in keys)] for name, row in record["results"].items()))
+
+
+def tabular(record: Record) -> str:
+    """One row for each method: medians over the splits."""
+    head = ["", "test NLL", "s.e.", "each split", "median sample", "validation", "training", "weights", "steps"]
+    rows = []
+    for name, splits in record["results"].items():
+
+        def median(key: str, digits: int = 2, splits: list[dict[str, float]] = splits) -> str:
+            return f"{statistics.median(row[key] for row in splits):,.{digits}f}" if key in splits[0] else ""
+
+        each = ", ".join(f"{row['test_nll']:.2f}" for row in splits)
+        medians = [median(key) for key in ("test_median", "validation_nll", "train_nll")]
+        sizes = [median(key, 0) for key in ("parameters", "steps")]
+        rows.append([METHODS[name], median("test_nll"), median("test_error"), each, *medians, *sizes])
+    return table(head, rows)
+
+
+def origin(record: Record) -> str:
+    """Say where a record comes from."""
+    facts = record["provenance"]
+    versions = ", ".join(f"{name} {number}" for name, number in facts["packages"].items() if number)
+    return (
+        f"`{facts['command']}`, {facts['seconds']:.0f} s on {facts['date'][:10]} with {facts['threads']} "
+        f"thread{'s' if facts['threads'] > 1 else ''} of {facts['cores']} cores ({facts['processor']}), commit "
+        f"{facts['commit']}; {versions}.\n"
+    )
+
+
+BLOCKS: dict[str, tuple[str, tuple[Callable[[Record], str], ...]]] = {
+    "toys": ("toys", (toys, origin)),
+    "comparison": ("toys", (comparison,)),
+    "gaussians": ("gaussians", (gaussians, origin)),
+    "tabular": ("tabular", (tabular, origin)),
+}
+
+
+def render(page: str, folder: Path) -> str:
+    """Write the blocks of the page anew.
+
+    Args:
+        page: The text, with a block ``<!-- begin name -->`` ... ``<!-- end -->`` for every table.
+        folder: The folder of the records.
+
+    Returns:
+        The text with the tables of the records.
+
+    Raises:
+        ValueError: If the page lacks a block, or has one that is not known.
+    """
+    found = [match[2] for match in BLOCK.finditer(page)]
+    if found != list(BLOCKS):
+        raise ValueError(f"page: expected the blocks {list(BLOCKS)}, got {found}")
+
+    def write(match: re.Match[str]) -> str:
+        name, parts = BLOCKS[match[2]]
+        record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        return match[1] + "\n" + "\n".join(part(record) for part in parts) + "\n" + match[3]
+
+    return BLOCK.sub(write, page)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(PAGE.read_text(encoding="utf-8"), FOLDER), encoding="utf-8")
