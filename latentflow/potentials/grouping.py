@@ -95,7 +95,7 @@ class Groups:
         places = torch.arange(total, device=z.device) + torch.repeat_interleave(shifts, sizes, output_size=total)
         places = torch.empty_like(places).scatter_(0, self.order, places)
         filled = torch.zeros(len(kept) * largest, dtype=places.dtype, device=z.device)
-        filled[places] = torch.arange(total, device=z.device)
+        filled.scatter_(0, places, torch.arange(total, device=z.device))
 
         def spread(x: Tensor) -> Tensor:
             return self._take(x, filled).reshape(len(kept), largest, *x.shape[len(self.batch) :])

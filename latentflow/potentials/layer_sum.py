@@ -132,7 +132,7 @@ class LayerSum:
         if not self.enters_once:
             return self.quadratic(self.tangents(self.drives(eye.unsqueeze(-3)))).sum(-1)
         inner = LayerSum(self.entries[:-1], self.links[:-1], self.gains[:-1], before, self.residual)
-        tangents = inner.tangents([self.first.mT.unsqueeze(-3), *(None for _ in self.links[:-1])])
+        tangents = inner.tangents([self.first.mT.contiguous().unsqueeze(-3), *(None for _ in self.links[:-1])])
         total = add_up([(c * T.square().sum(-2)).sum(-1) for c, T in zip(before, tangents, strict=True)])
         directions, gain = tangents[-1], self.gains[-1]
         if self.residual and len(tangents) > 1:
