@@ -25,7 +25,7 @@ class Path:
         smallest_eigenvalue: :math:`\lambda_{\min}(I + h \nabla^2 u)` of each step, of shape ``(T, *batch)``; None
             if it is not known. On a path that undoes a flow, these three are those of the steps undone.
         cost: :math:`\int_{t_0}^{t_n} c(z_t, t)\,dt` of a running cost, of shape ``(T+1, *batch)``; None if none was
-            asked for.
+            asked for. Where the rate is zero an adaptive solver can leave a rounding error of either sign.
     """
 
     times: Tensor
