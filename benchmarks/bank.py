@@ -66,8 +66,8 @@ def aims(comparisons: list[Comparison]) -> list[Aim]:
         costs = {c.case: c.ratio(MIXED, ONE) for c in comparisons if c.task == task}
         case = max(costs, key=lambda case: costs[case])
         reason = (
-            "the batch falls into groups, one for each potential, and each group makes the same number of calls into "
-            "torch, whose fixed cost shows where a group has little to compute"
+            "the networks are evaluated side by side, in the same products; sorting the points, filling up the groups "
+            "and putting the results back take a time that shows where there is little to compute"
         )
         text = f"mixed indices at most {LIMIT} x as dear as one index, {task}"
         result.append(Aim(text, f"{times(costs[case])} at {case}", costs[case] <= LIMIT, reason))
