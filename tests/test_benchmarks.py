@@ -236,4 +236,4 @@ def test_an_unknown_part_is_an_error(capsys):
     """Catches a misspelt part that measures nothing and says so to nobody."""
     with pytest.raises(SystemExit):
         main(["jet"])
-    assert "expected one of jets, densities, bank, compiled, imports, got jet" in capsys.readouterr().err
+    assert "expected one of jets, densities, bank, imports, compiled, got jet" in capsys.readouterr().err
