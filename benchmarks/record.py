@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ import torch
 
 import latentflow
 from benchmarks.timing import Plan, Timing
+from latentflow.experiments.files import write_text
+from latentflow.experiments.provenance import processor, source_commit, versions
 
 ROOT = Path(__file__).parent.parent
 LIBRARIES = (
@@ -104,21 +104,21 @@ def describe_run() -> dict[str, Any]:
     """Describe code and machine: date, commit, processor, cores, threads, and versions of everything compared."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "processor": _processor(),
+        "commit": source_commit(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "latentflow": latentflow.__version__,
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": versions(LIBRARIES),
     }
 
 
 def save(records: dict[str, Record], path: Path) -> None:
     """Write the records of all parts as JSON."""
     content = {name: asdict(record) for name, record in records.items()}
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def load(path: Path) -> dict[str, Record]:
@@ -134,27 +134,3 @@ def _record(content: dict[str, Any]) -> Record:
         timings = {name: Timing(**timing) for name, timing in comparison.pop("timings").items()}
         comparisons.append(Comparison(timings=timings, **comparison))
     return Record(content["provenance"], comparisons)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -6,11 +6,9 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,8 @@ import torch
 from matplotlib.figure import Figure
 
 import latentflow as lf
+from latentflow.experiments.files import replacing, write_text
+from latentflow.experiments.provenance import processor, source_commit, versions
 
 PACKAGES = ("torch", "torchdiffeq", "numpy", "scikit-learn", "zuko", "torchcfm")
 
@@ -35,10 +35,10 @@ def describe_run(arguments: list[str], **facts: object) -> dict[str, Any]:
     return {
         "command": shlex.join(["python", f"examples/{Path(sys.argv[0]).name}", *arguments]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": source_commit(),
         "python": platform.python_version(),
-        "packages": {"latentflow": lf.__version__} | {name: _version(name) for name in PACKAGES},
-        "processor": _processor(),
+        "packages": {"latentflow": lf.__version__} | versions(PACKAGES),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         **facts,
@@ -47,12 +47,15 @@ def describe_run(arguments: list[str], **facts: object) -> dict[str, Any]:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a record; the file is never half written."""
-    _replace(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure; the file is never half written."""
-    _replace(path, lambda temporary: figure.savefig(temporary, dpi=150, facecolor="white"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, facecolor="white")
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -62,38 +65,3 @@ def run(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: nothing was written that is not whole", file=sys.stderr)
         sys.exit(130)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """Name the commit of the source tree, marked if files differ from it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -7,9 +7,10 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def provenance(**facts: object) -> dict[str, Any]:
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "latentflow": latentflow.__version__,
-        "commit": _commit(),
+        "commit": source_commit(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": versions(PACKAGES),
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -43,8 +44,30 @@ def provenance(**facts: object) -> dict[str, Any]:
     }
 
 
+def versions(names: Iterable[str]) -> dict[str, str | None]:
+    """Give the versions of distributions; None for one that is not installed."""
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {name: installed(name) for name in names}
+
+
+def processor() -> str:
+    """Name the processor of this machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 @cache
-def _commit() -> str | None:
+def source_commit() -> str | None:
     """Name the commit of the source tree that the process started from, marked if files differ from it."""
     root = Path(latentflow.__file__).parent.parent
     if not (root / ".git").exists():
