@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import InnerHessian, Jet, JetRequest, check_points, expand_time
+from latentflow.calculus import InnerHessian, Jet, JetRequest, check_points, expand_time, transformed
 from latentflow.potentials.activation import Activation, ActivationRule, activation_rule, slope_bounds
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.bounds import layered_bound
@@ -257,7 +257,8 @@ class LayeredPotential(Potential):
         batch = z.shape[:-1]
         samples = batch.numel()
         points, flat = z.reshape(samples, self.dim), request.reshape_probes(samples)
-        times = t.reshape(samples) if samples < 2 or any(t.stride()) else t[(0,) * t.ndim].reshape(1)
+        shared = samples > 1 and not any(t.stride()) and not t.requires_grad and not transformed()
+        times = t[(0,) * t.ndim].reshape(1) if shared else t.reshape(samples)  # a derivative is each sample's own
         jet = layered_jet(self.layers(), self.embedding, self.rule, points, times, flat)
         jet = jet.map(lambda field: field.reshape((*batch, *field.shape[1:])))
         return jet if self.remainder is None else _with_remainder(jet, self.remainder.jet_rule(z, t, request))

@@ -162,3 +162,15 @@ def test_points_of_another_dimension_are_refused(call):
     """Catches a shape error out of a matrix product, which names neither the argument nor the size expected."""
     with pytest.raises(ValueError, match=r"z: expected shape \(\*batch, 3\), got \(4, 2\)"):
         call(MLPPotential(3).double(), randn(4, 2), 0.0)
+
+
+def test_a_repeated_time_has_a_derivative_at_every_sample():
+    """Catches one time that serves all samples where each needs a derivative of its own."""
+    u, z = network(3, (4, 5), 1), randn(4, 3, seed=2)
+    repeated = torch.tensor(0.5, dtype=torch.float64).expand(4)
+    results = []
+    for t in (repeated.detach().requires_grad_(), repeated.clone().requires_grad_()):
+        value = sum(field.sum() for field in (jet(u, z, t).laplacian, jet(u, z, t).time_derivative))
+        results.append(torch.autograd.grad(value, t)[0])
+    close(*results)
+    jets_close(jet(u, z, repeated, hessian=True), jet(u, z, repeated.clone(), hessian=True))
