@@ -2,6 +2,7 @@
 
 from latentflow.calculus.arguments import Field as Field
 from latentflow.calculus.arguments import Time as Time
+from latentflow.calculus.arguments import check_count as check_count
 from latentflow.calculus.arguments import check_hidden as check_hidden
 from latentflow.calculus.arguments import check_index as check_index
 from latentflow.calculus.arguments import check_points as check_points

@@ -111,6 +111,20 @@ def check_index(k: int | Tensor, count: int) -> Tensor:
     return index
 
 
+def check_count(name: str, value: int) -> None:
+    """Check that a number of things is a positive integer.
+
+    Args:
+        name: The name of the argument.
+        value: The number.
+
+    Raises:
+        ValueError: If it is not a positive integer.
+    """
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+
+
 def check_hidden(hidden: Sequence[int]) -> None:
     """Check the widths of the hidden layers of a network.
 

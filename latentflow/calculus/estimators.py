@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from latentflow.calculus.arguments import Field, Time
+from latentflow.calculus.arguments import Field, Time, check_count
 from latentflow.calculus.jets import Jet, JetRequest
 
 Noise: TypeAlias = Literal["rademacher", "gaussian"]
@@ -182,8 +182,7 @@ class Hutchinson:
     stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.probes, int) or self.probes < 1:
-            raise ValueError(f"probes: expected a positive integer, got {self.probes!r}")
+        check_count("probes", self.probes)
         check_noise(self.noise)
 
     def draw(self, z: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from latentflow.calculus import Field, Jet, JetRequest, evaluate_jet
+from latentflow.calculus import Field, Jet, JetRequest, check_count, evaluate_jet
 
 HALVINGS = 30
 SLOPE = 1e-4  # the share of the predicted decrease that a step of Newton's method has to achieve
@@ -228,5 +228,4 @@ def _check(tolerance: float | None, max_iterations: int, order: int) -> None:
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance: expected a positive number or None, got {tolerance!r}")
     for name, value in (("max_iterations", max_iterations), ("order", order)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        check_count(name, value)

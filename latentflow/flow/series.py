@@ -16,6 +16,7 @@ from latentflow.calculus import (
     JetRequest,
     Noise,
     Time,
+    check_count,
     check_noise,
     check_points,
     draw_probes,
@@ -81,8 +82,7 @@ class LogDetSeries:
 
     def __post_init__(self) -> None:
         for name, value in (("terms", self.terms), ("probes", self.probes)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+            check_count(name, value)
         check_noise(self.noise)
         if self.roulette is not None and not 0 < self.roulette < 1:
             raise ValueError(f"roulette: expected a probability between 0 and 1, or None, got {self.roulette!r}")

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from latentflow.calculus import check_count
 from latentflow.potentials.layered import LayeredPotential, Layers
 from latentflow.potentials.time_embedding import IdentityEmbedding
 
@@ -66,8 +67,7 @@ class FourierPotential(LayeredPotential):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(dim, IdentityEmbedding(), torch.cos)
-        if not isinstance(features, int) or features < 1:
-            raise ValueError(f"features: expected a positive integer, got {features!r}")
+        check_count("features", features)
         if not 0 < scale < math.inf:
             raise ValueError(f"scale: expected a positive finite number, got {scale!r}")
         for name, value in (("time_scale", time_scale), ("amplitude", amplitude)):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Field, Jet, JetRequest, evaluate_jet
-from latentflow.potentials.stacking import stacked_jet
+from latentflow.potentials.stacking import alike, stacked_jet
 
 WORTH_FILLING = 1.5
 """How much larger a batch may become for all its groups to be evaluated at once."""
@@ -89,6 +89,8 @@ class Groups:
         if len(kept) * largest > WORTH_FILLING * total or total * _weights(fields[kept[0]]) > LARGE:
             return None
         own = [fields[k] for k in kept]
+        if alike(own) is None:
+            return None
         starts = list(accumulate((self.sizes[k] for k in kept), initial=0))
         shifts = torch.tensor([largest * row - start for row, start in enumerate(starts[:-1])], device=z.device)
         sizes = torch.tensor([self.sizes[k] for k in kept], device=z.device)

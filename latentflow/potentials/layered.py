@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import InnerHessian, Jet, JetRequest, check_points, expand_time, transformed
+from latentflow.calculus import InnerHessian, Jet, JetRequest, check_count, check_points, expand_time, transformed
 from latentflow.potentials.activation import Activation, ActivationRule, activation_rule, slope_bounds
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.bounds import layered_bound
@@ -210,8 +210,7 @@ class LayeredPotential(Potential):
         self, dim: int, time_embedding: TimeEmbedding, activation: Activation, remainder: Potential | None = None
     ) -> None:
         super().__init__()
-        if not isinstance(dim, int) or dim < 1:
-            raise ValueError(f"dim: expected a positive integer, got {dim!r}")
+        check_count("dim", dim)
         self.dim = dim
         activation_rule(activation)  # refuses what has no second derivative
         self.activation = activation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import InnerHessian, Jet, JetRequest, check_points, expand_time
+from latentflow.calculus import InnerHessian, Jet, JetRequest, check_count, check_points, expand_time
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.time_embedding import IdentityEmbedding, TimeEmbedding
 
@@ -31,8 +31,7 @@ class LowRankQuadratic(Potential):
     def __init__(self, dim: int, rank: int, time_embedding: TimeEmbedding | None = None) -> None:
         super().__init__()
         for name, number in (("dim", dim), ("rank", rank)):
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {number!r}")
+            check_count(name, number)
         self.dim = dim
         self.embedding = IdentityEmbedding() if time_embedding is None else time_embedding
         self.point = nn.Linear(dim, rank, bias=False)

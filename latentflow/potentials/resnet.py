@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from latentflow.calculus import check_count
 from latentflow.potentials.activation import Activation, log_cosh
 from latentflow.potentials.layered import LayeredPotential, Layers
 from latentflow.potentials.low_rank import LowRankQuadratic
@@ -62,8 +63,7 @@ class ResNetPotential(LayeredPotential):
         embedding = IdentityEmbedding() if time_embedding is None else time_embedding
         super().__init__(dim, embedding, activation, LowRankQuadratic(dim, rank, embedding))
         for name, number in (("width", width), ("depth", depth)):
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {number!r}")
+            check_count(name, number)
         self.point = nn.Linear(dim, width)
         self.time = nn.Linear(embedding.features, width, bias=False)
         self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))

@@ -43,6 +43,13 @@ def stack_layers(networks: Sequence[Layers]) -> Layers | None:
     )
 
 
+def alike(potentials: Sequence[Field]) -> list[LayeredPotential] | None:
+    """Give the potentials back if all are layered networks alone, with one activation; None otherwise."""
+    layered = [own for own in potentials if isinstance(own, LayeredPotential) and own.remainder is None]
+    same = len(layered) == len(potentials) and all(own.activation is layered[0].activation for own in layered)
+    return layered if same else None
+
+
 def stacked_jet(potentials: Sequence[Field], z: Tensor, t: Tensor, request: JetRequest) -> Jet | None:
     """Compute the jets of layered potentials of one structure, each at points of its own.
 
@@ -55,14 +62,11 @@ def stacked_jet(potentials: Sequence[Field], z: Tensor, t: Tensor, request: JetR
     Returns:
         The jet, every field of which leads with ``(K, samples)``; None if the fields cannot be put side by side.
     """
-    layered = [potential for potential in potentials if isinstance(potential, LayeredPotential)]
-    if len(layered) < len(potentials):
+    layered = alike(potentials)
+    layers = None if layered is None else stack_layers([own.layers() for own in layered])
+    if layered is None or layers is None:
         return None
     first = layered[0]
-    alike = all(own.activation is first.activation and own.remainder is None for own in layered)
-    layers = stack_layers([own.layers() for own in layered]) if alike else None
-    if layers is None:
-        return None
     return layered_jet(layers, side_by_side([own.embedding for own in layered]), first.rule, z, t, request)
 
 

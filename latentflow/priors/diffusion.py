@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from latentflow.calculus import Time, check_index
+from latentflow.calculus import Time, check_count, check_index
 
 
 class DiffusionPrior(nn.Module):
@@ -36,8 +36,7 @@ class DiffusionPrior(nn.Module):
 
     def __init__(self, dim: int, fields: int = 1, diffusivity: float = 1e-2) -> None:
         super().__init__()
-        if fields < 1:
-            raise ValueError(f"fields: expected a positive integer, got {fields!r}")
+        check_count("fields", fields)
         if not diffusivity > 0:
             raise ValueError(f"diffusivity: expected a positive number, got {diffusivity!r}")
         self.dim = dim
