@@ -10,6 +10,7 @@ from latentflow.calculus import InnerHessian as InnerHessian
 from latentflow.calculus import Jet as Jet
 from latentflow.calculus import JetRequest as JetRequest
 from latentflow.calculus import LaplacianEstimate as LaplacianEstimate
+from latentflow.calculus import PositiveParameter as PositiveParameter
 from latentflow.calculus import estimate_laplacian as estimate_laplacian
 from latentflow.calculus import gradient as gradient
 from latentflow.calculus import gradient_time_derivative as gradient_time_derivative
@@ -23,6 +24,8 @@ from latentflow.flow import FirstOrder as FirstOrder
 from latentflow.flow import FixedPoint as FixedPoint
 from latentflow.flow import FoldError as FoldError
 from latentflow.flow import FoldWarning as FoldWarning
+from latentflow.flow import HopfLaxFlow as HopfLaxFlow
+from latentflow.flow import HopfLaxPotential as HopfLaxPotential
 from latentflow.flow import InversionError as InversionError
 from latentflow.flow import LogDetSeries as LogDetSeries
 from latentflow.flow import Newton as Newton
@@ -37,9 +40,23 @@ from latentflow.flow import SolverError as SolverError
 from latentflow.flow import Step as Step
 from latentflow.flow import Volume as Volume
 from latentflow.flow import VolumeChange as VolumeChange
+from latentflow.pde import AlongPath as AlongPath
+from latentflow.pde import CausalWeighting as CausalWeighting
+from latentflow.pde import Collocation as Collocation
+from latentflow.pde import ContinuityResidual as ContinuityResidual
+from latentflow.pde import FokkerPlanckResidual as FokkerPlanckResidual
+from latentflow.pde import HeatResidual as HeatResidual
 from latentflow.pde import HJResidual as HJResidual
+from latentflow.pde import InBox as InBox
+from latentflow.pde import LinearFokkerPlanckResidual as LinearFokkerPlanckResidual
+from latentflow.pde import LogFokkerPlanckResidual as LogFokkerPlanckResidual
 from latentflow.pde import NonPositiveForce as NonPositiveForce
+from latentflow.pde import PaperPoints as PaperPoints
 from latentflow.pde import PDEResidual as PDEResidual
+from latentflow.pde import Together as Together
+from latentflow.pde import ViscousHJResidual as ViscousHJResidual
+from latentflow.pde import WaveResidual as WaveResidual
+from latentflow.pde import Weighting as Weighting
 from latentflow.potentials import FourierEmbedding as FourierEmbedding
 from latentflow.potentials import FourierPotential as FourierPotential
 from latentflow.potentials import FunctionPotential as FunctionPotential
@@ -56,9 +73,26 @@ from latentflow.potentials import SinusoidalEmbedding as SinusoidalEmbedding
 from latentflow.potentials import SwitchedPotential as SwitchedPotential
 from latentflow.potentials import TimeEmbedding as TimeEmbedding
 from latentflow.potentials import log_cosh as log_cosh
+from latentflow.priors import DiffusedPrior as DiffusedPrior
 from latentflow.priors import DiffusionPrior as DiffusionPrior
 from latentflow.priors import GaussianPrior as GaussianPrior
+from latentflow.priors import MixturePrior as MixturePrior
+from latentflow.priors import TransportedPrior as TransportedPrior
+from latentflow.priors import VampPrior as VampPrior
+from latentflow.transport import BlurWarning as BlurWarning
+from latentflow.transport import Certificate as Certificate
+from latentflow.transport import GaussianTransportPotential as GaussianTransportPotential
+from latentflow.transport import barycentric_map as barycentric_map
+from latentflow.transport import benamou_brenier_action as benamou_brenier_action
+from latentflow.transport import gaussian_transport_potential as gaussian_transport_potential
+from latentflow.transport import gaussian_wasserstein2 as gaussian_wasserstein2
+from latentflow.transport import mccann_interpolation as mccann_interpolation
+from latentflow.transport import transport_certificate as transport_certificate
+from latentflow.transport import transport_defect as transport_defect
+from latentflow.transport import wasserstein2 as wasserstein2
+from latentflow.transport import wasserstein2_1d as wasserstein2_1d
 from latentflow.vae import BernoulliLikelihood as BernoulliLikelihood
+from latentflow.vae import Dynamics as Dynamics
 from latentflow.vae import FlowVAE as FlowVAE
 from latentflow.vae import GaussianLikelihood as GaussianLikelihood
 from latentflow.vae import JointBound as JointBound
@@ -68,15 +102,24 @@ from latentflow.vae import MLPEncoder as MLPEncoder
 from latentflow.vae import Objective as Objective
 
 __all__ = [
+    "AlongPath",
     "BernoulliLikelihood",
+    "BlurWarning",
+    "CausalWeighting",
+    "Certificate",
+    "Collocation",
+    "ContinuityResidual",
+    "DiffusedPrior",
     "DiffusionPrior",
     "Discrete",
+    "Dynamics",
     "Estimator",
     "Exact",
     "FirstOrder",
     "FixedPoint",
     "FixedProbes",
     "FlowVAE",
+    "FokkerPlanckResidual",
     "FoldError",
     "FoldWarning",
     "FourierEmbedding",
@@ -84,11 +127,16 @@ __all__ = [
     "FunctionPotential",
     "GaussianLikelihood",
     "GaussianPrior",
+    "GaussianTransportPotential",
     "HJResidual",
+    "HeatResidual",
+    "HopfLaxFlow",
+    "HopfLaxPotential",
     "HutchPlusPlus",
     "Hutchinson",
     "ICNNPotential",
     "IdentityEmbedding",
+    "InBox",
     "InnerHessian",
     "InversionError",
     "Jet",
@@ -97,17 +145,22 @@ __all__ = [
     "LaplacianEstimate",
     "LayeredPotential",
     "Layers",
+    "LinearFokkerPlanckResidual",
     "LogDetSeries",
+    "LogFokkerPlanckResidual",
     "MLPDecoder",
     "MLPEncoder",
     "MLPPotential",
     "MarginalBound",
+    "MixturePrior",
     "Newton",
     "NonPositiveForce",
     "ODEOptions",
     "Objective",
     "PDEResidual",
+    "PaperPoints",
     "Path",
+    "PositiveParameter",
     "Potential",
     "PotentialBank",
     "PotentialFlow",
@@ -122,10 +175,20 @@ __all__ = [
     "Step",
     "SwitchedPotential",
     "TimeEmbedding",
+    "Together",
+    "TransportedPrior",
+    "VampPrior",
+    "ViscousHJResidual",
     "Volume",
     "VolumeChange",
+    "WaveResidual",
+    "Weighting",
     "__version__",
+    "barycentric_map",
+    "benamou_brenier_action",
     "estimate_laplacian",
+    "gaussian_transport_potential",
+    "gaussian_wasserstein2",
     "gradient",
     "gradient_time_derivative",
     "hessian",
@@ -133,5 +196,10 @@ __all__ = [
     "jet",
     "laplacian",
     "log_cosh",
+    "mccann_interpolation",
     "second_time_derivative",
+    "transport_certificate",
+    "transport_defect",
+    "wasserstein2",
+    "wasserstein2_1d",
 ]

@@ -30,14 +30,15 @@ EXTRAS = {
     "tyro",
 }
 
-CORE = {"calculus", "potentials", "flow", "priors", "pde", "vae"}
+CORE = {"calculus", "potentials", "flow", "priors", "pde", "transport", "vae"}
 ALLOWED = {
     "calculus": {"calculus"},
     "potentials": {"calculus", "potentials"},
     "flow": {"calculus", "potentials", "flow"},
-    "priors": {"calculus", "potentials", "priors"},
+    "priors": {"calculus", "potentials", "flow", "priors"},
     "pde": {"calculus", "potentials", "flow", "pde"},
-    "testing": {"calculus", "potentials", "flow", "pde", "priors", "testing"},
+    "transport": {"calculus", "potentials", "flow", "transport"},
+    "testing": {"calculus", "potentials", "flow", "pde", "priors", "transport", "testing"},
     "vae": CORE,
     "experiments": CORE | {"experiments", "latentflow"},
     "__main__": CORE | {"experiments", "latentflow"},

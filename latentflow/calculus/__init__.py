@@ -30,5 +30,7 @@ from latentflow.calculus.operators import hessian_vector_product as hessian_vect
 from latentflow.calculus.operators import jet as jet
 from latentflow.calculus.operators import laplacian as laplacian
 from latentflow.calculus.operators import second_time_derivative as second_time_derivative
+from latentflow.calculus.positive import PositiveParameter as PositiveParameter
+from latentflow.calculus.positive import inverse_softplus as inverse_softplus
 from latentflow.calculus.precision import outside_autocast as outside_autocast
 from latentflow.calculus.transforms import transformed as transformed

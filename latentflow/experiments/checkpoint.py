@@ -45,7 +45,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimiz
         tensors |= {f"{OPTIMISER}{index}.{name}": tensor for name, tensor in state.items()}
     metadata = {"progress": json.dumps({"steps": progress.steps, "seconds": progress.seconds})}
     with replacing(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        save_file({name: _separate(tensor) for name, tensor in tensors.items()}, temporary, metadata)
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> Progress:
@@ -75,6 +75,11 @@ def load_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimiz
                 state.setdefault(int(index), {})[key] = tensor
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     return progress
+
+
+def _separate(tensor: Tensor) -> Tensor:
+    """Copy a tensor to the CPU, into memory of its own: the format refuses tensors that two modules share."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Progress]:

@@ -1,4 +1,4 @@
-"""The command line: ``latentflow train`` and ``latentflow evaluate``."""
+"""The command line: ``latentflow train``, ``latentflow evaluate`` and ``latentflow compare``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Annotated
 
 import tyro
 
+from latentflow.experiments.comparison import compare
 from latentflow.experiments.configuration import Budget, TrainConfig, options
 from latentflow.experiments.data import LabelledImages, load_images
-from latentflow.experiments.equivariance import table
 from latentflow.experiments.errors import ExperimentError, UsageError
 from latentflow.experiments.evaluation import evaluate
 from latentflow.experiments.hardware import Hardware
@@ -93,7 +93,8 @@ class Train:
             folder.open(self.config)
         else:
             folder.create(self.config)
-        folder.add_environment(provenance(seed=self.config.seed, data=images.identity()))
+        precision = self.hardware.chosen_precision()
+        folder.add_environment(provenance(seed=self.config.seed, precision=precision, data=images.identity()))
         print(f"training on {images.name} ({len(images)} images) into {folder.path}", flush=True)
 
 
@@ -114,8 +115,23 @@ class Evaluate:
     def run(self) -> None:
         """Evaluate and print the errors."""
         folder = RunFolder(self.folder)
-        print(table(evaluate(folder, self.data, self.device)))
+        print(evaluate(folder, self.data, self.device).table())
         print(f"wrote {folder.evaluation} and {folder.strips}")
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Print the errors of several evaluated runs and the transport of their flows as one table.
+
+    Attributes:
+        folders: Folders of the runs.
+    """
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+
+    def run(self) -> None:
+        """Print the table."""
+        print(compare([RunFolder(path) for path in self.folders]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,13 +155,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> Train | Evaluate:
+def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Compare:
     """Read the arguments; what is wrong with them becomes one line instead of a box of several."""
     said = io.StringIO()
     try:
         with redirect_stderr(said):
             return tyro.cli(
-                Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
+                Annotated[Train, tyro.conf.subcommand("train")]
+                | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+                | Annotated[Compare, tyro.conf.subcommand("compare")],
                 prog="latentflow",
                 args=arguments,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from latentflow.experiments.errors import ExperimentError, UsageError
+from latentflow.experiments.pde import check_pde
 
 
 @dataclass(frozen=True)
@@ -21,22 +22,27 @@ class ModelConfig:
         hidden: Widths of the hidden layers of each potential.
         width: Width of the two hidden layers of the encoder and of the decoder.
         bound: Lower bound to train: the marginals at every time, or the whole sequence jointly.
-        residual_weight: Weight of the Hamilton-Jacobi residual.
-        force: Whether the Hamilton-Jacobi equation has a learned non-positive force.
+        pde: Equation of the potentials: hj, exact-hj (by construction, without a residual), forced-hj (with a learned
+            non-positive force), hj-inequality, viscous-hj, heat, fokker-planck, linear-fokker-planck, wave, none, or
+            your own residual as MODULE:CLASS or FILE.py:CLASS.
+        residual_weight: Weight of the squared residual.
+        prior: Distribution of the latents at each time.
     """
 
     dim: int = 32
     hidden: tuple[int, ...] = (128,)
     width: int = 512
     bound: Literal["marginal", "joint"] = "marginal"
+    pde: str = "hj"
     residual_weight: float = 100.0
-    force: bool = False
+    prior: Literal["diffusion", "gaussian", "mixture", "vamp"] = "diffusion"
 
     def __post_init__(self) -> None:
         for name in ("dim", "width"):
             _require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
         _require(len(self.hidden) > 0 and min(self.hidden) >= 1, "hidden", "positive widths", self.hidden)
         _require(self.residual_weight >= 0, "residual-weight", "a number of at least 0", self.residual_weight)
+        check_pde(self.pde)
 
 
 @dataclass(frozen=True)
@@ -141,9 +147,9 @@ def options(chosen: dict[str, Any], default: dict[str, Any]) -> list[str]:
         The options, such as ``["--learning-rate", "0.01"]``.
 
     Example:
-        >>> chosen = {"seed": 0, "model": {"hidden": (8, 8), "force": True}}
-        >>> default = {"seed": 0, "model": {"hidden": (4,), "force": False}}
-        >>> assert options(chosen, default) == ["--hidden", "8", "8", "--force"]
+        >>> chosen = {"seed": 0, "model": {"hidden": (8, 8), "quick": True}}
+        >>> default = {"seed": 0, "model": {"hidden": (4,), "quick": False}}
+        >>> assert options(chosen, default) == ["--hidden", "8", "8", "--quick"]
     """
     words: list[str] = []
     for name, value in chosen.items():

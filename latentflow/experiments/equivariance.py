@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from latentflow import FlowVAE
 from latentflow.experiments.data import LabelledImages, TransformationSequences
+from latentflow.experiments.markdown import lay_out
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,6 @@ def table(result: Equivariance) -> str:
         formats = (".2f", ".2f", ".2f", ".5f", ".2f", ".2f")
         cells = (format(number, form) for number, form in zip(numbers, formats, strict=True))
         rows.append((name, *cells, f"{e.latent_static:.2f}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(map(str.rjust, row, widths)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
     reference = f"T * mean |x_0 - Dec(mu(x_0))| = {result.reconstruction:.2f}"
-    return "\n".join([*lines, "", f"reconstruction reference {reference}, {result.images} images, T = {result.steps}"])
+    counts = f"{result.images} images, T = {result.steps}"
+    return f"{lay_out(rows)}\n\nreconstruction reference {reference}, {counts}"

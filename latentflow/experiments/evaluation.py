@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from latentflow.experiments.checkpoint import load_checkpoint
 from latentflow.experiments.configuration import TrainConfig
 from latentflow.experiments.data import TransformationSequences, load_images
-from latentflow.experiments.equivariance import Equivariance, measure_equivariance
+from latentflow.experiments.equivariance import Equivariance, measure_equivariance, table
 from latentflow.experiments.files import write_text
 from latentflow.experiments.model import build_model
+from latentflow.experiments.optimality import Optimality, measure_optimality, transport_table
 from latentflow.experiments.provenance import provenance
 from latentflow.experiments.run_folder import RunFolder
 from latentflow.experiments.strips import draw_strips
@@ -19,7 +20,24 @@ from latentflow.experiments.strips import draw_strips
 DIGITS = (2, 3, 4, 5, 7)
 
 
-def evaluate(folder: RunFolder, data: Path | None = None, device: str = "cpu") -> Equivariance:
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of a run.
+
+    Attributes:
+        equivariance: How far the frames of the flows are from the transformed images.
+        transport: How far the flows are from optimal transport, by the name of the transformation.
+    """
+
+    equivariance: Equivariance
+    transport: dict[str, Optimality]
+
+    def table(self) -> str:
+        """Lay out the errors and the certificates for the terminal, in Markdown."""
+        return f"{table(self.equivariance)}\n\n{transport_table(self.transport)}"
+
+
+def evaluate(folder: RunFolder, data: Path | None = None, device: str = "cpu") -> Evaluation:
     """Evaluate a run's newest checkpoint on the whole test set; write the result and the strips into its folder.
 
     Args:
@@ -28,7 +46,7 @@ def evaluate(folder: RunFolder, data: Path | None = None, device: str = "cpu") -
         device: Where to compute.
 
     Returns:
-        The errors.
+        The errors and the certificates.
 
     Raises:
         ExperimentError: If the run or its data cannot be read.
@@ -40,7 +58,7 @@ def evaluate(folder: RunFolder, data: Path | None = None, device: str = "cpu") -
     model.to(device)
     images = load_images(config.dataset, "test", data)
     draw_strips(model, images, sequences, folder.strips, DIGITS)
-    result = measure_equivariance(model, images, sequences)
+    result = Evaluation(measure_equivariance(model, images, sequences), measure_optimality(model, images, sequences))
     facts = provenance(
         run=asdict(config),
         steps=progress.steps,
@@ -48,5 +66,7 @@ def evaluate(folder: RunFolder, data: Path | None = None, device: str = "cpu") -
         data=images.identity(),
         training=folder.sessions(),
     )
-    write_text(folder.evaluation, json.dumps({"result": asdict(result), "provenance": facts}, indent=2) + "\n")
+    transport = {name: asdict(entry) for name, entry in result.transport.items()}
+    record = {"result": asdict(result.equivariance), "transport": transport, "provenance": facts}
+    write_text(folder.evaluation, json.dumps(record, indent=2) + "\n")
     return result

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import torch
+
 from latentflow import (
     DiffusionPrior,
     FlowVAE,
-    HJResidual,
+    GaussianPrior,
+    HopfLaxFlow,
     JointBound,
     MarginalBound,
+    MixturePrior,
     MLPDecoder,
     MLPEncoder,
     MLPPotential,
-    NonPositiveForce,
     PotentialBank,
+    PotentialFlow,
+    VampPrior,
 )
 from latentflow.experiments.configuration import ModelConfig
+from latentflow.experiments.pde import build_residual
+from latentflow.priors import Prior
 
 IMAGE = (3, 28, 28)
+MIXTURE_COMPONENTS, PSEUDO_INPUTS = 10, 50
 
 
 def build_model(config: ModelConfig, fields: int) -> FlowVAE:
@@ -28,14 +36,31 @@ def build_model(config: ModelConfig, fields: int) -> FlowVAE:
 
     Returns:
         The model, with freshly initialised weights from torch's global source of randomness.
+
+    Raises:
+        UsageError: If the configuration names a PDE of the user's that cannot be had.
     """
     potentials = [MLPPotential(config.dim, config.hidden) for _ in range(fields)]
+    encoder = MLPEncoder(IMAGE, config.dim, (config.width, config.width))
     return FlowVAE(
-        encoder=MLPEncoder(IMAGE, config.dim, (config.width, config.width)),
+        encoder=encoder,
         decoder=MLPDecoder(config.dim, IMAGE, (config.width, config.width)),
         bank=PotentialBank(potentials),
-        prior=DiffusionPrior(config.dim, fields),
-        residual=HJResidual(NonPositiveForce(config.dim, config.hidden) if config.force else None),
+        prior=_build_prior(config, fields, encoder),
+        residual=build_residual(config.pde, config.dim, config.hidden),
         bound=JointBound() if config.bound == "joint" else MarginalBound(),
         residual_weight=config.residual_weight,
+        dynamics=HopfLaxFlow if config.pde == "exact-hj" else PotentialFlow,
     )
+
+
+def _build_prior(config: ModelConfig, fields: int, encoder: MLPEncoder) -> Prior:
+    match config.prior:
+        case "diffusion":
+            return DiffusionPrior(config.dim, fields)
+        case "gaussian":
+            return GaussianPrior(config.dim)
+        case "mixture":
+            return MixturePrior(config.dim, MIXTURE_COMPONENTS)
+        case "vamp":
+            return VampPrior(encoder, torch.rand(PSEUDO_INPUTS, *IMAGE))

@@ -5,6 +5,8 @@ from latentflow.flow.discrete import Step as Step
 from latentflow.flow.fold import FoldError as FoldError
 from latentflow.flow.fold import FoldWarning as FoldWarning
 from latentflow.flow.fold import OnFold as OnFold
+from latentflow.flow.hopf_lax import HopfLaxFlow as HopfLaxFlow
+from latentflow.flow.hopf_lax_potential import HopfLaxPotential as HopfLaxPotential
 from latentflow.flow.inverse import FixedPoint as FixedPoint
 from latentflow.flow.inverse import InversionError as InversionError
 from latentflow.flow.inverse import Newton as Newton

@@ -10,7 +10,7 @@ from latentflow.calculus import Estimator, JetRequest, check_points, evaluate_je
 from latentflow.flow.finite import check_finite, check_numbers
 from latentflow.flow.ode import ODEOptions, State, check_times, solve
 from latentflow.flow.path import Path
-from latentflow.flow.running_cost import RunningCost
+from latentflow.flow.running_cost import RunningCost, evaluate_cost
 
 
 class _Rates:
@@ -33,12 +33,7 @@ class _Rates:
             rates.append(self.divergence.laplacian(jet))
         rates.append(jet.gradient.square().sum(-1))
         if self.cost is not None:
-            rate = self.cost.running_cost(jet, z, expand_time(t, z))
-            if rate.shape != z.shape[:-1]:
-                raise ValueError(
-                    f"running_cost: expected a rate of shape {tuple(z.shape[:-1])}, got {tuple(rate.shape)}"
-                )
-            rates.append(rate)
+            rates.append(evaluate_cost(self.cost, jet, z, expand_time(t, z)))
         return tuple(rates)
 
 

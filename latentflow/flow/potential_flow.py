@@ -110,8 +110,7 @@ class PotentialFlow(nn.Module):
             FoldError: If a step is not invertible and the policy is ``"raise"``.
         """
         check_points(z0)
-        if not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"steps: expected an integer of at least 0, got {steps!r}")
+        check_steps(steps)
         times = [start + n * dt for n in range(steps + 1)]
         return walk(self.potential, z0, times, volume, self.fold_policy, dt)
 
@@ -250,3 +249,16 @@ class PotentialFlow(nn.Module):
     def fold_policy(self) -> OnFold:
         """What is done where a discrete step folds, now that the mode is known."""
         return self.on_fold or ("warn" if self.training else "raise")
+
+
+def check_steps(steps: int) -> None:
+    """Check the number of steps of a path.
+
+    Args:
+        steps: The number.
+
+    Raises:
+        ValueError: If it is negative or not an integer.
+    """
+    if not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"steps: expected an integer of at least 0, got {steps!r}")

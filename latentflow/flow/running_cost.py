@@ -41,3 +41,24 @@ class RunningCost(Protocol):
         Returns:
             The rate, of shape ``(*batch,)``.
         """
+
+
+def evaluate_cost(cost: RunningCost, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
+    """Compute a rate and check its shape.
+
+    Args:
+        cost: The running cost.
+        jet: The jet of the potential.
+        z: The points, of shape ``(*batch, dim)``.
+        t: The times, of shape ``(*batch,)``.
+
+    Returns:
+        The rate, of shape ``(*batch,)``.
+
+    Raises:
+        ValueError: If it has another shape.
+    """
+    rate = cost.running_cost(jet, z, t)
+    if rate.shape != z.shape[:-1]:
+        raise ValueError(f"running_cost: expected a rate of shape {tuple(z.shape[:-1])}, got {tuple(rate.shape)}")
+    return rate

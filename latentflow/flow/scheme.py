@@ -12,6 +12,7 @@ from latentflow.calculus import Estimator, Exact
 from latentflow.flow.discrete import Discrete, walk
 from latentflow.flow.ode import ODEOptions, check_times
 from latentflow.flow.path import Path
+from latentflow.flow.volume import Volume
 
 if TYPE_CHECKING:
     from latentflow.flow.potential_flow import PotentialFlow
@@ -62,9 +63,12 @@ class ScheduledFlow:
         if density:
             self._check_reportable()
         if isinstance(self.scheme, Discrete):
-            volume = self.scheme.volume if density else None
-            return walk(self.flow.potential, z, grid(self.times, z), volume, self.flow.fold_policy)
+            return self.walk(z, self.scheme.volume if density else None)
         return self.flow.integrate(z, self.times, self.scheme, self.divergence if density else None)
+
+    def walk(self, z: Tensor, volume: Volume | None) -> Path:
+        """Follow the flow from its start by the steps of a discrete scheme."""
+        return walk(self.flow.potential, z, grid(self.times, z), volume, self.flow.fold_policy)
 
     def inverse(self, z: Tensor) -> Path:
         """Follow the flow back from its end, with ``log_det``."""

@@ -10,12 +10,18 @@ from torch import Tensor, nn
 
 from latentflow.calculus import Field, Jet, JetRequest, Time, check_points, evaluate_jet, expand_time, gradient
 from latentflow.flow import Path
+from latentflow.pde.collocation import AlongPath, Collocation
+from latentflow.pde.weighting import Weighting
 
 
 class PDEResidual(nn.Module, ABC):
     r"""The residual :math:`r(z, t)` of an equation for the potential, zero where the equation holds.
 
     Subclass it and write :meth:`from_jet`. Residuals are per sample and unreduced; only :meth:`loss` reduces.
+
+    Only :math:`\nabla u` moves points, so ``u`` and ``u + c(t)`` have the same flow (gauge freedom). Their residuals
+    differ: that of :math:`\partial_t u + F(\nabla u, \nabla^2 u)` changes by :math:`c'(t)`. An equation therefore asks
+    for more than its flow needs, and an inequality for less than it seems, see :meth:`HJResidual.inequality`.
 
     Attributes:
         requires: The fields of the jet that ``from_jet`` reads beyond value, gradient and time derivative, out of
@@ -94,8 +100,10 @@ class PDEResidual(nn.Module, ABC):
     def initial_condition(self, u: Field, z: Tensor) -> Tensor:
         r"""Compute :math:`|\nabla u(z, 0)|^2`, the initial condition of the paper (equation 14).
 
-        It stops every exact Hamilton-Jacobi flow: with :math:`\nabla u(\cdot, 0) = 0` the velocity, constant along
-        trajectories, is zero at all times. It is offered for parity and has weight 0 by default.
+        Override it where the equation has another one; zero means that it holds. The docstring of each equation says
+        what this one does to its flow. It stops every exact Hamilton-Jacobi flow: with :math:`\nabla u(\cdot, 0) = 0`
+        the velocity, constant along trajectories, is zero at all times. It is offered for parity, and no loss contains
+        it by default.
 
         Args:
             u: The potential.
@@ -106,22 +114,81 @@ class PDEResidual(nn.Module, ABC):
         """
         return gradient(u, z, 0.0).square().sum(-1)
 
-    def loss(self, u: Field, where: Path | tuple[Tensor, Time], generator: torch.Generator | None = None) -> Tensor:
-        r"""Compute the mean of :math:`r(z, t)^2` and add the mean penalty.
+    def loss(
+        self,
+        u: Field,
+        where: Path | tuple[Tensor, Time],
+        generator: torch.Generator | None = None,
+        collocation: Collocation = AlongPath(),  # noqa: B008 - frozen
+        weights: Tensor | Weighting | None = None,
+    ) -> Tensor:
+        r"""Compute the mean of :math:`w(z, t) \, (r(z, t)^2 + \text{penalty})`.
 
         Args:
             u: The potential.
-            where: The points: a path, on which a random time is drawn in every step, or a pair of points
-                ``(*batch, dim)`` and times ``(*batch,)``.
-            generator: The source of the random times, or None for torch's global one.
+            where: The points: a path, on which ``collocation`` chooses them, or a pair of points ``(*batch, dim)`` and
+                times ``(*batch,)``, which is taken as it is.
+            generator: The source of random points and times, or None for torch's global one.
+            collocation: The choice of points on a path. The default draws a random time in every step, and lets no
+                gradient flow to the path.
+            weights: The weights ``w``: a tensor that broadcasts to the batch shape of the points, at least 0, or an
+                object that computes them from the squared residuals and the times, such as ``CausalWeighting()``; None
+                for 1. The mean is over the number of points, not over the sum of the weights.
 
         Returns:
-            The loss, of shape ``()``; zero where there are no points, as on a path without steps. No gradient flows to
-            the points of a path.
+            The loss, of shape ``()``; zero where there are no points, as on a path without steps.
+
+        Raises:
+            ValueError: If a shape does not fit, or a weight is negative or NaN.
         """
-        z, t = where.sample(generator) if isinstance(where, Path) else where
+        z, t = collocation.points(where, generator) if isinstance(where, Path) else where
         check_points(z)
         time = expand_time(t, z)
         jet = evaluate_jet(u, z, time, JetRequest().including(self.requires))
         cost = self.running_cost(jet, z, time)
+        if weights is not None and not isinstance(weights, Tensor):
+            with torch.no_grad():
+                weights = weights(self.from_jet(jet, z, time).square(), time)
+        if weights is not None:
+            cost = cost * checked_weights(weights, cost)
         return cost.sum() / max(cost.numel(), 1)
+
+
+def checked_weights(weights: Tensor, cost: Tensor) -> Tensor:
+    """Check that weights are not negative and fit, and give each point its own.
+
+    Args:
+        weights: The weights, of a shape that broadcasts to ``(*batch,)``.
+        cost: What they weigh, of shape ``(*batch,)``.
+
+    Returns:
+        The weights, of shape ``(*batch,)``, in the dtype and on the device of ``cost``.
+
+    Raises:
+        ValueError: If the shape does not fit, or a weight is negative or NaN.
+    """
+    if not (weights >= 0).all():
+        raise ValueError(f"weights: expected numbers of at least 0, got {float(weights.min())}")
+    try:
+        return weights.to(cost).expand(cost.shape)
+    except RuntimeError:
+        message = f"weights: expected a shape that broadcasts to {tuple(cost.shape)}, got {tuple(weights.shape)}"
+        raise ValueError(message) from None
+
+
+def required(field: Tensor | None, name: str) -> Tensor:
+    """Give a field of the jet that :attr:`PDEResidual.requires` names.
+
+    Args:
+        field: The field.
+        name: Its name.
+
+    Returns:
+        The field.
+
+    Raises:
+        ValueError: If it is None.
+    """
+    if field is None:
+        raise ValueError(f"jet: expected the {name}, which the residual requires, got None")
+    return field

@@ -2,6 +2,7 @@
 
 from latentflow.vae.bounds import JointBound as JointBound
 from latentflow.vae.bounds import MarginalBound as MarginalBound
+from latentflow.vae.dynamics import Dynamics as Dynamics
 from latentflow.vae.flow_vae import FlowVAE as FlowVAE
 from latentflow.vae.likelihood import BernoulliLikelihood as BernoulliLikelihood
 from latentflow.vae.likelihood import GaussianLikelihood as GaussianLikelihood

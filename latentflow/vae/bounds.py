@@ -2,7 +2,6 @@ r"""The lower bounds of the likelihood that a flow-factorised VAE can train."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,9 +10,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from latentflow.flow import Path, SlogDet, Volume
-
-Prior = Callable[..., Distribution]
-"""Maps a time ``t`` and an index ``k`` to a distribution over latents."""
+from latentflow.priors import Prior
+from latentflow.vae.divergence import estimate_divergence
 
 
 class Bound(Protocol):
@@ -33,7 +31,7 @@ class Bound(Protocol):
             k: The transformation of each sample, of shape ``(batch,)``.
 
         Returns:
-            The divergences by the sample, of shape ``(T+1, batch)``, in nats.
+            The divergences or unbiased estimates of them, of shape ``(T+1, batch)``, in nats.
         """
 
 
@@ -42,9 +40,11 @@ class MarginalBound:
     r"""Match the marginals at every time: :math:`\sum_t E[\log p(x_t | z_t)] - KL(q_t \| p_t)`.
 
     The posterior density is carried along the flow, :math:`\log q_t(z_t) = \log q(z_0 | x_0) - \log|\det|`, and the
-    prior :math:`p_t` is evaluated where :math:`z_t` lies. Each summand is a lower bound of :math:`\log p_t(x_t)` while
-    the steps are invertible and the volume is exact; their sum is a composite likelihood, not a bound of
-    :math:`\log p(x_0, \dots, x_T)`.
+    prior :math:`p_t` is evaluated where :math:`z_t` lies. At the first time the divergence is computed in closed form
+    where torch knows it, as between normal distributions; everywhere else it is estimated by the sample.
+
+    Each summand is a lower bound of :math:`\log p_t(x_t)` while the steps are invertible and the volume is exact; their
+    sum is a composite likelihood, not a bound of :math:`\log p(x_0, \dots, x_T)`.
 
     Attributes:
         volume: The volume change of a step.
@@ -57,11 +57,15 @@ class MarginalBound:
     volume: Volume = SlogDet()  # noqa: RUF009 - frozen
 
     def divergence(self, posterior: Distribution, path: Path, prior: Prior, k: Tensor) -> Tensor:
-        r"""Compute :math:`\log q_t(z_t) - \log p_t(z_t)`, of shape ``(T+1, batch)``."""
+        r"""Compute :math:`KL(q_0 \| p_0)`, then :math:`\log q_t(z_t) - \log p_t(z_t)`, of shape ``(T+1, batch)``."""
         if path.log_det is None:
             raise ValueError("path: expected a path with log_det, got one without")
-        log_q: Tensor = posterior.log_prob(path.z[0]) - path.log_det
-        return log_q - prior(t=path.times.unsqueeze(-1), k=k).log_prob(path.z)
+        first = estimate_divergence(posterior, prior(t=path.times[0], k=k), path.z[0]).unsqueeze(0)
+        if len(path.times) == 1:
+            return first
+        log_q: Tensor = posterior.log_prob(path.z[0]) - path.log_det[1:]
+        log_p: Tensor = prior(t=path.times[1:].unsqueeze(-1), k=k).log_prob(path.z[1:])
+        return torch.cat([first, log_q - log_p])
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class JointBound:
     r"""Bound the whole sequence: :math:`\sum_t E[\log p(x_t | z_t)] - KL(q_0 \| p_0) \le \log p(x_0, \dots, x_T | k)`.
 
     The deterministic flow belongs to the model and the posterior alike, so the divergence is that of the first latents
-    at every time and no Jacobian enters. One latent is paid for once and explains all frames.
+    at every time and no Jacobian enters. It is computed in closed form where torch knows it, by the sample otherwise.
+    One latent is paid for once and explains all frames.
     """
 
     @property
@@ -77,6 +82,6 @@ class JointBound:
         """None: the divergence is invariant under a flow that both distributions share."""
 
     def divergence(self, posterior: Distribution, path: Path, prior: Prior, k: Tensor) -> Tensor:
-        r"""Compute :math:`\log q_0(z_0) - \log p_0(z_0)` at the first time and zero after it, ``(T+1, batch)``."""
-        first: Tensor = posterior.log_prob(path.z[0]) - prior(t=0.0, k=k).log_prob(path.z[0])
+        r"""Compute :math:`KL(q_0 \| p_0)` at the first time and zero after it, of shape ``(T+1, batch)``."""
+        first = estimate_divergence(posterior, prior(t=0.0, k=k), path.z[0])
         return torch.cat([first.unsqueeze(0), first.new_zeros(len(path.times) - 1, len(first))])

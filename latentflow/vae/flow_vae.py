@@ -10,9 +10,11 @@ from torch.distributions import Distribution
 
 from latentflow.calculus import Field
 from latentflow.flow import Path, PotentialFlow, Volume
-from latentflow.pde import PDEResidual
+from latentflow.pde import AlongPath, Collocation, PDEResidual
 from latentflow.potentials import PotentialBank
-from latentflow.vae.bounds import Bound, MarginalBound, Prior
+from latentflow.priors import Prior
+from latentflow.vae.bounds import Bound, MarginalBound
+from latentflow.vae.dynamics import Dynamics
 from latentflow.vae.likelihood import BernoulliLikelihood, Likelihood
 from latentflow.vae.objective import Objective
 from latentflow.vae.sampling import reparameterised_sample
@@ -36,6 +38,9 @@ class FlowVAE(nn.Module):
     first; all frames are then decoded in one batch. The dynamics are computed outside of autocast, in the precision
     of the parameters.
 
+    With ``dynamics=HopfLaxFlow`` the potentials of the bank are those at time 0, :math:`z_t = z_0 + t \nabla u_k(z_0)`,
+    the Hamilton-Jacobi equation holds by construction, and ``residual`` may be None.
+
     ``forward`` is the whole objective, as a dictionary of its terms, so that DDP, Fabric or Lightning, which map over
     the tensors of an output, wrap the model unchanged.
 
@@ -44,14 +49,18 @@ class FlowVAE(nn.Module):
         decoder: Maps latents ``(batch, dim)`` to what the likelihood takes.
         bank: The potentials, one for each transformation.
         prior: Maps a time and an index to the distribution :math:`p_t`.
-        residual: The PDE that the potentials have to satisfy.
+        residual: The PDE that the potential of the flow has to satisfy, or None for no equation.
         likelihood: Maps the decoder's output to a distribution over images.
         bound: The lower bound that the objective trains: ``MarginalBound()`` or ``JointBound()``.
         residual_weight: The weight of the PDE.
         initial_weight: The weight of the initial condition of the paper, which stops exact Hamilton-Jacobi flows.
+        dynamics: Makes the flow from a potential: :class:`PotentialFlow`, :class:`HopfLaxFlow`, or any function of the
+            potential that returns a flow with their ``rollout``, ``potential`` and ``on_fold``. Where ``on_fold`` is
+            None, the mode of the model decides: ``"warn"`` in training, ``"raise"`` in evaluation.
+        collocation: The choice of points at which the residual is evaluated.
 
     Raises:
-        ValueError: If a weight is negative.
+        ValueError: If a weight is negative, or there is an initial weight without a residual.
 
     References:
         | Flow Factorized Representation Learning (Song et al., 2023), equation 6
@@ -79,16 +88,20 @@ class FlowVAE(nn.Module):
         decoder: Callable[[Tensor], Tensor],
         bank: PotentialBank,
         prior: Prior,
-        residual: PDEResidual,
+        residual: PDEResidual | None,
         likelihood: Likelihood | None = None,
         bound: Bound = MarginalBound(),  # noqa: B008 - frozen
         residual_weight: float = 1.0,
         initial_weight: float = 0.0,
+        dynamics: Callable[[Field], Dynamics] = PotentialFlow,
+        collocation: Collocation = AlongPath(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         for name, weight in {"residual_weight": residual_weight, "initial_weight": initial_weight}.items():
             if not weight >= 0:
                 raise ValueError(f"{name}: expected a number of at least 0, got {weight!r}")
+        if residual is None and initial_weight > 0:
+            raise ValueError(f"initial_weight: expected 0 without a residual, got {initial_weight!r}")
         self.encoder = encoder
         self.decoder = decoder
         self.bank = bank
@@ -98,6 +111,8 @@ class FlowVAE(nn.Module):
         self.bound = bound
         self.residual_weight = residual_weight
         self.initial_weight = initial_weight
+        self.dynamics = dynamics
+        self.collocation = collocation
 
     def encode(self, x: Tensor) -> Distribution:
         """Infer the latent of images.
@@ -140,9 +155,14 @@ class FlowVAE(nn.Module):
         Returns:
             The path, with ``steps + 1`` points.
         """
-        flow = PotentialFlow(self.potential(k), on_fold="warn" if self.training else "raise")
         with torch.autocast(z0.device.type, enabled=False):
-            return flow.rollout(z0, steps, volume=volume)
+            return self._dynamics(k).rollout(z0, steps, volume=volume)
+
+    def _dynamics(self, k: int | Tensor | Field) -> Dynamics:
+        flow = self.dynamics(self.potential(k))
+        if flow.on_fold is None:
+            flow.on_fold = "warn" if self.training else "raise"
+        return flow
 
     def forward(self, frames: Tensor, k: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Compute :meth:`objective` and return its terms by their names."""
@@ -177,13 +197,14 @@ class FlowVAE(nn.Module):
         steps = frames.shape[1] - 1
         posterior = self.encode(frames[:, 0])
         z0 = reparameterised_sample(posterior, generator)
-        potential = self.potential(k)
+        flow = self._dynamics(k)
         with torch.autocast(z0.device.type, enabled=False):
-            path = self.flow(z0, potential, steps, volume)
-            residual = self.residual.loss(potential, path, generator)
-            initial = z0.new_zeros(())
-            if self.initial_weight > 0:
-                initial = self.residual.initial_condition(potential, z0).mean()
+            path = flow.rollout(z0, steps, volume=volume)
+            residual = initial = z0.new_zeros(())
+            if self.residual is not None:
+                residual = self.residual.loss(flow.potential, path, generator, self.collocation)
+                if self.initial_weight > 0:
+                    initial = self.residual.initial_condition(flow.potential, z0).mean()
             kl = self.bound.divergence(posterior, path, self.prior, k).mean(-1)
         reconstruction = -self.decode(path.z).log_prob(frames.transpose(0, 1)).mean(-1)
         bound = -(reconstruction.sum() + kl.sum())

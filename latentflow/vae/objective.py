@@ -14,7 +14,7 @@ class Objective:
     Attributes:
         total: What training minimises, of shape ``()``: reconstruction + kl + the weighted PDE terms.
         reconstruction: :math:`-\sum_t E \log p(x_t | z_t)`, of shape ``()``.
-        kl: :math:`\sum_t E[\log q_t(z_t) - \log p_t(z_t)]` by the sample, of shape ``()``.
+        kl: :math:`\sum_t E[\log q_t(z_t) - \log p_t(z_t)]`, as the bound computes it, of shape ``()``.
         residual: The mean squared residual of the PDE, with its penalty, of shape ``()``.
         initial_condition: The mean of :math:`|\nabla u(z_0, 0)|^2`, of shape ``()``; zero where its weight is zero.
         reconstruction_per_time: The summands of ``reconstruction``, of shape ``(T+1,)``.

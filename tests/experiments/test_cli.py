@@ -177,7 +177,7 @@ def test_configurations_survive_json(tmp_path):
     [
         [],
         ["--minutes", "2.5", "--seed", "3", "--precision", "32", "--data", "a folder"],
-        ["--steps", "7", "--hidden", "4", "5", "--force", "--bound", "joint", "--learning-rate", "1e-05", *SMALL[4:]],
+        ["--steps", "7", "--hidden", "4", "5", "--pde", "heat", "--bound", "joint", "--prior", "vamp", *SMALL[4:]],
     ],
 )
 def test_the_hint_after_ctrl_c_repeats_every_option(arguments, tmp_path):

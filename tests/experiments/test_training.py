@@ -58,7 +58,7 @@ def test_a_run_is_a_function_of_its_seed(tmp_path):
 @pytest.mark.parametrize(("bound", "precision"), [("marginal", "bf16-mixed"), ("joint", "32")])
 def test_ctrl_c_and_resume_end_in_the_same_bits(tmp_path, monkeypatch, bound, precision):
     """Catches state that a checkpoint misses: optimiser moments, the schedule's position, the order of batches."""
-    config = TrainConfig("digits", batch_size=6, model=ModelConfig(3, (5,), 8, bound=bound, force=True))
+    config = TrainConfig("digits", batch_size=6, model=ModelConfig(3, (5,), 8, bound=bound, pde="forced-hj"))
     monkeypatch.setattr(f"{__name__}.CPU", Hardware(device="cpu", precision=precision))
     straight = run(tmp_path, "straight", 9, config=config)
     with monkeypatch.context() as patch:

@@ -1,0 +1,67 @@
+"""Several evaluated runs in one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from latentflow.experiments.configuration import TrainConfig, options
+from latentflow.experiments.errors import ExperimentError
+from latentflow.experiments.markdown import lay_out
+from latentflow.experiments.run_folder import RunFolder
+
+
+def compare(folders: Sequence[RunFolder]) -> str:
+    """Lay out the equivariance errors and the transport of several runs side by side, in Markdown.
+
+    Args:
+        folders: The runs, evaluated.
+
+    Returns:
+        The table, a row for each run, named by the options in which it differs from the default.
+
+    Raises:
+        ExperimentError: If a run has no evaluation, or the runs are not of the same transformations.
+    """
+    rows: list[tuple[str, ...]] = []
+    header: tuple[str, ...] = ()
+    for folder in folders:
+        evaluation = _read(folder)
+        errors, transport = evaluation["result"]["errors"], evaluation["transport"]
+        columns = ("run", "steps", *(f"E {name}" for name in errors), *(f"ratio {name}" for name in transport))
+        if header not in ((), columns):
+            raise ExperimentError(f"{folder.path}: expected the columns {', '.join(header)}, got {', '.join(columns)}")
+        header = columns
+        rows.append(
+            (
+                _label(TrainConfig.from_json(folder.config)),
+                f"{evaluation['provenance']['steps']:,}",
+                *(f"{error['output']:.1f}" for error in errors.values()),
+                *(_ratio(entry["ratio"]) for entry in transport.values()),
+            )
+        )
+    return lay_out([header, *rows])
+
+
+def _label(config: TrainConfig) -> str:
+    """Name a run by its options."""
+    words = options(asdict(config), asdict(TrainConfig(config.dataset)))
+    return f"`{' '.join([config.dataset, *words])}`"
+
+
+def _ratio(ratio: float | None) -> str:
+    return "inf" if ratio is None else f"{ratio:.3f}"
+
+
+def _read(folder: RunFolder) -> dict[str, Any]:
+    try:
+        evaluation: dict[str, Any] = json.loads(folder.evaluation.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExperimentError(f"{folder.path}: expected an evaluated run, got none; use: latentflow evaluate") from None
+    except ValueError as error:
+        raise ExperimentError(f"{folder.evaluation}: expected JSON, got {error}") from error
+    if "transport" not in evaluation:
+        raise ExperimentError(f"{folder.evaluation}: expected the transport of the flows, got none; evaluate it again")
+    return evaluation

@@ -1,0 +1,318 @@
+r"""Check that a flow keeps the contract of :class:`PotentialFlow`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+
+from latentflow.flow import Discrete, ODEOptions, Path, PotentialFlow
+from latentflow.potentials.grouping import has_samples
+from latentflow.testing.comparison import explained, require_close, require_finite
+from latentflow.testing.moves import DT, START, STEPS, TIMES, euler, runge_kutta, volumes_of
+from latentflow.testing.reference import derivative
+
+PRECISE = ODEOptions(rtol=1e-9, atol=1e-10)
+CONTINUOUS = 1e-6
+
+
+def check_flow(
+    flow: PotentialFlow,
+    dim: int,
+    batch: Sequence[int] = (4,),
+    seed: int = 0,
+    tolerance: float | None = None,
+) -> None:
+    r"""Check a flow against its own velocity.
+
+    Any object with the methods of :class:`PotentialFlow` can be checked. From ``flow.velocity`` the points, volumes and
+    actions of a path are computed anew: by Euler's scheme and by Runge and Kutta's, with the volume as the determinant
+    of the Jacobian that automatic differentiation gives. Checked are
+
+    - that the velocity is the gradient of ``flow.potential``, if there is one;
+    - the points, ``log_det``, ``action`` and times of ``step``, ``rollout`` and ``integrate``, and the gradients of the
+      first two in the start and in the parameters;
+    - that a path continues from its middle, forwards and backwards in time, and leaves ``log_det`` out if told to;
+    - that ``inverse`` leads back, for both schemes, with gradients that undo those of the way forth;
+    - that ``push_forward`` has the density of the change of variables, where it samples and where it is asked;
+    - that no sample depends on another one; that the batch shapes ``()``, ``(0,)`` and one more dimension,
+      ``torch.no_grad``, ``torch.inference_mode`` and a second call change nothing; that dtypes follow the points.
+
+    The points are normal; the paths go from time 0.125 to 0.875, in three steps. The flow should not fold there. A
+    module is copied and converted to float64 and to float32. Where its potential holds data of each sample, such as
+    ``bank.select(k)``, only the given batch shape is tried.
+
+    Args:
+        flow: The flow.
+        dim: The number of coordinates.
+        batch: The batch shape, of at least two samples.
+        seed: The seed of the points.
+        tolerance: How far a tensor of the discrete flow may be off, relative to one plus its largest entry; None for
+            the square root of the machine epsilon. The continuous flow is held to 1e-6, both to 1e-3 in float32.
+
+    Raises:
+        AssertionError: If the contract is broken; the message names what differs, and where.
+        ValueError: If the batch shape has fewer than two samples.
+
+    Example:
+        >>> from latentflow import MLPPotential
+        >>> check_flow(PotentialFlow(MLPPotential(2, (8,))), dim=2)
+        >>> class Surrogate(PotentialFlow):
+        ...     def rollout(self, *args, **kwargs):
+        ...         path = super().rollout(*args, **kwargs)
+        ...         return path if path.log_det is None else dataclasses.replace(path, log_det=0.9 * path.log_det)
+        >>> import dataclasses
+        >>> try:
+        ...     check_flow(Surrogate(MLPPotential(2, (8,), output_scale=3.0)), dim=2)
+        ... except AssertionError as error:
+        ...     assert "log_det, rollout" in str(error)
+    """
+    if math.prod(batch) < 2:
+        raise ValueError(f"batch: expected at least two samples, got shape {tuple(batch)}")
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(*batch, dim, generator=generator, dtype=torch.float64)
+    limit = math.sqrt(torch.finfo(torch.float64).eps) if tolerance is None else tolerance
+    case = _Case(_converted(flow, torch.float64), z, limit)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _check_velocity(case)
+        _check_rollout(case)
+        _check_continuation(case)
+        _check_integrate(case)
+        _check_inverse(case)
+        _check_push_forward(case)
+        _check_samples(case)
+        _check_other_dtype(case, flow)
+
+
+@dataclass(frozen=True)
+class _Case:
+    flow: PotentialFlow
+    z: Tensor
+    tolerance: float
+
+    def rollout(self, where: str, z: Tensor, volume: bool = True) -> Path:
+        with explained("rollout", where):
+            if volume:
+                return self.flow.rollout(z, STEPS, START, DT)
+            return self.flow.rollout(z, STEPS, START, DT, volume=None)
+
+    def require(self, name: str, actual: Tensor | None, expected: Tensor, where: str, what: str) -> None:
+        if actual is None:
+            raise AssertionError(f"{name}, {where}: expected {what}, got None")
+        require_close(name, actual, expected, self.tolerance, where, what)
+
+
+FIELDS = ("times", "z", "log_det", "action")
+
+
+def _converted(flow: PotentialFlow, dtype: torch.dtype) -> PotentialFlow:
+    if not isinstance(flow, nn.Module):
+        return flow
+    with explained("flow", "copy.deepcopy"):
+        return copy.deepcopy(flow).to(dtype)
+
+
+def _fields(path: Path) -> dict[str, Tensor]:
+    if path.log_det is None:
+        raise AssertionError("log_det, rollout: expected what was asked for, got None")
+    return {"times": path.times, "z": path.z, "log_det": path.log_det, "action": path.action}
+
+
+def _compare(case: _Case, actual: Path, expected: Path, where: str, what: str) -> None:
+    for name in FIELDS:
+        case.require(name, getattr(actual, name), getattr(expected, name), where, what)
+
+
+def _check_velocity(case: _Case) -> None:
+    t = torch.linspace(0.1, 0.9, case.z[..., 0].numel(), dtype=torch.float64).reshape(case.z.shape[:-1])
+    with explained("velocity", "for times of each sample's own"):
+        velocity = case.flow.velocity(case.z, t)
+    require_finite("velocity", velocity, "for times of each sample's own")
+    require_close("velocity", velocity, torch.zeros_like(case.z), math.inf, "for a batch", "")  # its shape and dtype
+    potential = getattr(case.flow, "potential", None)
+    if potential is not None:
+        z = case.z.clone().requires_grad_()
+        slope = derivative(potential(z, t), z)
+        case.require("velocity", velocity, slope, "against flow.potential", "its gradient")
+
+
+def _check_rollout(case: _Case) -> None:
+    z = case.z.clone().requires_grad_()
+    path = case.rollout("for a batch", z)
+    bare = case.rollout("with volume=None", z, volume=False)
+    points, action = euler(case.flow, z)
+    volumes = volumes_of(points, z)
+    times = torch.tensor(TIMES, dtype=torch.float64)
+    found, wanted = _fields(path), {"times": times, "z": points, "log_det": volumes, "action": action}
+    for name, what in (("times", "start + n * dt"), ("z", "the points of Euler's scheme")):
+        case.require(name, found[name], wanted[name], "rollout", what)
+    case.require("z", bare.z, path.z, "rollout with volume=None", "the same points")
+    if bare.log_det is not None:
+        raise AssertionError("log_det, rollout with volume=None: expected None, got a tensor")
+    case.require("log_det", found["log_det"], volumes, "rollout", "log|det| of the Jacobian of the points")
+    case.require("action", found["action"], action, "rollout", "the sum of dt * |velocity|^2")
+    with explained("step", "for a batch"):
+        step = case.flow.step(z, START, DT)
+    case.require("z", step.z, path.z[1], "step", "the first step of rollout")
+    case.require("action", step.action, path.action[1], "step", "that of the first step of rollout")
+    sources = _sources(case, z)
+    for name in ("z", "log_det", "action"):
+        _compare_slopes(case, f"{name} of rollout", found[name], wanted[name], sources)
+    _compare(case, case.rollout("in a second call", case.z), path, "in a second call of rollout", "the same")
+    modes: list[tuple[str, Callable[[], torch.no_grad | torch.inference_mode]]] = [
+        ("under torch.no_grad", torch.no_grad),
+        ("under torch.inference_mode", torch.inference_mode),
+    ]
+    for where, mode in modes:
+        with mode():
+            _compare(case, case.rollout(where, case.z), path, f"rollout {where}", "what it is otherwise")
+
+
+def _sources(case: _Case, z: Tensor) -> dict[str, Tensor]:
+    named = case.flow.named_parameters() if isinstance(case.flow, nn.Module) else ()
+    return {"z0": z, **{f"parameter {name}": p for name, p in named if p.requires_grad}}
+
+
+def _slopes(output: Tensor, sources: dict[str, Tensor]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(output.numel())
+    weights = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+    total, inputs = (output * weights).sum(), list(sources.values())
+    if not total.requires_grad:
+        return [torch.zeros_like(source) for source in inputs]
+    return list(torch.autograd.grad(total, inputs, retain_graph=True, allow_unused=True, materialize_grads=True))
+
+
+def _compare_slopes(case: _Case, name: str, actual: Tensor, expected: Tensor, sources: dict[str, Tensor]) -> None:
+    with explained(f"gradient of {name}", "by reverse mode"):
+        found = _slopes(actual, sources)
+    for source, one, other in zip(sources, found, _slopes(expected, sources), strict=True):
+        case.require(f"gradient of {name} in {source}", one, other, "by reverse mode", "that of the same by velocity")
+
+
+def _check_continuation(case: _Case) -> None:
+    whole = case.rollout("for a batch", case.z)
+    with explained("rollout", "from the middle of a path"):
+        first, rest = case.flow.rollout(case.z, 1, START, DT), case.flow.rollout(whole.z[1], STEPS - 1, START + DT, DT)
+    one, two, all_ = _fields(first), _fields(rest), _fields(whole)
+    case.require("z", two["z"], all_["z"][1:], "rollout from the middle of a path", "the rest of the path")
+    for name in ("log_det", "action"):
+        total = one[name][-1] + two[name][-1]
+        case.require(name, total, all_[name][-1], "rollout in two parts", "the sum of the parts")
+    middle = [TIMES[0], (TIMES[0] + TIMES[-1]) / 2, TIMES[-1]]
+    with explained("integrate", "in two parts"):
+        there = case.flow.integrate(case.z, middle, PRECISE)
+        again = case.flow.integrate(there.z[1], middle[1:], PRECISE)
+        back = case.flow.integrate(there.z[-1], middle[::-1], PRECISE)
+    near = _Case(case.flow, case.z, CONTINUOUS)
+    near.require("z", again.z[-1], there.z[-1], "integrate from the middle of a path", "the end of the path")
+    near.require("z", back.z, there.z.flip(0), "integrate backwards in time", "the path in reverse")
+    near.require("action", back.action[-1], -there.action[-1], "integrate backwards in time", "minus that of the way")
+
+
+def _check_integrate(case: _Case) -> None:
+    near, z = _Case(case.flow, case.z, CONTINUOUS), case.z.clone().requires_grad_()
+    with explained("integrate", "for a batch"):
+        path = case.flow.integrate(case.z, TIMES, PRECISE)
+        bare = case.flow.integrate(case.z, TIMES, PRECISE, divergence=None)
+    points, action = runge_kutta(case.flow, z)
+    near.require("times", path.times, torch.tensor(TIMES, dtype=torch.float64), "integrate", "the times asked for")
+    near.require("z", path.z, points, "integrate", "the solution of dz/dt = velocity")
+    what = "log|det| of the Jacobian of the solution"
+    near.require("log_det", path.log_det, volumes_of(points, z), "integrate", what)
+    near.require("action", path.action, action, "integrate", "the integral of |velocity|^2")
+    near.require("z", bare.z, path.z, "integrate with divergence=None", "the same points")
+    if bare.log_det is not None:
+        raise AssertionError("log_det, integrate with divergence=None: expected None, got a tensor")
+
+
+def _check_inverse(case: _Case) -> None:
+    near, z = _Case(case.flow, case.z, CONTINUOUS), case.z.clone().requires_grad_()
+    with explained("inverse", "of integrate"):
+        there = case.flow.integrate(case.z, TIMES, PRECISE)
+        back = case.flow.inverse(there.z[-1], TIMES, PRECISE)
+    _require_way_back(near, there, back, "inverse of integrate")
+    with explained("inverse", "of rollout, with Discrete()"):
+        steps = case.rollout("for a batch", z)
+        back = case.flow.inverse(steps.z[-1], TIMES, Discrete())
+    _require_way_back(case, steps, back, "inverse of rollout, with Discrete()")
+    _compare_slopes(near, "the start that inverse finds", back.z[-1], z, _sources(case, z))
+
+
+def _require_way_back(case: _Case, there: Path, back: Path, where: str) -> None:
+    volumes = _fields(there)["log_det"]
+    expected = {
+        "times": there.times.flip(0),
+        "z": there.z.flip(0),
+        "log_det": volumes.flip(0) - volumes[-1],
+        "action": there.action.flip(0) - there.action[-1],
+    }
+    for name, wanted in expected.items():
+        case.require(name, getattr(back, name), wanted, where, "the way forth in reverse")
+
+
+def _check_push_forward(case: _Case) -> None:
+    dim = case.z.shape[-1]
+    base = Independent(Normal(case.z.new_zeros(dim), 1.5 * case.z.new_ones(dim)), 1)
+    for scheme in (Discrete(), PRECISE):
+        where, limit = f"push_forward with {type(scheme).__name__}", _Case(case.flow, case.z, CONTINUOUS)
+        with explained("log_prob", where):
+            law = case.flow.push_forward(base, TIMES, scheme)
+            sample, log_prob = law.rsample_and_log_prob(case.z.shape[:-1])
+            asked = law.log_prob(sample)
+            start = case.flow.inverse(sample, TIMES, scheme).z[-1].detach().requires_grad_()
+        move = euler if isinstance(scheme, Discrete) else runge_kutta
+        at_start: Tensor = base.log_prob(start)  # type: ignore[no-untyped-call]
+        density = at_start - volumes_of(move(case.flow, start)[0][-1:], start)[0]
+        limit.require("log_prob", log_prob, density, f"{where}, where it samples", "the change of variables")
+        limit.require("log_prob", asked, density, f"{where}, where it is asked", "the change of variables")
+
+
+def _check_samples(case: _Case) -> None:
+    full = case.rollout("for a batch", case.z)
+    moved = case.z.clone()
+    moved.view(-1, moved.shape[-1])[0] += 1
+    other = case.rollout("after a sample was moved", moved)
+    depth = case.z.ndim - 1
+    for name in ("z", "log_det", "action"):
+        one, two = (_fields(path)[name].flatten(1, depth)[:, 1:] for path in (other, full))
+        case.require(name, one, two, "rollout, of the other samples, after the first was moved", "no change")
+    if has_samples(getattr(case.flow, "potential", nn.Identity())):
+        return
+    picks: dict[str, Callable[[Tensor], Tensor]] = {
+        "for the batch shape ()": lambda x: x[0],
+        "for the batch shape (0,)": lambda x: x[:0],
+        "for a batch shape of two dimensions": lambda x: torch.stack([x, x]),
+    }
+    flat = case.z.reshape(-1, case.z.shape[-1])
+    with explained("integrate", "for a batch"):
+        solved = case.flow.integrate(case.z, TIMES, PRECISE)
+    for where, pick in picks.items():
+        paths = {"rollout": (case.rollout(where, pick(flat)), full, case.tolerance)}
+        with explained("integrate", where):
+            paths["integrate"] = (case.flow.integrate(pick(flat), TIMES, PRECISE), solved, CONTINUOUS)
+        for method, (actual, expected, limit) in paths.items():
+            for name in ("z", "log_det", "action"):
+                wanted = torch.stack([pick(x) for x in _fields(expected)[name].flatten(1, depth)])
+                near = _Case(case.flow, case.z, limit)
+                near.require(name, _fields(actual)[name], wanted, f"{method} {where}", "what it is in a batch")
+
+
+def _check_other_dtype(case: _Case, flow: PotentialFlow) -> None:
+    here = _Case(_converted(flow, torch.float32), case.z.float(), 1e-3)
+    loose = ODEOptions(rtol=1e-6, atol=1e-6)
+    with explained("integrate", "in float32"):
+        solved = here.flow.integrate(here.z, TIMES, loose)
+    pairs = [
+        ("rollout", here.rollout("in float32", here.z), case.rollout("in float64", case.z)),
+        ("integrate", solved, case.flow.integrate(case.z, TIMES, PRECISE)),
+    ]
+    for method, actual, expected in pairs:
+        for name, wanted in _fields(expected).items():
+            where = f"{method} in float32"
+            here.require(name, _fields(actual)[name], wanted.float(), where, "what it is in float64")

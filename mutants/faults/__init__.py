@@ -1,0 +1,10 @@
+"""The faults, room by room."""
+
+from __future__ import annotations
+
+from mutants.fault import Fault
+from mutants.faults import calculus, flow, models, pde, potentials, transport
+
+FAULTS: tuple[Fault, ...] = tuple(
+    fault for room in (calculus, potentials, flow, pde, models, transport) for fault in room.FAULTS
+)

@@ -1,0 +1,178 @@
+"""Faults in distances and certificates of optimal transport."""
+
+from __future__ import annotations
+
+from mutants.fault import Fault
+
+TRANSPORT = ("transport",)
+
+FAULTS = (
+    Fault(
+        "W2 without the factor 2",
+        "transport/sinkhorn.py",
+        "+ 2 * clouds.size.square() * divergence",
+        "+ clouds.size.square() * divergence",
+        TRANSPORT,
+    ),
+    Fault(
+        "a blur that is not debiased",
+        "transport/sinkhorn.py",
+        "f, g = clouds.potentials(blur, scaling, debias=True)\n    divergence",
+        "f, g = clouds.potentials(blur, scaling, debias=False)\n    divergence",
+        TRANSPORT,
+    ),
+    Fault(
+        "the coarse scaling that geomloss comes with",
+        "transport/sinkhorn.py",
+        "scaling=scaling,\n            diameter",
+        "scaling=0.5,\n            diameter",
+        TRANSPORT,
+    ),
+    Fault(
+        "the distance of the means left out",
+        "transport/sinkhorn.py",
+        "result = (clouds.y_mean - clouds.x_mean).square().sum(-1) + 2 *",
+        "result = 2 *",
+        TRANSPORT,
+    ),
+    Fault(
+        "weights of the points that do not enter",
+        "transport/sinkhorn.py",
+        "(clouds.x_weights * f).sum(-1)",
+        "f.mean(-1)",
+        TRANSPORT,
+    ),
+    Fault(
+        "the square root of a distance missing",
+        "transport/clouds.py",
+        "torch.where(positive, squared, 1.0).sqrt()",
+        "torch.where(positive, squared, 1.0)",
+        TRANSPORT,
+    ),
+    Fault(
+        "the cross term of Gaussian W2 counted once",
+        "transport/gaussian.py",
+        "+ traces - 2 * shared",
+        "+ traces - shared",
+        TRANSPORT,
+    ),
+    Fault(
+        "the cross term of commuting covariances",
+        "transport/gaussian.py",
+        "torch.linalg.svdvals(L1.mT @ L0).sum(-1)",
+        "(torch.linalg.eigvalsh(S0).sqrt() * torch.linalg.eigvalsh(S1).sqrt()).sum(-1)",
+        TRANSPORT,
+    ),
+    Fault(
+        "the eigenvalues of a potential without the time",
+        "transport/gaussian.py",
+        "stretch = 1 + expand_time(t, z).unsqueeze(-1) * self.rates",
+        "stretch = 1 + self.rates",
+        TRANSPORT,
+    ),
+    Fault(
+        "the time derivative of a potential without 1/2",
+        "transport/gaussian.py",
+        "time_derivative=-along.square().sum(-1) / 2",
+        "time_derivative=-along.square().sum(-1)",
+        TRANSPORT,
+    ),
+    Fault(
+        "the map between Gaussians backwards",
+        "transport/gaussian.py",
+        "half = inverse.mT @ axes * values.pow(0.25)",
+        "half = L0 @ axes * values.pow(-0.25)",
+        TRANSPORT,
+    ),
+    Fault(
+        "McCann's interpolation from the other end",
+        "transport/interpolation.py",
+        "return x + expand_time(t, x).unsqueeze(-1) * (partners - x)",
+        "return partners + expand_time(t, x).unsqueeze(-1) * (x - partners)",
+        TRANSPORT,
+    ),
+    Fault(
+        "points of the line that are not sorted",
+        "transport/line.py",
+        "(x, i), (y, j) = x.sort(-1), y.sort(-1)",
+        "(x, i), (y, j) = x.sort(-1), (y, y.argsort(-1))",
+        TRANSPORT,
+    ),
+    Fault(
+        "the energy without 1/2",
+        "transport/action.py",
+        "return path.action[-1].abs().mean() / 2",
+        "return path.action[-1].abs().mean()",
+        TRANSPORT,
+    ),
+    Fault(
+        "the acceleration without its convective part",
+        "transport/action.py",
+        "return (jet.gradient_time_derivative + jet.products.squeeze(-2)).square().sum(-1)",
+        "return jet.gradient_time_derivative.square().sum(-1)",
+        TRANSPORT,
+    ),
+    Fault(
+        "a cost without the elapsed time",
+        "transport/certificate.py",
+        "elapsed * action[index].to(best)",
+        "action[index].to(best)",
+        TRANSPORT,
+    ),
+    Fault(
+        "a certificate of independent samples",
+        "transport/certificate.py",
+        "_Pairs(start[index].to(best), end[index].to(best),",
+        "_Pairs(start[index].to(best), end[index].roll(1, 0).to(best),",
+        TRANSPORT,
+    ),
+    Fault(
+        "the sign of the dual",
+        "transport/certificate.py",
+        "return 2 * pairs.elapsed * values",
+        "return -2 * pairs.elapsed * values",
+        TRANSPORT,
+    ),
+    Fault(
+        "the factor 2 of the dual missing",
+        "transport/certificate.py",
+        "return 2 * pairs.elapsed * values",
+        "return pairs.elapsed * values",
+        TRANSPORT,
+    ),
+    Fault(
+        "a bootstrap over the resamples",
+        "transport/certificate.py",
+        "costs, distances = cost[index].mean(-1),",
+        "costs, distances = cost[index].mean(0, keepdim=True).expand(resamples, -1)[:, 0],",
+        TRANSPORT,
+    ),
+    Fault(
+        "a bootstrap of the cost without its partner",
+        "transport/certificate.py",
+        "squared + (values - values.mean())[index].mean(-1)",
+        "squared + (values - values.mean()).roll(1)[index].mean(-1)",
+        TRANSPORT,
+    ),
+    Fault(
+        "a supremum for the infimum of a c-transform",
+        "transport/duality.py",
+        "(cost - psi).amin(-1)",
+        "(cost - psi).amax(-1)",
+        TRANSPORT,
+    ),
+    Fault(
+        "the cost of the dual not squared",
+        "transport/duality.py",
+        '(torch.cdist(part, x, compute_mode="donot_use_mm_for_euclid_dist").square() for part in parts)',
+        '(torch.cdist(part, x, compute_mode="donot_use_mm_for_euclid_dist") for part in parts)',
+        TRANSPORT,
+    ),
+    Fault(
+        "1/2 missing in the cost of a plan",
+        "transport/sinkhorn.py",
+        "square().sum(-1) / 2\n    logits",
+        "square().sum(-1)\n    logits",
+        TRANSPORT,
+    ),
+)
