@@ -20,7 +20,8 @@ def compare(folders: Sequence[RunFolder]) -> str:
         folders: The runs, evaluated.
 
     Returns:
-        The table, a row for each run, named by the options in which it differs from the default.
+        The table, a row for each run, named by the options in which it differs from the default. The last column is the
+        largest share of folded samples among the transformations.
 
     Raises:
         ExperimentError: If a run has no evaluation, or the runs are not of the same transformations.
@@ -30,16 +31,18 @@ def compare(folders: Sequence[RunFolder]) -> str:
     for folder in folders:
         evaluation = _read(folder)
         errors, transport = evaluation["result"]["errors"], evaluation["transport"]
-        columns = ("run", "steps", *(f"E {name}" for name in errors), *(f"ratio {name}" for name in transport))
+        names = (*(f"E {name}" for name in errors), *(f"cost / W2^2 {name}" for name in transport))
+        columns = ("run", "steps", *names, "folded")
         if header not in ((), columns):
             raise ExperimentError(f"{folder.path}: expected the columns {', '.join(header)}, got {', '.join(columns)}")
         header = columns
         rows.append(
             (
-                _label(TrainConfig.from_json(folder.config)),
+                _label(TrainConfig.from_values(evaluation["provenance"]["run"])),
                 f"{evaluation['provenance']['steps']:,}",
                 *(f"{error['output']:.1f}" for error in errors.values()),
                 *(_ratio(entry["ratio"]) for entry in transport.values()),
+                f"{100 * max(entry['folded'] for entry in transport.values()):.1f} %",
             )
         )
     return lay_out([header, *rows])

@@ -89,14 +89,18 @@ class TrainConfig:
             ExperimentError: If the file is missing, is not JSON, or does not hold the fields of a configuration.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            model = values.pop("model")
-            model["hidden"] = tuple(model["hidden"])
-            return TrainConfig(**values, model=ModelConfig(**model))
+            return TrainConfig.from_values(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ExperimentError(f"{path}: expected the configuration of a run, got no such file") from None
         except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
             raise ExperimentError(f"{path}: expected the configuration of a run, got {error}") from error
+
+    @staticmethod
+    def from_values(values: dict[str, Any]) -> TrainConfig:
+        """Make the configuration of which JSON holds the values."""
+        model = values["model"]
+        built = ModelConfig(**(model | {"hidden": tuple(model["hidden"])}))
+        return TrainConfig(**(values | {"model": built}))
 
     def difference(self, other: TrainConfig) -> str | None:
         """Name the first field in which two configurations differ, or None if they are equal."""

@@ -145,10 +145,10 @@ class PDEResidual(nn.Module, ABC):
         check_points(z)
         time = expand_time(t, z)
         jet = evaluate_jet(u, z, time, JetRequest().including(self.requires))
-        cost = self.running_cost(jet, z, time)
+        square = self.from_jet(jet, z, time).square()
+        cost = square + self.penalty(z, time)
         if weights is not None and not isinstance(weights, Tensor):
-            with torch.no_grad():
-                weights = weights(self.from_jet(jet, z, time).square(), time)
+            weights = weights(square.detach(), time)
         if weights is not None:
             cost = cost * checked_weights(weights, cost)
         return cost.sum() / max(cost.numel(), 1)

@@ -10,7 +10,7 @@ from latentflow.testing.reference import derivative
 
 START, STEPS, DT = 0.125, 3, 0.25
 TIMES = [START + n * DT for n in range(STEPS + 1)]
-SUBSTEPS = 6
+SUBSTEPS = 4
 
 
 def euler(flow: PotentialFlow, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mutants.fault import Fault
-from mutants.faults import calculus, flow, models, pde, potentials, transport
+from mutants.faults import calculus, flow, hopf_lax, models, pde, potentials, transport
 
 FAULTS: tuple[Fault, ...] = tuple(
-    fault for room in (calculus, potentials, flow, pde, models, transport) for fault in room.FAULTS
+    fault for room in (calculus, potentials, flow, hopf_lax, pde, models, transport) for fault in room.FAULTS
 )

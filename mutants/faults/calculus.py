@@ -96,7 +96,7 @@ FAULTS = (
         "calculus/hutch_plus_plus.py",
         "return FixedHutchPlusPlus(sketch, draw_probes(z, self.probes // 3, self.noise, self.generator))",
         "return FixedHutchPlusPlus(sketch, sketch)",
-        HUTCH,
+        ("catalogue/test_drawn_noise.py", *HUTCH),
     ),
     Fault(
         "Hutch++ without its projection",

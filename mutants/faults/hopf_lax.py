@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mutants.fault import Fault
 
-HOPF_LAX = ("flow/test_flow_hopf_lax.py",)
+HOPF_LAX = ("flow/test_hopf_lax_potential.py", "flow/test_hopf_lax.py")
+FLOW = ("flow/test_hopf_lax.py",)
 
 FAULTS = (
     Fault(
@@ -41,5 +42,40 @@ FAULTS = (
         "gradient_time_derivative=-along if",
         "gradient_time_derivative=along if",
         HOPF_LAX,
+    ),
+    Fault(
+        "a characteristic from the first time in place of time 0",
+        "flow/characteristics.py",
+        "elapsed = (times - times[0]).to(z0)",
+        "elapsed = times.to(z0)",
+        FLOW,
+    ),
+    Fault(
+        "log_det counted from time 0",
+        "flow/characteristics.py",
+        "log_det = change.log_det - change.log_det[0]",
+        "log_det = change.log_det",
+        FLOW,
+    ),
+    Fault(
+        "a shock forgotten after its step",
+        "flow/characteristics.py",
+        "folded[:-1] | folded[1:]",
+        "folded[1:]",
+        FLOW,
+    ),
+    Fault(
+        "the weights of a quadrature without its interval",
+        "flow/characteristics.py",
+        "total.append((half * weight).to(y) * rate)",
+        "total.append((0 * half + weight).to(y) * rate)",
+        FLOW,
+    ),
+    Fault(
+        "the slope of a determinant without the time",
+        "flow/spectrum.py",
+        "weights = (slope * _spread(times, values.ndim) / factors).sum(0)",
+        "weights = (slope / factors).sum(0)",
+        FLOW,
     ),
 )

@@ -21,6 +21,7 @@ from latentflow import (
     MixturePrior,
     ODEOptions,
     PotentialBank,
+    PotentialFlow,
     QuadraticPotential,
     TransportedPrior,
 )
@@ -72,6 +73,16 @@ def test_linear_flow_of_a_normal_distribution(scheme, last):
             torch.testing.assert_close(together[n, i], expected, **loose)
             if i < 2:
                 torch.testing.assert_close(prior(time, int(k[i])).log_prob(z[n, i]), expected, **loose)
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_density_along_a_path_of_a_net(k):
+    """Catches steps undone in the wrong order, and potentials that are taken at the times of other steps."""
+    start, fields = mixture(DIM), bank(DIM)
+    path = PotentialFlow(fields[k]).rollout(normal(0, 6, DIM), 3)
+    law = TransportedPrior(start, fields).eval()(path.times.unsqueeze(-1), k)
+    expected = start().log_prob(path.z[0]) - path.log_det
+    torch.testing.assert_close(law.log_prob(path.z), expected, **near)
 
 
 @pytest.mark.parametrize("scheme", [Discrete(), tight])

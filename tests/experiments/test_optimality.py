@@ -1,0 +1,131 @@
+"""The transport of a model's flows, on models whose flows are known."""
+
+import json
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal
+
+from latentflow import (
+    DiffusionPrior,
+    FlowVAE,
+    FunctionPotential,
+    GaussianLikelihood,
+    HopfLaxFlow,
+    PotentialBank,
+    PotentialFlow,
+    QuadraticPotential,
+)
+from latentflow.experiments.comparison import compare
+from latentflow.experiments.configuration import ModelConfig, TrainConfig
+from latentflow.experiments.data import LabelledImages, TransformationSequences
+from latentflow.experiments.errors import ExperimentError
+from latentflow.experiments.optimality import measure_optimality, transport_table
+from latentflow.experiments.run_folder import RunFolder
+
+SEQUENCES = TransformationSequences()
+TURN = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+
+
+def images(count):
+    pixels = torch.randint(0, 256, (count, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return LabelledImages(pixels, torch.zeros(count, dtype=torch.int64), "noise", "test")
+
+
+def model(dynamics):
+    """Latents are two pixels; they move by (3, 4) a step, spread, or are sheared back and forth."""
+    return FlowVAE(
+        encoder=lambda x: Independent(Normal(x[:, 0, 10, 10:12], 1.0), 1),
+        decoder=lambda z: z,
+        bank=PotentialBank(
+            [
+                QuadraticPotential(2, torch.zeros(2, 2), torch.tensor([3.0, 4.0])),
+                QuadraticPotential(2, 0.1 * torch.eye(2)),
+                FunctionPotential(lambda z, t: (t % 2 * 2 - 1) * 3 * z[..., 0]),
+            ]
+        ),
+        prior=DiffusionPrior(2, fields=3),
+        residual=None,
+        likelihood=GaussianLikelihood(),
+        dynamics=dynamics,
+    )
+
+
+def test_known_flows():
+    """Catches a cost without the time, a defect of another flow, and a certificate of the first transformation only."""
+    result = measure_optimality(model(PotentialFlow), images(40), SEQUENCES)
+    shift, spread, back = result.values()
+    assert shift.cost == pytest.approx((8 * 5) ** 2, rel=1e-5)
+    assert shift.wasserstein == pytest.approx(40, rel=1e-5)
+    assert shift.dual == pytest.approx(1600, rel=1e-5)
+    assert shift.ratio == pytest.approx(1, rel=1e-5)
+    assert shift.defect == pytest.approx(0, abs=1e-5)
+    assert shift.velocity == pytest.approx(5, rel=1e-6)
+    assert spread.displacement < spread.cost  # faster and faster
+    assert spread.defect == pytest.approx(0.1 * spread.velocity, rel=0.2)
+    assert back.displacement == pytest.approx(0, abs=1e-9)
+    assert back.ratio is None
+    assert back.ratio_interval is None
+    assert "inf" in transport_table(result).splitlines()[-1]
+    assert [entry.folded for entry in result.values()] == [0, 0, 0]
+
+
+def test_flows_that_solve_the_equation_are_optimal():
+    """Catches a certificate that reads the potential at time 0 instead of that of the flow."""
+    result = measure_optimality(model(HopfLaxFlow), images(40), SEQUENCES)
+    for entry in result.values():
+        assert entry.ratio == pytest.approx(1, abs=1e-4)
+        assert entry.defect == pytest.approx(0, abs=1e-5)
+
+
+def test_folds_are_counted_and_do_not_raise():
+    """Catches an evaluation that stops at the first fold, and a share of steps instead of samples."""
+    folding = model(PotentialFlow)
+    folding.bank = PotentialBank([QuadraticPotential(2, -2 * TURN) for _ in range(3)])
+    result = measure_optimality(folding, images(5), SEQUENCES)
+    assert [entry.folded for entry in result.values()] == [1, 1, 1]
+
+
+def test_at_most_1024_images_count():
+    """Catches a table of all pairs of a large data set."""
+    assert measure_optimality(model(PotentialFlow), images(1500), SEQUENCES)["scaling"].samples == 1024
+
+
+def evaluation(path, errors, ratio, **options):
+    folder = RunFolder(path)
+    config = TrainConfig("digits", model=ModelConfig(**options))
+    folder.create(config)
+    entry = {"ratio": ratio, "folded": 0.25}
+    record = {
+        "result": {"errors": {name: {"output": error} for name, error in errors.items()}},
+        "transport": dict.fromkeys(errors, entry),
+        "provenance": {"steps": 1500, "run": json.loads(config.to_json())},
+    }
+    folder.evaluation.write_text(json.dumps(record))
+    return folder
+
+
+def test_runs_side_by_side(tmp_path):
+    """Catches a row under the name of another run, and options that are not named."""
+    first = evaluation(tmp_path / "a", {"scaling": 10.0, "rotation": 20.0}, 1.25)
+    second = evaluation(tmp_path / "b", {"scaling": 30.0, "rotation": 40.0}, None, pde="heat", hidden=(4, 5))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in compare([first, second]).splitlines()]
+    assert rows[0][2:6] == ["E scaling", "E rotation", "cost / W2^2 scaling", "cost / W2^2 rotation"]
+    assert rows[2] == ["`digits`", "1,500", "10.0", "20.0", "1.250", "1.250", "25.0 %"]
+    assert rows[3] == ["`digits --hidden 4 5 --pde heat`", "1,500", "30.0", "40.0", "inf", "inf", "25.0 %"]
+
+
+def test_runs_that_cannot_be_compared(tmp_path):
+    """Catches a table with columns of different things, and a traceback for a run that is not evaluated."""
+    first = evaluation(tmp_path / "a", {"scaling": 10.0}, 1.0)
+    other = evaluation(tmp_path / "b", {"hue": 10.0}, 1.0)
+    with pytest.raises(ExperimentError, match="expected the columns"):
+        compare([first, other])
+    with pytest.raises(ExperimentError, match="expected an evaluated run"):
+        compare([RunFolder(tmp_path / "c")])
+    other.evaluation.write_text("{")
+    with pytest.raises(ExperimentError, match="expected JSON"):
+        compare([other])
+    other.evaluation.write_text("{}")
+    with pytest.raises(ExperimentError, match="evaluate it again"):
+        compare([other])
