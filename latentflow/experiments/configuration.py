@@ -22,9 +22,9 @@ class ModelConfig:
         hidden: Widths of the hidden layers of each potential.
         width: Width of the two hidden layers of the encoder and of the decoder.
         bound: Lower bound to train: the marginals at every time, or the whole sequence jointly.
-        pde: Equation of the potentials: hj, exact-hj (by construction, without a residual), forced-hj (with a learned
-            non-positive force), hj-inequality, viscous-hj, heat, fokker-planck, linear-fokker-planck, wave, none, or
-            your own residual as MODULE:CLASS or FILE.py:CLASS.
+        pde: Equation of the potentials: hj, exact-hj (by construction, without a residual), convex-hj (so, and optimal
+            transport by construction), forced-hj (with a learned non-positive force), hj-inequality, viscous-hj, heat,
+            fokker-planck, linear-fokker-planck, wave, none, or your own residual as MODULE:CLASS or FILE.py:CLASS.
         residual_weight: Weight of the squared residual.
         prior: Distribution of the latents at each time.
     """

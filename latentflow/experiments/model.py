@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from latentflow import (
     DiffusionPrior,
     FlowVAE,
     GaussianPrior,
     HopfLaxFlow,
+    ICNNPotential,
     JointBound,
     MarginalBound,
     MixturePrior,
     MLPDecoder,
     MLPEncoder,
     MLPPotential,
+    Potential,
     PotentialBank,
     PotentialFlow,
     VampPrior,
 )
 from latentflow.experiments.configuration import ModelConfig
-from latentflow.experiments.pde import build_residual
+from latentflow.experiments.data import TransformationSequences
+from latentflow.experiments.pde import SOLVED, build_residual
 from latentflow.priors import Prior
 
 IMAGE = (3, 28, 28)
 MIXTURE_COMPONENTS, PSEUDO_INPUTS = 10, 50
+STEPS = TransformationSequences().steps
+CONTRACTION = 0.98  # to what share of a length all steps together may contract it: one minus this
 
 
 def build_model(config: ModelConfig, fields: int) -> FlowVAE:
@@ -40,7 +46,7 @@ def build_model(config: ModelConfig, fields: int) -> FlowVAE:
     Raises:
         UsageError: If the configuration names a PDE of the user's that cannot be had.
     """
-    potentials = [MLPPotential(config.dim, config.hidden) for _ in range(fields)]
+    potentials = [_build_potential(config) for _ in range(fields)]
     encoder = MLPEncoder(IMAGE, config.dim, (config.width, config.width))
     return FlowVAE(
         encoder=encoder,
@@ -50,8 +56,19 @@ def build_model(config: ModelConfig, fields: int) -> FlowVAE:
         residual=build_residual(config.pde, config.dim, config.hidden),
         bound=JointBound() if config.bound == "joint" else MarginalBound(),
         residual_weight=config.residual_weight,
-        dynamics=HopfLaxFlow if config.pde == "exact-hj" else PotentialFlow,
+        dynamics=HopfLaxFlow if config.pde in SOLVED else PotentialFlow,
     )
+
+
+def _build_potential(config: ModelConfig) -> Potential:
+    """Build one potential; a convex one, less a bowl, keeps the map of all steps the gradient of a convex function."""
+    if config.pde == "convex-hj":
+        return ICNNPotential(config.dim, config.hidden) + _bowl
+    return MLPPotential(config.dim, config.hidden)
+
+
+def _bowl(z: Tensor, t: Tensor) -> Tensor:  # noqa: ARG001 - a field of the point and the time
+    return -CONTRACTION / (2 * STEPS) * z.square().sum(-1)
 
 
 def _build_prior(config: ModelConfig, fields: int, encoder: MLPEncoder) -> Prior:

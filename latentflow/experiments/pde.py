@@ -50,7 +50,7 @@ def build_residual(name: str, dim: int, hidden: Sequence[int]) -> PDEResidual | 
         hidden: The widths of the hidden layers of a learned force.
 
     Returns:
-        The residual, None for ``"none"`` and ``"exact-hj"``.
+        The residual, None for ``"none"`` and for those in :data:`SOLVED`.
 
     Raises:
         UsageError: If the class cannot be had, or is no :class:`PDEResidual`.
@@ -66,6 +66,7 @@ def _restoring(z: Tensor, t: Tensor) -> Tensor:  # noqa: ARG001 - a field of the
 RESIDUALS: dict[str, Callable[[int, Sequence[int]], PDEResidual | None]] = {
     "hj": lambda _dim, _hidden: HJResidual(),
     "exact-hj": lambda _dim, _hidden: None,
+    "convex-hj": lambda _dim, _hidden: None,
     "forced-hj": lambda dim, hidden: HJResidual(NonPositiveForce(dim, hidden)),
     "hj-inequality": lambda _dim, _hidden: HJResidual.inequality(),
     "viscous-hj": lambda _dim, _hidden: ViscousHJResidual(PositiveParameter(0.1)),
@@ -75,7 +76,10 @@ RESIDUALS: dict[str, Callable[[int, Sequence[int]], PDEResidual | None]] = {
     "wave": lambda _dim, _hidden: WaveResidual(PositiveParameter(1.0)),
     "none": lambda _dim, _hidden: None,
 }
-"""The equations by name; ``"exact-hj"`` is Hamilton-Jacobi by construction and has no residual."""
+"""The equations by name."""
+
+SOLVED = frozenset({"exact-hj", "convex-hj"})
+"""Those that the flow satisfies by construction, without a residual."""
 
 
 def _load(name: str) -> PDEResidual:

@@ -54,6 +54,20 @@ def test_every_name_trains(name):
     assert next(model.bank.parameters()).grad.abs().max() > 0
 
 
+def test_a_convex_start_is_optimal_over_all_steps():
+    """Catches a bowl that is too deep for the number of steps, and one that forbids contraction."""
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(dim=3, hidden=(5,), width=8, pde="convex-hj"), fields=1).double()
+    path = model.dynamics(model.bank[0]).rollout(10 * Z, steps=8)
+    assert (path.smallest_eigenvalue > 0.02 - 1e-12).all()
+    with torch.no_grad():
+        for parameter in model.bank.parameters():
+            parameter.fill_(-5.0)
+    path = model.dynamics(model.bank[0]).rollout(Z, steps=8)
+    assert (path.smallest_eigenvalue[-1] >= 0.02).all()
+    assert (path.smallest_eigenvalue[-1] < 0.03).all()
+
+
 @pytest.mark.parametrize("prior", ["diffusion", "gaussian", "mixture", "vamp"])
 def test_every_prior_trains(prior):
     """Catches a prior that the model cannot take, and one whose parameters get no gradient."""
