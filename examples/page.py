@@ -62,9 +62,42 @@ def _toy_table(record: Record, names: Iterable[str]) -> str:
 
 def gaussians(record: Record) -> str:
     """One row for each run."""
-    head = ["", "W2²", "action", "KL", "map error", "path error", "gradient error", "residual"]
-    keys = ("wasserstein_squared", "action", "kl", "map_error", "path_error", "gradient_error", "residual")
-    return table(head, ([name, *(f"{row[key]:.4f}" for key in keys)] for name, row in record["results"].items()))
+    head = [
+        "",
+        "W2²",
+        "action",
+        "excess",
+        "KL",
+        "map error",
+        "path error",
+        "gradient error",
+        "residual",
+        "cost / W2²",
+        "dual",
+    ]
+    keys = ("wasserstein_squared", "action", "excess", "kl", "map_error", "path_error", "gradient_error", "residual")
+
+    def row(result: dict[str, float]) -> list[str]:
+        shown = {key: f"{100 * result[key]:+.1f} %" if key == "excess" else f"{result[key]:.4f}" for key in keys}
+        return [*shown.values(), _interval(result), f"{100 * result['dual_share']:.2f} %"]
+
+    return table(head, ([name, *row(result)] for name, result in record["results"].items()))
+
+
+def plane(record: Record) -> str:
+    """One row for each flow."""
+    head = ["", "KL", "cost", "displacement", "W2²", "gap", "cost / W2²", "dual", "lower", "defect"]
+    keys = ("kl", "cost", "displacement", "wasserstein_squared", "gap")
+
+    def row(result: dict[str, float]) -> list[str]:
+        shares = [f"{100 * result[key]:.2f} %" for key in ("dual_share", "lower_share")]
+        return [*(f"{result[key]:.4f}" for key in keys), _interval(result), *shares, f"{result['defect']:.3f}"]
+
+    return table(head, ([name, *row(result)] for name, result in record["results"].items()))
+
+
+def _interval(result: dict[str, float]) -> str:
+    return f"{result['ratio']:.4f} ({result['ratio_low']:.4f} to {result['ratio_high']:.4f})"
 
 
 def tabular(record: Record) -> str:
@@ -98,6 +131,7 @@ BLOCKS: dict[str, tuple[str, tuple[Callable[[Record], str], ...]]] = {
     "toys": ("toys", (toys, origin)),
     "comparison": ("toys", (comparison,)),
     "gaussians": ("gaussians", (gaussians, origin)),
+    "plane": ("plane", (plane, origin)),
     "tabular": ("tabular", (tabular, origin)),
 }
 

@@ -37,10 +37,10 @@ TIGHT = lf.ODEOptions("dopri5", rtol=1e-7, atol=1e-9)
 class Settings:
     """How to train."""
 
-    steps: int = 500
+    steps: int = 400
     batch: int = 256
     width: int = 64
-    rate: float = 1e-2
+    rate: float = 2e-2
     residual_weight: float = 0.5
     seed: int = 0
 
@@ -51,9 +51,9 @@ def learned(settings: Settings) -> lf.PotentialFlow:
 
 
 def constructed(settings: Settings) -> lf.PotentialFlow:
-    """A flow that solves the equation: u0 is a convex network less 0.95 |z|^2 / 2, so that maps can shrink too."""
-    convex = lf.ICNNPotential(2, hidden=2 * (settings.width,), output_scale=0.1)
-    bowl = lf.QuadraticPotential(2, -0.95 * torch.eye(2)).requires_grad_(requires_grad=False)
+    """A flow that solves the equation: u0 is a convex network less 0.9 |z|^2 / 2, so that maps can shrink too."""
+    convex = lf.ICNNPotential(2, 2 * (settings.width,), activation=torch.nn.Softplus(beta=6), output_scale=2.0)
+    bowl = lf.QuadraticPotential(2, -0.9 * torch.eye(2)).requires_grad_(requires_grad=False)
     return lf.HopfLaxFlow(convex + bowl)
 
 

@@ -35,20 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.list:
         print(*(fault.name for fault in FAULTS), sep="\n")
         return
+    interrupted = False
     if not options.render:
         trials = load(NUMBERS)
         try:
-            try_faults(
-                [fault for fault in FAULTS if _wanted(fault, trials, options)],
-                trials,
-                options.limit,
-                whole=not options.first,
-            )
+            wanted = [fault for fault in FAULTS if _wanted(fault, trials, options)]
+            try_faults(wanted, trials, options.limit, whole=not options.first)
         except KeyboardInterrupt:
-            print("interrupted; what was tried is kept, the same command goes on", file=sys.stderr)
-            raise SystemExit(130) from None
+            interrupted = True
     page = PAGE.read_text(encoding="utf-8")
     write_text(PAGE, write_block(page, "mutants", faults_block(FAULTS, load(NUMBERS))))
+    if interrupted:
+        print("interrupted; what was tried is kept, the same command goes on", file=sys.stderr)
+        raise SystemExit(130)
 
 
 def _wanted(fault: Fault, trials: dict[str, Trial], options: argparse.Namespace) -> bool:

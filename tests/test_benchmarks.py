@@ -12,7 +12,7 @@ import pytest
 import torch
 from strategies import close, network, rand, randn, reference_jet
 
-from benchmarks import automatic, bank, competitors, compiled, densities, imports, jets
+from benchmarks import automatic, bank, competitors, compiled, densities, hopf_lax, imports, jets
 from benchmarks.__main__ import NUMBERS, PAGE, PARTS, main
 from benchmarks.record import Comparison, Record, load, save
 from benchmarks.report import UNMEASURED, render
@@ -208,6 +208,14 @@ def test_aims_compare_the_right_way_round():
     assert (second.met, second.measured) == (True, "1.0 x at b")
 
 
+def test_the_aim_of_hopf_lax():
+    """Catches a ratio upside down."""
+    for seconds, met in ((1.1, True), (0.9, False)):
+        one = dict.fromkeys((hopf_lax.OURS, hopf_lax.STEPS), Timing(1, 1, 1, 3, 1))
+        timings = {**one, hopf_lax.TRAINED: Timing(seconds, 1, 1, 3, 1)}
+        assert [aim.met for aim in hopf_lax.aims([Comparison(hopf_lax.CASE, hopf_lax.TASK, timings)])] == [met]
+
+
 def test_the_closest_competitor_decides_on_jets():
     """Catches an aim that is met against the slower of two competitors, or at the easiest size."""
     comparisons = []
@@ -236,4 +244,4 @@ def test_an_unknown_part_is_an_error(capsys):
     """Catches a misspelt part that measures nothing and says so to nobody."""
     with pytest.raises(SystemExit):
         main(["jet"])
-    assert "expected one of jets, densities, bank, imports, compiled, got jet" in capsys.readouterr().err
+    assert "expected one of jets, densities, bank, hopf_lax, imports, compiled, got jet" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from closed_forms import normal, ohj_quadratic, sigma_points
+from closed_forms import normal, ohj_quadratic
 from matplotlib.figure import Figure
 from PIL import Image
 from torch.distributions import MultivariateNormal
@@ -23,6 +23,7 @@ sys.path.insert(0, str(EXAMPLES))  # where python puts the folder of a script th
 
 import gaussian_transport  # noqa: E402
 import page  # noqa: E402
+import plane_transport  # noqa: E402
 import record  # noqa: E402
 import tabular  # noqa: E402
 import toy_densities  # noqa: E402
@@ -103,51 +104,69 @@ def test_toy_densities_trains_measures_and_draws(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("dim", [2, 8])
-def test_the_closed_form_between_gaussians(dim):
-    """Catches a map that is not symmetric, not onto the end, and a cost that is not its own."""
+def test_matched_samples_have_the_cost_of_the_gaussians(dim):
+    """Catches moments that are not matched, and two Gaussians of one shape: the samples move at exactly W2^2."""
     exact = gaussian_transport.problem(dim)
-    torch.testing.assert_close(exact.matrix, exact.matrix.mT)
-    assert torch.linalg.eigvalsh(exact.matrix).min() > 0  # so that the map is the gradient of a convex function
-    torch.testing.assert_close(exact.matrix @ exact.start.covariance_matrix @ exact.matrix, exact.end.covariance_matrix)
-    z = sigma_points(exact.start.loc, exact.start.covariance_matrix)
-    torch.testing.assert_close(exact(z).mean(0), exact.end.loc)
-    assert float((exact(z) - z).square().sum(-1).mean()) == pytest.approx(exact.wasserstein_squared)
-    for t in (0.0, 0.4, 1.0):
-        slope = PotentialFlow(exact.potential(t)).velocity(torch.lerp(z, exact(z), t), 0.0)
-        torch.testing.assert_close(slope, exact(z) - z)
+    z = gaussian_transport.draw_matched(exact.start, 50, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(z.mean(0), exact.start.loc)
+    torch.testing.assert_close(z.mT.cov(correction=0), exact.start.covariance_matrix)
+    moved = exact.potential.transport(z)
+    torch.testing.assert_close(moved.mT.cov(correction=0), exact.end.covariance_matrix)
+    assert float((moved - z).square().sum(-1).mean()) == pytest.approx(exact.wasserstein_squared)
+    assert (exact.start.covariance_matrix - exact.end.covariance_matrix).abs().max() > 0.1
 
 
 def test_the_exact_flow_has_no_error():
     """Catches an error measured at the wrong time or against the wrong map, and a KL of the wrong sign."""
     exact = gaussian_transport.problem(2)
     eye = torch.eye(2, dtype=torch.float64)
-    flow = PotentialFlow(ohj_quadratic(exact.matrix - eye, exact.end.loc - exact.matrix @ exact.start.loc)).eval()
-    result = gaussian_transport.evaluate(flow, exact, seed=0, samples=3000)
-    size = result["wasserstein_squared"]
-    assert abs(result["action"] - size) < 0.1 * size  # a mean over samples
+    matrix = exact.potential.matrix
+    flow = PotentialFlow(ohj_quadratic(matrix - eye, exact.end.loc - matrix @ exact.start.loc)).eval()
+    result = gaussian_transport.evaluate(flow, exact, seed=0, samples=500)
+    assert result["action"] == pytest.approx(result["wasserstein_squared"], rel=1e-6)
     assert result["action"] == pytest.approx(result["displacement_squared"], rel=1e-6)
-    for name in ("kl", "map_error", "path_error", "gradient_error", "residual"):
+    assert result["ratio"] == pytest.approx(1, rel=1e-6)
+    assert result["dual_share"] == pytest.approx(1, rel=1e-6)
+    for name in ("kl", "map_error", "path_error", "gradient_error", "residual", "excess"):
         assert abs(result[name]) < 1e-5, name
     standing = PotentialFlow(FunctionPotential(lambda z, t: 0 * z.sum(-1))).eval()
-    still = gaussian_transport.evaluate(standing, exact, seed=0, samples=3000)
-    assert still["map_error"] == pytest.approx((result["displacement_squared"] / size) ** 0.5, rel=1e-6)
-    assert still["gradient_error"] == pytest.approx(still["map_error"], rel=1e-6)
+    still = gaussian_transport.evaluate(standing, exact, seed=0, samples=500)
+    assert still["map_error"] == pytest.approx(1, rel=1e-6)
+    assert still["gradient_error"] == pytest.approx(1, rel=1e-6)
+    assert still["excess"] == pytest.approx(-1)
     assert still["kl"] > 1
 
 
 def test_gaussian_transport_trains_compares_and_draws(tmp_path):
-    """Catches a loss of the wrong sign, and a weight of the residual that is not used."""
+    """Catches a loss of the wrong sign, a weight of the residual that is not used, and a kind that is another."""
     gaussian_transport.main(["--out", str(tmp_path), "--dims", "2", "--steps", "10", "--samples", "50"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gaussians.json", "gaussians.png"]
     pictures_are_whole(tmp_path)
     results = json.loads((tmp_path / "gaussians.json").read_text())["results"]
-    held, alone = results["dim 2, with the residual"], results["dim 2, likelihood alone"]
-    assert all(math.isfinite(number) for result in (held, alone) for number in result.values())
-    exact = gaussian_transport.problem(2)
-    unmoved = torch.distributions.kl_divergence(exact.end, exact.start)
-    assert held["kl"] < unmoved / 2
-    assert alone["kl"] < unmoved / 2
-    assert held["residual"] < alone["residual"]
+    held, alone, exact = (results[f"dim 2, {kind}"] for kind in ("with the residual", *gaussian_transport.KINDS[::2]))
+    assert all(math.isfinite(number) for result in results.values() for number in result.values())
+    problem = gaussian_transport.problem(2)
+    unmoved = torch.distributions.kl_divergence(problem.end, problem.start)
+    assert max(held["kl"], alone["kl"], exact["kl"]) < unmoved / 2
+    assert exact["residual"] < 1e-6 < held["residual"] < alone["residual"]
+
+
+def test_plane_transport_trains_certifies_and_draws(tmp_path):
+    """Catches a loss of the wrong sign, and a flow by construction that its own potential does not certify."""
+    plane_transport.main(["--out", str(tmp_path), "--steps", "10", "--samples", "100"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plane.json", "plane.png"]
+    pictures_are_whole(tmp_path)
+    results = json.loads((tmp_path / "plane.json").read_text())["results"]
+    assert list(results) == list(plane_transport.KINDS)
+    assert all(math.isfinite(number) for result in results.values() for number in result.values())
+    built = results["by construction"]
+    assert built["ratio"] == pytest.approx(1, abs=1e-6)
+    assert built["dual_share"] == pytest.approx(1, abs=1e-9)
+    assert built["defect"] < 1e-6
+    for result in results.values():
+        assert result["lower_share"] <= 1 + 1e-12
+        assert result["gap"] == pytest.approx(result["cost"] - result["wasserstein_squared"])
+        assert result["ratio_low"] <= result["ratio"] + 1e-9
 
 
 def test_splits_are_whitened_by_the_training_part():
@@ -265,7 +284,7 @@ def test_the_page_shows_what_the_runs_wrote():
     """Catches a table edited by hand, and a run whose numbers did not reach the page."""
     text = page.PAGE.read_text(encoding="utf-8")
     assert page.render(text, page.FOLDER) == text
-    for picture in ("toys.png", "comparison.png", "gaussians.png"):
+    for picture in ("toys.png", "comparison.png", "gaussians.png", "plane.png"):
         assert f"(examples/{picture})" in text
     pictures_are_whole(page.FOLDER)
 

@@ -130,12 +130,16 @@ def test_trials_are_written_one_by_one(tmp_path, monkeypatch):
     other = Fault("no sign", "calculus/a.py", "-x", "x", ("calculus/test_a.py",))
     for module in ("mutants.__main__.NUMBERS", "mutants.record.NUMBERS"):
         monkeypatch.setattr(module, tmp_path / "trials.json")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin mutants -->\n<!-- end -->\n")
+    monkeypatch.setattr("mutants.__main__.PAGE", page)
     monkeypatch.setattr("mutants.__main__.Copy", Interrupted)
     monkeypatch.setattr("mutants.__main__.FAULTS", (FAULT, other))
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 130
     assert list(load(tmp_path / "trials.json")) == [FAULT.name]
+    assert "2 faults: 1 are noticed, 0 are not, 1 have not been tried." in page.read_text()
 
 
 @pytest.mark.parametrize("whole", [True, False])

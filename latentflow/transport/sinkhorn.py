@@ -178,6 +178,7 @@ def wasserstein2(
     return result if squared else distance(result)
 
 
+@torch.no_grad()
 def barycentric_map(
     x: Tensor,
     y: Tensor,
@@ -204,7 +205,7 @@ def barycentric_map(
         scaling: See :func:`wasserstein2`.
 
     Returns:
-        The images of the points of ``x``, of its shape.
+        The images of the points of ``x``, of its shape, without gradients.
 
     Raises:
         TypeError: See :func:`wasserstein2`.
@@ -221,6 +222,6 @@ def barycentric_map(
     """
     clouds = Clouds.of(x, y, x_weights, y_weights)
     _, g = clouds.potentials(blur, scaling, debias=False)
-    cost = (clouds.x.unsqueeze(-2) - clouds.y.unsqueeze(-3)).square().sum(-1) / 2
+    cost = torch.cdist(clouds.x, clouds.y, compute_mode="donot_use_mm_for_euclid_dist").square() / 2
     logits = (g.unsqueeze(-2) - cost) / blur**2 + clouds.y_weights.log().unsqueeze(-2)
     return (logits.softmax(-1) @ y.reshape(len(g), *y.shape[-2:])).reshape(x.shape)

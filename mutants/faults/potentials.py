@@ -54,7 +54,7 @@ FAULTS = (
         "potentials/layered.py",
         "second_time = terms.quadratic(tangents).squeeze(-1) + _along(pulls, bends)",
         "second_time = terms.quadratic(tangents).squeeze(-1)",
-        ("calculus/test_second_derivatives.py",),
+        ("calculus/test_layered_jets.py",),
     ),
     Fault(
         "the derivative of time features without their frequency",

@@ -173,8 +173,8 @@ FAULTS = (
     Fault(
         "1/2 missing in the cost of a plan",
         "transport/sinkhorn.py",
-        "square().sum(-1) / 2\n    logits",
-        "square().sum(-1)\n    logits",
+        "square() / 2\n    logits",
+        "square()\n    logits",
         DISTANCES,
     ),
 )

@@ -97,6 +97,33 @@ def test_bounds_on_any_flow(dim, seed):
     close(gauge.dual, found.dual)
 
 
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_either_end_of_the_potential_is_enough(end):
+    """Catches a bound at one end with the wrong sign, which the other end makes up for."""
+    u = gaussian_transport_potential(normal(0, 2), spd(2, 1), normal(2, 2), spd(2, 3))
+    path = PotentialFlow(u).rollout(normal(4, 50, 2), steps=2, dt=0.5)
+
+    def known_at_one_end(z, t):
+        return torch.where(t == end, u(z, t), (3 * z).sin().sum(-1))
+
+    found = transport_certificate(path, known_at_one_end)
+    close(found.dual, found.cost)
+
+
+def test_an_estimate_stays_within_its_bounds():
+    """Catches an estimate of few iterations that is above what the flow itself pays, or below a lower bound."""
+    above, below = [], []
+    for seed in range(12):
+        z = normal(seed, 4 + seed, 2)
+        found = transport_certificate(straight(z, 2 * z + 5), blur=0.3 if seed % 2 else 0.05, scaling=0.5)
+        assert found.lower - 1e-12 <= found.wasserstein**2 <= found.displacement + 1e-12
+        assert found.lower > 0.99 * found.displacement  # without a potential, by those of the iterations alone
+        above.append(found.sinkhorn**2 > found.displacement + 1e-4)
+        below.append(found.sinkhorn**2 < found.lower - 1e-4)
+    assert any(above)
+    assert any(below)
+
+
 @given(dims, seeds)
 def test_any_function_bounds(dim, seed):
     """Catches a transform that takes the minimum over the wrong points, and one wrong between chunks."""

@@ -95,6 +95,22 @@ def test_the_gradient_is_that_of_the_map():
     torch.testing.assert_close(barycentric_map(x.detach(), shuffled, blur=3e-3), y, atol=1e-2, rtol=0)
 
 
+def test_gradients_are_those_of_finite_differences():
+    """Catches a gradient that misses the means, or does not reach the weights."""
+    inputs = [normal(0, 6, 2), 0.5 * normal(1, 5, 2) + 1, normal(2, 6), normal(3, 5)]
+
+    def value(x, y, a, b):
+        return wasserstein2(x, y, a.softmax(0), b.softmax(0), blur=0.03, scaling=0.995, squared=True)
+
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    slopes = torch.autograd.grad(value(*leaves), leaves)
+    for i, slope in enumerate(slopes):
+        away = normal(4 + i, *slope.shape)
+        ends = [[x + (s * 1e-5 * away if k == i else 0) for k, x in enumerate(inputs)] for s in (1, -1)]
+        found = (value(*ends[0]) - value(*ends[1])) / 2e-5
+        assert float((slope * away).sum()) == pytest.approx(float(found), abs=0.015)
+
+
 def test_equal_clouds():
     """Catches a distance of a cloud to itself, a NaN in its gradient, and a blur that decides without a word."""
     x = normal(0, 3, 20, 2).requires_grad_()
