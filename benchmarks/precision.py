@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
+from benchmarks.oracles import EQUATIONS_AND_TRANSPORT, Answer, Case, answered, draw, symmetric
 from benchmarks.record import ROOT
 from benchmarks.text import table
 from latentflow import (
@@ -39,33 +39,6 @@ from mutants.page import write_block
 
 NUMBERS, PAGE = ROOT / "docs" / "precision.json", ROOT / "docs" / "verification.md"
 DTYPES = (torch.float64, torch.float32)
-Answer = tuple[Tensor, Tensor, float]
-"""What the library computes, the closed form in float64, and the size of the terms."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """Something with a closed form.
-
-    Attributes:
-        name: What is computed.
-        run: Computes it in a precision.
-    """
-
-    name: str
-    run: Callable[[torch.dtype], Answer]
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    """Draw numbers of float32, as float64."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
-
-
-def symmetric(dim: int, seed: int, norm: float = 0.5) -> Tensor:
-    """Draw a symmetric matrix of float32 numbers with about this spectral norm."""
-    matrix = draw(dim, dim, seed=seed)
-    matrix = matrix + matrix.mT
-    return (norm * matrix / torch.linalg.matrix_norm(matrix, 2)).float().double()
 
 
 def network(dim: int, width: int) -> MLPPotential:
@@ -73,11 +46,6 @@ def network(dim: int, width: int) -> MLPPotential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return MLPPotential(dim, (width, width)).double()
-
-
-def answered(actual: Tensor, expected: Tensor) -> Answer:
-    """Take the size of what is computed from the closed form itself."""
-    return actual, expected, float(expected.detach().abs().max())
 
 
 def solution(matrix: Tensor, vector: Tensor) -> FunctionPotential:
@@ -233,6 +201,7 @@ CASES = (
     Case("log-density by rk4, 20 steps", linear(ODEOptions("rk4", options={"step_size": 0.05}))),
     Case("log-density by dopri5, tolerance 1e-9", linear(ODEOptions(rtol=1e-9, atol=1e-9))),
     Case("log-density of the diffusing prior, 64 coordinates", prior),
+    *EQUATIONS_AND_TRANSPORT,
 )
 
 

@@ -174,7 +174,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 8])
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--seed", type=int, default=Settings.seed)
-    parser.add_argument("--samples", type=int, default=10_000, help="fresh samples to measure on")
+    parser.add_argument("--samples", type=int, default=4_000, help="fresh samples to measure on")
     options = parser.parse_args(arguments)
     settings = Settings(steps=options.steps, seed=options.seed)
     results: dict[str, dict[str, float]] = {}

@@ -141,7 +141,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     settings, toy = Settings(steps=options.steps, seed=options.seed), TOY_SETS[options.set]()
     results: dict[str, dict[str, float]] = {}
-    start, figure = time.perf_counter(), Figure(figsize=(9.6, 3.9), layout="constrained")
+    start, figure = time.perf_counter(), Figure(figsize=(9.6, 3.5), layout="constrained")
     z = toy.sample(200, torch.Generator().manual_seed(options.seed))
     for kind, axes in zip(KINDS, figure.subplots(1, len(KINDS), sharex=True, sharey=True), strict=True):
         begin = time.perf_counter()

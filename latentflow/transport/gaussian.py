@@ -70,6 +70,12 @@ class GaussianTransportPotential(Potential):
 
     Raises:
         ValueError: If a shape does not fit.
+
+    Example:
+        >>> from latentflow import gradient
+        >>> u = GaussianTransportPotential(torch.diag(torch.tensor([2.0, 0.5])), torch.zeros(2), torch.ones(2))
+        >>> z = torch.randn(5, 2)
+        >>> torch.testing.assert_close(z + gradient(u, z, 0.0), u.transport(z))
     """
 
     matrix: Tensor

@@ -8,7 +8,7 @@ from hypothesis import given
 from latentflow import FunctionPotential, HJResidual
 
 dims, seeds = st.integers(1, 5), st.integers(0, 2**31 - 100)
-near = {"rtol": 1e-10, "atol": 1e-11}
+near = {"rtol": 1e-11, "atol": 1e-11}
 r = HJResidual()
 
 

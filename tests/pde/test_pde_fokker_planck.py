@@ -26,7 +26,7 @@ from latentflow import (
 dims, seeds, rates = st.integers(1, 5), st.integers(0, 2**31 - 100), st.floats(0.2, 2)
 few = settings(max_examples=10)
 FORMS = [FokkerPlanckResidual, LogFokkerPlanckResidual, LinearFokkerPlanckResidual]
-near = {"rtol": 1e-10, "atol": 1e-11}
+near = {"rtol": 1e-11, "atol": 1e-11}
 
 
 def in_form(form, log_density, drift, diffusion):

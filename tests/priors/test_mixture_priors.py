@@ -45,7 +45,7 @@ def test_density_and_its_score(build, dim, seed, time):
         terms = torch.stack([density(z, w[None], m, s) for w, m, s in zip(weights, means, widths, strict=True)])
         by_hand = ((terms / terms.sum()).unsqueeze(-1) * (means - z) / widths.square()).sum(0)
         score = torch.autograd.grad(law.log_prob(z), z)[0]
-        torch.testing.assert_close(score, by_hand, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(score, by_hand, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", ["diffused mixture", "diffused vamp", "diffusion"])
@@ -59,7 +59,7 @@ def test_log_density_solves_the_heat_equation(name, dim, seed, time, k):
     matrix = hessian(lambda z: prior(t, k).log_prob(z), z)
     score = jacobian(lambda z: prior(t, k).log_prob(z), z)
     slope = jacobian(lambda t: prior(t, k).log_prob(z), t)
-    torch.testing.assert_close(slope, d * (matrix.trace() + score.square().sum()), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(slope, d * (matrix.trace() + score.square().sum()), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", PRIORS)

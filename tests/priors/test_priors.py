@@ -29,7 +29,7 @@ def test_density_solves_the_heat_equation(dim, seed, diffusivity, time):
 
     laplacian = hessian(lambda z: density(z, t), z).trace()
     slope = jacobian(lambda t: density(z, t), t)
-    torch.testing.assert_close(slope, d * laplacian, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(slope, d * laplacian, rtol=1e-11, atol=1e-11)
 
 
 @given(dims, seeds, diffusivities, st.floats(0, 3))
@@ -63,7 +63,7 @@ def test_derivative_in_the_diffusivity(dim, seed, diffusivity, time):
     prior(time).log_prob(z).sum().backward()
     kappa = 1 + 2 * prior.diffusivity.item() * time
     by_hand = (time / kappa * (z.square().sum(-1) / kappa - dim)).sum() * prior.raw.detach().sigmoid()
-    torch.testing.assert_close(prior.raw.grad, by_hand, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(prior.raw.grad, by_hand, rtol=1e-11, atol=1e-11)
 
 
 @given(dims, seeds, diffusivities, st.floats(0.5, 3))
@@ -72,7 +72,7 @@ def test_the_best_diffusivity_is_stationary(dim, seed, diffusivity, time):
     prior, z = diffusion(dim, 1, diffusivity), normal(seed, 10, dim)
     z = z * ((1 + 2 * prior.diffusivity.detach() * time) * dim / z.square().sum(-1).mean()).sqrt()
     prior(time).log_prob(z).mean().backward()
-    torch.testing.assert_close(prior.raw.grad, torch.zeros(1, dtype=torch.float64), rtol=0, atol=1e-9)
+    torch.testing.assert_close(prior.raw.grad, torch.zeros(1, dtype=torch.float64), rtol=0, atol=1e-11)
 
 
 def test_learns_from_its_start():

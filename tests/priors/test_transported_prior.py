@@ -29,7 +29,7 @@ from latentflow import (
 DIM = 2
 EYE = torch.eye(DIM, dtype=torch.float64)
 MAPS = [(spd(DIM, 1) - EYE, normal(2, DIM)), (spd(DIM, 3) - EYE, normal(4, DIM))]
-near = {"rtol": 1e-9, "atol": 1e-9}
+near = {"rtol": 1e-11, "atol": 1e-11}
 loose = {"rtol": 1e-6, "atol": 1e-6}
 tight = ODEOptions(rtol=1e-8, atol=1e-9)
 

@@ -219,6 +219,22 @@ def test_interpolation_is_a_geodesic(dim, seed, t):
     torch.testing.assert_close(mccann_interpolation(x, y, times)[-1], y[-1])
 
 
+@given(seeds)
+def test_distances_are_metrics(seed):
+    """Catches a squared distance returned as one, and an order of the arguments that matters."""
+    x, y, z = normal(seed, 3, 12, 2) + 3 * normal(seed + 1, 3, 1, 2)
+    gaussians = [(normal(seed + n, 3), spd(3, seed + n)) for n in range(3)]
+    pairs = [(0, 1), (1, 2), (0, 2)]
+    for distance, points in (
+        (wasserstein2, (x, y, z)),
+        (lambda a, b: wasserstein2_1d(a[:, 0], b[:, 0]), (x, y, z)),
+        (lambda a, b: gaussian_wasserstein2(*a, *b), gaussians),
+    ):
+        first, second, direct = (float(distance(points[i], points[j])) for i, j in pairs)
+        assert direct <= (first + second) * (1 + 1e-9)
+        assert float(distance(points[2], points[0])) == pytest.approx(direct, rel=1e-9)
+
+
 def test_independent_samples_are_further_apart():
     """Catches a finite-sample distance that is taken for that of the distributions: it is above, in the mean."""
     scale = torch.linspace(0.6, 1.6, 8, dtype=torch.float64)

@@ -41,7 +41,7 @@ def test_the_potential_between_gaussians(dim, seed):
     torch.testing.assert_close(u.matrix, bures_map(s0, s1))
     matrix, vector = u.matrix - torch.eye(dim, dtype=torch.float64), m1 - u.matrix @ m0
     points, times = normal(seed + 4, 6, dim), torch.linspace(0, 1, 6, dtype=torch.float64)
-    torch.testing.assert_close(u(points, times), ohj_quadratic(matrix, vector)(points, times), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(u(points, times), ohj_quadratic(matrix, vector)(points, times), rtol=1e-11, atol=1e-11)
     residual = HJResidual()(u, points, times)
     torch.testing.assert_close(residual, torch.zeros_like(residual), atol=1e-11, rtol=0)
     z = sigma_points(m0, s0)
@@ -65,8 +65,8 @@ def test_the_interpolation_of_gaussians(dim, seed, t):
     whole = gaussian_wasserstein2(m0, s0, m1, s1)
     part = gaussian_wasserstein2(m0, s0, between.loc, between.covariance_matrix, squared=True)
     rest = gaussian_wasserstein2(between.loc, between.covariance_matrix, m1, s1, squared=True)
-    torch.testing.assert_close(part, (t * whole) ** 2, atol=1e-10, rtol=1e-10)
-    torch.testing.assert_close(rest, ((1 - t) * whole) ** 2, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(part, (t * whole) ** 2, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(rest, ((1 - t) * whole) ** 2, rtol=1e-11, atol=1e-11)
 
 
 def test_the_density_arrives():
@@ -90,7 +90,7 @@ def test_the_defect_is_the_slope_of_the_residual(dim, seed):
 
     slope = torch.func.vmap(torch.func.grad(value))(z.reshape(6, dim), t.reshape(6))
     defect = transport_defect(u, z, t)
-    torch.testing.assert_close(defect.reshape(6), slope.square().sum(-1), rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(defect.reshape(6), slope.square().sum(-1), rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(transport_defect(lambda z, t: u(z, t) + 3 * t.sin(), z, t), defect)
 
 

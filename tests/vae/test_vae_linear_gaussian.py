@@ -31,7 +31,7 @@ from latentflow import (
 
 seeds = st.integers(0, 2**31 - 100)
 DIM, PIXELS, SCALE, STEPS = 2, 3, 0.7, 2
-near = {"rtol": 1e-9, "atol": 1e-9}
+near = {"rtol": 1e-11, "atol": 1e-11}
 
 
 class SigmaPoints(MultivariateNormal):

@@ -33,7 +33,7 @@ from latentflow.vae.divergence import estimate_divergence
 SHAPE, DIM, STEPS = (1, 3, 2), 2, 2
 frames = torch.rand(4, STEPS + 1, *SHAPE, generator=generator(0))
 k = torch.tensor([1, 0, 1, 1])
-near = {"rtol": 1e-9, "atol": 1e-9}
+near = {"rtol": 1e-11, "atol": 1e-11}
 seeds = st.integers(0, 2**31 - 100)
 
 PRIORS = {
