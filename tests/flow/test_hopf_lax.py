@@ -227,11 +227,15 @@ def test_running_cost():
         requires = frozenset({"laplacian", "second_time_derivative"})
 
         def running_cost(self, jet, z, t):
-            return jet.laplacian + t.pow(3) + 0 * jet.second_time_derivative
+            return jet.laplacian + t.pow(3) + z.square().sum(-1) + 0 * jet.second_time_derivative
 
     path = flow.integrate(z, [0.5, 1.0, 2.0], running_cost=Clock())
     times = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64).unsqueeze(-1)
-    close(path.cost, path.log_det + (times**4 - 0.5**4) / 4, 1e-10)  # the integral of the Laplacian is log det
+    velocity, elapsed = flow.velocity(z, 0.5), times - 0.5
+    squares = z.square().sum(-1) * elapsed + (z * velocity).sum(-1) * elapsed**2
+    squares = squares + velocity.square().sum(-1) * elapsed**3 / 3
+    # the integral of the Laplacian is log det
+    close(path.cost, path.log_det + (times**4 - 0.5**4) / 4 + squares, 1e-10)
     assert flow.integrate(z, [2.0, 0.5], running_cost=HJResidual()).cost.abs().max() < 1e-25
     with pytest.raises(ValueError, match=r"^running_cost: expected a rate of shape \(5,\)"):
         flow.integrate(z, [0.0, 1.0], running_cost=type("Bad", (Clock,), {"running_cost": lambda *_: z})())
@@ -285,6 +289,7 @@ class _Rollout(torch.nn.Module):
 def test_gradients_of_the_inverse_and_of_times():
     """Catches a solve that keeps no graph, and times that are read as numbers."""
     flow = HopfLaxFlow(mild(2, 1))
+    narrow = HopfLaxFlow(MLPPotential(2, (1,), output_scale=0.5).double())  # its volumes are taken at width 1
 
     def start(z, times):
         path = flow.inverse(z, times)
@@ -299,6 +304,7 @@ def test_gradients_of_the_inverse_and_of_times():
         times = torch.tensor([first, 0.5, 1.0], dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(start, (z, times))
         assert torch.autograd.gradcheck(end, (z, times))
+        assert torch.autograd.gradcheck(lambda times: narrow.integrate(z, times).log_det, (times,))
 
 
 def test_transforms_and_precisions():
