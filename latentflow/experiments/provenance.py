@@ -31,7 +31,7 @@ def provenance(**facts: object) -> dict[str, Any]:
         A dictionary that JSON can hold.
     """
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*_program(Path(sys.argv[0])), *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "latentflow": latentflow.__version__,
         "commit": source_commit(),
@@ -82,3 +82,8 @@ def source_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return described.stdout.strip()
+
+
+def _program(path: Path) -> list[str]:
+    """Give the words by which a program was called; a package that runs as a module has no name of its own."""
+    return ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from latentflow.experiments.comparison import compare
 from latentflow.experiments.equivariance import Equivariance, EquivarianceError, table
+from latentflow.experiments.run_folder import RunFolder
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -25,3 +27,24 @@ def test_the_page_shows_what_the_run_measured(path):
     assert session["commit"] in page
     assert facts["data"]["sha256"][:12] in page
     assert f"{path.parent.name}/strips.png" in page
+
+
+def cells(line):
+    """The cells of a row of a table in Markdown."""
+    return tuple(cell.strip() for cell in line.split("|"))
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("digits/*/evaluation.json")), ids=lambda path: path.parent.name)
+def test_the_comparison_shows_what_the_runs_measured(path):
+    """Catches a row that was edited by hand, under another heading, or without command, seed, commit and data."""
+    page = [cells(line) for line in (RESULTS / "digits.md").read_text().splitlines()]
+    header, _, row = (cells(line) for line in compare([RunFolder(path.parent)]).splitlines())
+    headings = [line for line in page[: page.index(row)] if line[1:2] == ("run",)]
+    assert headings[-1] == header
+    facts = json.loads(path.read_text())["provenance"]
+    (session,) = facts["training"]
+    assert "train digits" in session["command"]
+    assert session["seed"] == 0
+    assert not session["commit"].endswith("dirty")
+    assert len(facts["data"]["sha256"]) == 64
+    assert f"`{session['commit']}`" in (RESULTS / "digits.md").read_text()
