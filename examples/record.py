@@ -60,6 +60,7 @@ def write_figure(path: Path, figure: Figure) -> None:
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Run an example with the arguments of the command line; Ctrl-C ends it without a traceback."""
+    source_commit()  # noted before the example writes anything
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:

@@ -109,7 +109,17 @@ class Copy:
         report = self.folder / "report.xml"
         report.unlink(missing_ok=True)
         named = [f"tests/{test}" for test in tests] or ["tests", *(f"--ignore={path}" for path in ELSEWHERE)]
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "mutants.unshrunk", "--tb=no", f"--junitxml={report}"]
+        options = [
+            "-x",
+            "-q",
+            "-n0",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "mutants.unshrunk",
+            "--tb=no",
+            f"--junitxml={report}",
+        ]
         start = time.perf_counter()
         try:
             finished = subprocess.run(
