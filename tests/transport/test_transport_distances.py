@@ -123,6 +123,17 @@ def test_equal_clouds():
     assert wasserstein2(point, point + 1).item() == pytest.approx(2**0.5)  # clouds without size
 
 
+def test_heavy_points_draw_more():
+    """Catches weights that the map ignores: one point goes to the mean, a pair splits as the weights say."""
+    y = torch.tensor([[0.0, 0.0], [4.0, 8.0]], dtype=torch.float64)
+    weights = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    torch.testing.assert_close(barycentric_map(y[:1], y, None, weights), weights @ y[None])
+    x = torch.tensor([[0.0, 0.0], [1.0, 2.0]], dtype=torch.float64)  # the first takes all of the light point
+    expected = torch.tensor([[2.0, 4.0], [4.0, 8.0]], dtype=torch.float64)
+    found = barycentric_map(x, y, None, weights, scaling=0.995)
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0)
+
+
 def test_gradients_stay_switched_off():
     """Catches a mode of gradients that the iterations leave changed."""
     x, y = normal(0, 5, 2).requires_grad_(), normal(1, 5, 2) + 3
