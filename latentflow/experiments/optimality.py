@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentflow import FlowVAE, SlogDet, transport_certificate, transport_defect
+from latentflow import FlowVAE, HopfLaxFlow, SlogDet, transport_certificate, transport_defect
 from latentflow.experiments.data import LabelledImages, TransformationSequences
 from latentflow.experiments.markdown import lay_out
 
@@ -23,7 +23,7 @@ class Optimality:
         cost: :math:`T \cdot E \int |\nabla u|^2 dt`, at least the displacement.
         displacement: :math:`E |z_T - z_0|^2`, at least :math:`W_2^2`.
         wasserstein: :math:`W_2` between the latents before and after.
-        dual: The lower bound of :math:`W_2^2` by the potential itself.
+        dual: The lower bound of :math:`W_2^2` by the potential itself; None after a shock, where there is none.
         ratio: The cost over :math:`W_2^2`, 1 for optimal transport; None where it is infinite.
         ratio_interval: Its bootstrap interval at 95 %; None where it is infinite.
         defect: The root mean square of the acceleration before each step, zero for optimal transport, in lengths per
@@ -36,7 +36,7 @@ class Optimality:
     cost: float
     displacement: float
     wasserstein: float
-    dual: float
+    dual: float | None
     ratio: float | None
     ratio_interval: tuple[float, float] | None
     defect: float
@@ -76,23 +76,21 @@ def _measure(model: FlowVAE, images: Tensor, k: int, steps: int) -> Optimality:
     flow = model.dynamics(model.bank[k])
     flow.on_fold = "ignore"  # the share of folds is reported
     path = flow.rollout(model.encode(images).mean, steps, volume=SlogDet())
-    certificate = transport_certificate(
-        path, flow.potential, samples=SAMPLES, generator=torch.Generator().manual_seed(0)
-    )
-    times = path.times[:-1].unsqueeze(-1)
-    accelerations = transport_defect(flow.potential, path.z[:-1], times)
-    ratio, dual = float(certificate.ratio), certificate.dual
-    assert dual is not None, "there is a potential"
     assert path.folded is not None, "there is a volume"
+    shocked = isinstance(flow, HopfLaxFlow) and bool(path.folded.any())
+    potential = None if shocked else flow.potential  # after a shock there is none
+    certificate = transport_certificate(path, potential, samples=SAMPLES, generator=torch.Generator().manual_seed(0))
+    times = path.times[:-1].unsqueeze(-1)
+    ratio, dual = float(certificate.ratio), certificate.dual
     low, high = certificate.ratio_interval.tolist()
     return Optimality(
         cost=float(certificate.cost),
         displacement=float(certificate.displacement),
         wasserstein=float(certificate.wasserstein),
-        dual=float(dual),
+        dual=None if dual is None else float(dual),
         ratio=ratio if ratio < UNBOUNDED else None,
         ratio_interval=(low, high) if ratio < UNBOUNDED else None,
-        defect=float(accelerations.mean().sqrt()),
+        defect=0.0 if potential is None else float(transport_defect(potential, path.z[:-1], times).mean().sqrt()),
         velocity=float((path.action[-1].mean() / steps).sqrt()),
         folded=float(path.folded.any(0).to(path.z).mean()),
         samples=certificate.samples,
@@ -104,11 +102,10 @@ def transport_table(result: dict[str, Optimality]) -> str:
     header = ("transformation", "cost", "displacement", "W2^2", "dual", "cost / W2^2", "95 %", "acceleration", "folded")
     rows: list[tuple[str, ...]] = [header]
     for name, o in result.items():
-        lengths = (o.cost, o.displacement, o.wasserstein**2, o.dual)
+        lengths = [f"{x:.3f}" for x in (o.cost, o.displacement, o.wasserstein**2)]
+        dual = "" if o.dual is None else f"{o.dual:.3f}"
         ratio = "inf" if o.ratio is None else f"{o.ratio:.4f}"
         interval = "" if o.ratio_interval is None else "{:.4f} to {:.4f}".format(*o.ratio_interval)
         relative = o.defect / o.velocity if o.velocity > 0 else 0.0
-        rows.append(
-            (name, *(f"{x:.3f}" for x in lengths), ratio, interval, f"{relative:.4f}", f"{100 * o.folded:.1f} %")
-        )
+        rows.append((name, *lengths, dual, ratio, interval, f"{relative:.4f}", f"{100 * o.folded:.1f} %"))
     return lay_out(rows)

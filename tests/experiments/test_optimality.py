@@ -78,6 +78,16 @@ def test_flows_that_solve_the_equation_are_optimal():
         assert entry.defect == pytest.approx(0, abs=1e-5)
 
 
+def test_after_a_shock_there_is_no_bound_by_the_potential():
+    """Catches an evaluation that looks for the potential where the paths have met, which takes minutes or fails."""
+    met = model(HopfLaxFlow)
+    met.bank = PotentialBank([QuadraticPotential(2, -0.5 * torch.eye(2)) for _ in range(3)])
+    for entry in measure_optimality(met, images(20), SEQUENCES).values():
+        assert entry.folded == 1
+        assert entry.dual is None
+        assert entry.ratio >= 1
+
+
 def test_folds_are_counted_and_do_not_raise():
     """Catches an evaluation that stops at the first fold, and a share of steps instead of samples."""
     folding = model(PotentialFlow)
