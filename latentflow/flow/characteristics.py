@@ -2,7 +2,6 @@ r"""The flow along straight characteristics, :math:`z_t = y + t \nabla u_0(y)`, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -10,6 +9,7 @@ from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from latentflow.calculus import Jet, JetRequest, check_points, evaluate_jet, outside_autocast, transformed
+from latentflow.flow.discrete import stack_known
 from latentflow.flow.finite import check_finite, check_numbers
 from latentflow.flow.hopf_lax_potential import HopfLaxPotential, carried_jet, second_derivatives
 from latentflow.flow.inverse import StepSolver
@@ -87,15 +87,10 @@ def _changes(volume: Volume, jet: Jet, times: Tensor) -> VolumeChange:
         changes = [volume.change(jet, time) for time in times.tolist()]
     return VolumeChange(
         torch.stack([change.log_det for change in changes]),
-        _stack([change.sign for change in changes]),
-        _stack([change.folded for change in changes]),
-        _stack([change.smallest_eigenvalue for change in changes]),
+        stack_known([change.sign for change in changes]),
+        stack_known([change.folded for change in changes]),
+        stack_known([change.smallest_eigenvalue for change in changes]),
     )
-
-
-def _stack(values: Sequence[Tensor | None]) -> Tensor | None:
-    known = [value for value in values if value is not None]
-    return torch.stack(known) if len(known) == len(values) else None
 
 
 def _integrate(cost: RunningCost, jet: Jet, y: Tensor, times: Tensor, request: JetRequest) -> Tensor:

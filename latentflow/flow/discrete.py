@@ -139,9 +139,11 @@ def _account(points: list[Tensor], times: Tensor, steps: list[Step], *, forward:
     changes = [step.volume for step in steps if step.volume is not None]
     log_det = _accumulate(z, [change.log_det for change in changes], forward=forward)
     check_numbers("log_det", log_det)
-    sign = _stack([change.sign for change in changes])
-    folded = _stack([change.folded for change in changes])
-    return Path(times, z, log_det, action, sign, folded, _stack([change.smallest_eigenvalue for change in changes]))
+    sign = stack_known([change.sign for change in changes])
+    folded = stack_known([change.folded for change in changes])
+    return Path(
+        times, z, log_det, action, sign, folded, stack_known([change.smallest_eigenvalue for change in changes])
+    )
 
 
 def _accumulate(z: Tensor, increments: list[Tensor], *, forward: bool) -> Tensor:
@@ -149,6 +151,7 @@ def _accumulate(z: Tensor, increments: list[Tensor], *, forward: bool) -> Tensor
     return total if forward else -total
 
 
-def _stack(values: Sequence[Tensor | None]) -> Tensor | None:
+def stack_known(values: Sequence[Tensor | None]) -> Tensor | None:
+    """Stack what is known at every step; None where it is not, or where there is no step."""
     known = [value for value in values if value is not None]
     return torch.stack(known) if 0 < len(known) == len(values) else None

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from latentflow.calculus import Field, Jet, JetRequest, Time, evaluate_jet
 from latentflow.testing.comparison import explained, require_close, tensors
 
+Subject = TypeVar("Subject")
 BASE = ("value", "gradient", "time_derivative")
 
 
@@ -117,9 +119,9 @@ def device_of(u: Field) -> torch.device:
     return held[0].device if held else torch.device("cpu")
 
 
-def converted(u: Field, dtype: torch.dtype) -> Field:
-    """Copy a module into a dtype; hand a function back as it is."""
-    if not isinstance(u, nn.Module):
-        return u
-    with explained("u", "copy.deepcopy"):
-        return copy.deepcopy(u).to(dtype)
+def converted(subject: Subject, dtype: torch.dtype, name: str = "u") -> Subject:
+    """Copy a module into a dtype; hand anything else back as it is. The name is for the message."""
+    if not isinstance(subject, nn.Module):
+        return subject
+    with explained(name, "copy.deepcopy"):
+        return copy.deepcopy(subject).to(dtype)

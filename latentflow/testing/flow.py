@@ -2,7 +2,6 @@ r"""Check that a flow keeps the contract of :class:`PotentialFlow`."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from torch.distributions import Independent, Normal
 
 from latentflow.flow import Discrete, ODEOptions, Path, PotentialFlow
 from latentflow.potentials.grouping import has_samples
+from latentflow.testing.case import converted
 from latentflow.testing.comparison import explained, require_close, require_finite
 from latentflow.testing.moves import DT, START, STEPS, TIMES, euler, runge_kutta, volumes_of
-from latentflow.testing.reference import derivative
+from latentflow.testing.reference import derivative, weighted_slopes
 
 PRECISE = ODEOptions(rtol=1e-7, atol=1e-8)
 CONTINUOUS = 1e-5
@@ -77,7 +77,7 @@ def check_flow(
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(*batch, dim, generator=generator, dtype=torch.float64)
     limit = math.sqrt(torch.finfo(torch.float64).eps) if tolerance is None else tolerance
-    case = _Case(_converted(flow, torch.float64), z, limit)
+    case = _Case(converted(flow, torch.float64, "flow"), z, limit)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _check_velocity(case)
@@ -109,13 +109,6 @@ class _Case:
 
 
 FIELDS = ("times", "z", "log_det", "action")
-
-
-def _converted(flow: PotentialFlow, dtype: torch.dtype) -> PotentialFlow:
-    if not isinstance(flow, nn.Module):
-        return flow
-    with explained("flow", "copy.deepcopy"):
-        return copy.deepcopy(flow).to(dtype)
 
 
 def _fields(path: Path) -> dict[str, Tensor]:
@@ -179,20 +172,12 @@ def _sources(case: _Case, z: Tensor) -> dict[str, Tensor]:
     return {"z0": z, **{f"parameter {name}": p for name, p in named if p.requires_grad}}
 
 
-def _slopes(output: Tensor, sources: dict[str, Tensor]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(output.numel())
-    weights = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-    total, inputs = (output * weights).sum(), list(sources.values())
-    if not total.requires_grad:
-        return [torch.zeros_like(source) for source in inputs]
-    return list(torch.autograd.grad(total, inputs, retain_graph=True, allow_unused=True, materialize_grads=True))
-
-
 def _compare_slopes(case: _Case, name: str, actual: Tensor, expected: Tensor, sources: dict[str, Tensor]) -> None:
     with explained(f"gradient of {name}", "by reverse mode"):
-        found = _slopes(actual, sources)
-    for source, one, other in zip(sources, found, _slopes(expected, sources), strict=True):
-        case.require(f"gradient of {name} in {source}", one, other, "by reverse mode", "that of the same by velocity")
+        found = weighted_slopes(actual, sources)
+    for source, other in weighted_slopes(expected, sources).items():
+        what = "that of the same by velocity"
+        case.require(f"gradient of {name} in {source}", found[source], other, "by reverse mode", what)
 
 
 def _check_continuation(case: _Case) -> None:
@@ -304,7 +289,7 @@ def _check_samples(case: _Case) -> None:
 
 
 def _check_other_dtype(case: _Case, flow: PotentialFlow) -> None:
-    here = _Case(_converted(flow, torch.float32), case.z.float(), 1e-3)
+    here = _Case(converted(flow, torch.float32, "flow"), case.z.float(), 1e-3)
     loose = ODEOptions(rtol=1e-6, atol=1e-6)
     with explained("integrate", "in float32"):
         solved = here.flow.integrate(here.z, TIMES, loose)

@@ -15,7 +15,7 @@ from latentflow.potentials.bounds import SupportsLipschitz
 from latentflow.potentials.grouping import has_samples
 from latentflow.testing.case import Case, converted
 from latentflow.testing.comparison import describe, explained, require_close, require_finite, tensors
-from latentflow.testing.reference import reverse_jet
+from latentflow.testing.reference import reverse_jet, weighted_slopes
 
 AUTODIFF = "what automatic differentiation of the values gives"
 
@@ -146,7 +146,7 @@ def _check_derivatives(case: Case) -> None:
         inputs |= {f"parameter {name}": p for name, p in case.u.named_parameters() if p.requires_grad}
     with explained("value", "reverse over reverse mode"):
         expected = tensors(reverse_jet(case.u, z, t, case.probes))
-    slopes = {name: _slopes(field, inputs) for name, field in expected.items()}
+    slopes = {name: weighted_slopes(field, inputs) for name, field in expected.items()}
     for request in case.requests():
         where = describe(request)
         answer = case.fields(where, z, t, request)
@@ -155,21 +155,9 @@ def _check_derivatives(case: Case) -> None:
         case.compare(answer, known, where, AUTODIFF)
         for name in known:
             with explained(f"gradient of {name}", where):
-                found = _slopes(answer[name], inputs)
+                found = weighted_slopes(answer[name], inputs)
             for (source, actual), wanted in zip(found.items(), slopes[name].values(), strict=True):
                 require_close(f"gradient of {name} in {source}", actual, wanted, case.tolerance, where, AUTODIFF)
-
-
-def _slopes(field: Tensor, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Differentiate a field in the inputs, with a weight of its own for each entry."""
-    generator = torch.Generator().manual_seed(field.numel())
-    weights = torch.randn(field.shape, generator=generator, dtype=torch.float64).to(field)
-    total = (field * weights).sum()
-    if not total.requires_grad:
-        return {name: torch.zeros_like(source) for name, source in inputs.items()}
-    sources = list(inputs.values())
-    found = torch.autograd.grad(total, sources, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return dict(zip(inputs, found, strict=True))
 
 
 def _check_modes(case: Case) -> None:

@@ -2,7 +2,6 @@ r"""Check that a prior keeps its contract."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch.distributions import Distribution
 
 from latentflow.calculus import Time
 from latentflow.priors import Prior
+from latentflow.testing.case import converted
 from latentflow.testing.comparison import explained, require_close, require_finite
 from latentflow.testing.mass import Reference, moments, reference_points
 
@@ -83,7 +83,7 @@ def check_prior(
     """
     if len(times) < 2:
         raise ValueError(f"times: expected two or more, got {len(times)}")
-    case = _Case(_converted(prior, dtype), dim, fields, times, dtype)
+    case = _Case(_evaluated(prior, dtype), dim, fields, times, dtype)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         z = _check_distributions(case, draws)
@@ -125,11 +125,9 @@ class _Case:
         return value
 
 
-def _converted(prior: Prior, dtype: torch.dtype) -> Prior:
-    if not isinstance(prior, nn.Module):
-        return prior
-    with explained("prior", "copy.deepcopy"):
-        return copy.deepcopy(prior).to(dtype).eval()
+def _evaluated(prior: Prior, dtype: torch.dtype) -> Prior:
+    own = converted(prior, dtype, "prior")
+    return own.eval() if isinstance(own, nn.Module) else own
 
 
 def _where(t: float, k: int | None) -> str:
@@ -237,7 +235,7 @@ def _check_parameters(case: _Case, z: Tensor) -> None:
 
 def _check_other_dtype(prior: nn.Module, case: _Case, z: Tensor) -> None:
     other = torch.float32 if case.dtype == torch.float64 else torch.float64
-    here = _Case(_converted(prior, other), case.dim, case.fields, case.times, other)
+    here = _Case(_evaluated(prior, other), case.dim, case.fields, case.times, other)
     for t, points in zip(case.times, z, strict=True):
         expected = case.log_prob(_where(t, case.indices[0]), t, case.indices[0], points).to(other)
         where = f"in {other}"

@@ -2,6 +2,8 @@ r"""The jet of a field by reverse mode alone, which shares nothing with the rule
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -47,3 +49,18 @@ def derivative(output: Tensor, source: Tensor) -> Tensor:
         return torch.zeros_like(source)
     slope = torch.autograd.grad(total, source, create_graph=True, allow_unused=True, materialize_grads=True)
     return slope[0]
+
+
+def slopes_of(total: Tensor, sources: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Differentiate a number and keep its graph; zero where it does not depend on a source."""
+    if not total.requires_grad:
+        return [torch.zeros_like(source) for source in sources]
+    return torch.autograd.grad(total, sources, retain_graph=True, allow_unused=True, materialize_grads=True)
+
+
+def weighted_slopes(field: Tensor, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Differentiate a field in the inputs, with a weight of its own for each entry."""
+    generator = torch.Generator().manual_seed(field.numel())
+    weights = torch.randn(field.shape, generator=generator, dtype=torch.float64).to(field)
+    found = slopes_of((field * weights).sum(), list(inputs.values()))
+    return dict(zip(inputs, found, strict=True))

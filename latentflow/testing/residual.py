@@ -2,7 +2,6 @@ r"""Check that the residual of an equation keeps its contract."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from latentflow.calculus import Field, Jet, JetRequest, Time, evaluate_jet, expa
 from latentflow.pde import PDEResidual
 from latentflow.testing.case import Case, converted
 from latentflow.testing.comparison import explained, require_close, require_finite, tensors
+from latentflow.testing.reference import slopes_of
 
 SECOND = ("laplacian", "hessian", "second_time_derivative", "gradient_time_derivative")
 STEP = 1e-5
@@ -80,7 +80,7 @@ def check_residual(
         raise ValueError(f"batch: expected a shape of at least two samples, got {tuple(batch)}")
     field = _Swell(dim) if u is None else u
     case = Case.draw(field, dim, batch, seed, torch.float64, None)
-    subject = _Subject(_converted(residual, torch.float64), case)
+    subject = _Subject(converted(residual, torch.float64, "residual"), case)
     with torch.enable_grad():
         subject.check_requires()
         subject.check_inputs()
@@ -90,12 +90,7 @@ def check_residual(
         if gauge:
             subject.check_gauge()
         single = replace(case, u=converted(field, torch.float32), tolerance=1e-3)
-        subject.check_single_precision(_Subject(_converted(residual, torch.float32), single))
-
-
-def _converted(residual: PDEResidual, dtype: torch.dtype) -> PDEResidual:
-    with explained("residual", "copy.deepcopy"):
-        return copy.deepcopy(residual).to(dtype)
+        subject.check_single_precision(_Subject(converted(residual, torch.float32, "residual"), single))
 
 
 class _Swell(nn.Module):
@@ -228,7 +223,7 @@ class _Subject:
         def totals() -> dict[str, Tensor]:
             return {name: (field * weights).sum() for name, field in self.fields("with gradients", z, t).items()}
 
-        slopes = {name: _slopes(total, list(sources.values())) for name, total in totals().items()}
+        slopes = {name: slopes_of(total, list(sources.values())) for name, total in totals().items()}
         for i, (source, tensor) in enumerate(sources.items()):
             direction = draw(tensor)
             with torch.no_grad():
@@ -255,9 +250,3 @@ class _Subject:
         expected = {name: field.float() for name, field in self.fields("in torch.float64", z, t).items()}
         where = "in torch.float32"
         single.case.compare(single.fields(where, z.float(), t.float()), expected, where, "what it is in torch.float64")
-
-
-def _slopes(total: Tensor, sources: list[Tensor]) -> Sequence[Tensor]:
-    if not total.requires_grad:
-        return [torch.zeros_like(source) for source in sources]
-    return torch.autograd.grad(total, sources, retain_graph=True, allow_unused=True, materialize_grads=True)
