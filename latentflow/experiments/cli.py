@@ -1,4 +1,4 @@
-"""The command line: ``latentflow train``, ``latentflow evaluate`` and ``latentflow compare``."""
+"""The command line: ``latentflow train``, ``evaluate``, ``compare`` and ``data``."""
 
 from __future__ import annotations
 
@@ -17,40 +17,41 @@ import tyro
 
 from latentflow.experiments.comparison import compare
 from latentflow.experiments.configuration import Budget, TrainConfig, options
-from latentflow.experiments.data import LabelledImages, load_images
+from latentflow.experiments.data import SequenceDataset, Source, open_sequences
+from latentflow.experiments.data_commands import Data
 from latentflow.experiments.errors import ExperimentError, UsageError
-from latentflow.experiments.evaluation import evaluate
+from latentflow.experiments.evaluation import evaluate, evaluate_elsewhere
 from latentflow.experiments.hardware import Hardware
 from latentflow.experiments.provenance import provenance
 from latentflow.experiments.run_folder import RunFolder
 from latentflow.experiments.training import train
 
-MINUTES = {"digits": 4.0, "mnist": 30.0}
+MINUTES = {"digits": 4.0}  # of training, where it is not half an hour
 BOX = re.compile(r"[│╭╮╰╯─]|-{3,}|\x1b\[[0-9;]*m")
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a flow-factorised VAE on images that scale, rotate and change colour, then evaluate it.
+    """Train a flow-factorised VAE on sequences of images of one change each, then evaluate it.
 
     Attributes:
         config: The run.
         hardware: Where and how to compute.
         steps: Number of training steps; with it a run is reproducible.
-        minutes: Minutes of training, if no steps are given; 4 for digits and 30 for MNIST by default.
+        minutes: Minutes of training, if no steps are given; 4 for digits and 30 for the others by default.
         out: Folder of the run; the first free one of runs/DATASET, runs/DATASET-2, ... by default.
         resume: Go on from the checkpoint in --out.
-        data: Folder of the data files; by default $LATENTFLOW_DATA, else they are downloaded.
+        source: Where the data is.
     """
 
     config: TrainConfig
     hardware: Hardware = field(default_factory=Hardware)
+    source: Source = field(default_factory=Source)
     steps: int | None = None
     minutes: float | None = None
     out: Path | None = None
     resume: bool = False
-    data: Path | None = None
 
     def __post_init__(self) -> None:
         if self.resume and self.out is None:
@@ -60,7 +61,7 @@ class Train:
     def budget(self) -> Budget:
         """Give the budget, with the default of the dataset where none was given."""
         if self.steps is None and self.minutes is None:
-            return Budget(minutes=MINUTES[self.config.dataset])
+            return Budget(minutes=MINUTES.get(self.config.dataset, 30.0))
         return Budget(self.steps, self.minutes)
 
     def resuming(self, folder: RunFolder) -> list[str]:
@@ -72,51 +73,58 @@ class Train:
 
     def run(self) -> None:
         """Train, evaluate and print the errors."""
-        images = load_images(self.config.dataset, "train", self.data)
+        data = open_sequences(self.config.dataset, "train", self.config.sequences, self.source)
         fabric = self.hardware.launch()
         unused = RunFolder.unused(self.config.dataset)
         folder = fabric.broadcast(unused if self.out is None else RunFolder(self.out))
         if fabric.is_global_zero:
-            self._prepare(folder, images)
+            self._prepare(folder, data)
         fabric.barrier()
         try:
-            train(self.config, self.budget(), images, folder, fabric, resume=self.resume)
+            train(self.config, self.budget(), data, folder, fabric, resume=self.resume)
         except KeyboardInterrupt:
             if fabric.is_global_zero:
                 print(f"stopped; go on with: latentflow {shlex.join(self.resuming(folder))}")
             raise
         if fabric.is_global_zero:
-            Evaluate(folder.path, self.data).run()
+            Evaluate(folder.path, self.source).run()
 
-    def _prepare(self, folder: RunFolder, images: LabelledImages) -> None:
+    def _prepare(self, folder: RunFolder, data: SequenceDataset) -> None:
         if self.resume:
             folder.open(self.config)
         else:
             folder.create(self.config)
         precision = self.hardware.chosen_precision()
-        folder.add_environment(provenance(seed=self.config.seed, precision=precision, data=images.identity()))
-        print(f"training on {images.name} ({len(images)} images) into {folder.path}", flush=True)
+        folder.add_environment(provenance(seed=self.config.seed, precision=precision, data=data.identity()))
+        counts = ", ".join(f"{len(data.starts(k)):,} of {name}" for k, name in enumerate(data.names))
+        print(f"training on {data.name} (sequences: {counts}) into {folder.path}", flush=True)
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure the equivariance errors of a run on the test images and draw its flows.
+    """Measure the equivariance errors of a run on the test sequences and draw its flows.
 
     Attributes:
         folder: Folder of the run.
-        data: Folder of the data files; by default $LATENTFLOW_DATA, else they are downloaded.
+        source: Where the data is.
         device: Where to compute, as torch names it.
+        on_sprites: Instead, show a run of digits or MNIST sprites, which it never saw, at their size and in red.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
-    data: Path | None = None
+    source: Source = field(default_factory=Source)
     device: str = "cpu"
+    on_sprites: bool = False
 
     def run(self) -> None:
         """Evaluate and print the errors."""
         folder = RunFolder(self.folder)
-        print(evaluate(folder, self.data, self.device).table())
-        print(f"wrote {folder.evaluation} and {folder.strips}")
+        if self.on_sprites:
+            print(evaluate_elsewhere(folder, self.source, self.device).table())
+            print(f"wrote {folder.elsewhere} and {folder.elsewhere_strips}")
+        else:
+            print(evaluate(folder, self.source, self.device).table())
+            print(f"wrote {folder.evaluation} and {folder.strips}")
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Compare:
+def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Compare | Data:
     """Read the arguments; what is wrong with them becomes one line instead of a box of several."""
     said = io.StringIO()
     try:
@@ -163,7 +171,8 @@ def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Compare:
             return tyro.cli(
                 Annotated[Train, tyro.conf.subcommand("train")]
                 | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-                | Annotated[Compare, tyro.conf.subcommand("compare")],
+                | Annotated[Compare, tyro.conf.subcommand("compare")]
+                | Annotated[Data, tyro.conf.subcommand("data")],
                 prog="latentflow",
                 args=arguments,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from latentflow.experiments.data import DatasetName, SequenceConfig
 from latentflow.experiments.errors import ExperimentError, UsageError
 from latentflow.experiments.pde import check_pde
 
@@ -55,14 +56,16 @@ class TrainConfig:
         batch_size: Sequences in a step, all of one transformation.
         learning_rate: Peak learning rate of Adam, after the warm-up; it falls to zero by a cosine.
         warmup_steps: Steps over which the learning rate rises.
+        sequences: Which sequences of images.
         model: The model.
     """
 
-    dataset: Annotated[Literal["digits", "mnist"], tyro.conf.Positional]
+    dataset: Annotated[DatasetName, tyro.conf.Positional]
     seed: int = 0
     batch_size: int = 64
     learning_rate: float = 4e-3
     warmup_steps: int = 200
+    sequences: SequenceConfig = field(default_factory=SequenceConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
@@ -100,7 +103,9 @@ class TrainConfig:
         """Make the configuration of which JSON holds the values."""
         model = values["model"]
         built = ModelConfig(**(model | {"hidden": tuple(model["hidden"])}))
-        return TrainConfig(**(values | {"model": built}))
+        sequences = values.get("sequences", {})  # runs before there was a choice have none
+        chosen = SequenceConfig(**(sequences | {"transformations": tuple(sequences.get("transformations", ()))}))
+        return TrainConfig(**(values | {"model": built, "sequences": chosen}))
 
     def difference(self, other: TrainConfig) -> str | None:
         """Name the first field in which two configurations differ, or None if they are equal."""

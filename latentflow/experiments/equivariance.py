@@ -10,8 +10,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latentflow import FlowVAE
-from latentflow.experiments.data import LabelledImages, TransformationSequences
+from latentflow.experiments.data import SequenceDataset, subsample
 from latentflow.experiments.markdown import lay_out
+
+LIMIT = 10_000  # sequences of each transformation
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class Equivariance:
 
     Attributes:
         errors: The errors, by the name of the transformation.
-        reconstruction: The reference :math:`T \cdot |x_0 - \mathrm{Dec}(\mu(x_0))|_1`, averaged over the images: what
-            an error would be if every frame were as hard as the first and as well reconstructed.
-        images: The number of images.
+        reconstruction: The reference :math:`T \cdot |x_0 - \mathrm{Dec}(\mu(x_0))|_1`, averaged over the first images:
+            what an error would be if every frame were as hard as the first and as well reconstructed.
+        images: The number of first images of each transformation.
         steps: The number of steps ``T``.
     """
 
@@ -56,43 +58,42 @@ class Equivariance:
     steps: int
 
 
-def measure_equivariance(
-    model: FlowVAE,
-    data: LabelledImages,
-    sequences: TransformationSequences,
-    batch_size: int = 250,
-) -> Equivariance:
+def measure_equivariance(model: FlowVAE, data: SequenceDataset, batch_size: int = 250) -> Equivariance:
     r"""Measure the equivariance error over a data set.
 
     The latent starts at the mean of the posterior, :math:`z_0 = \mu(x_0)`. All sums are exact sample sums: a short
-    last batch counts by its size, and every transformation starts anew.
+    last batch counts by its size, and every transformation starts anew. All transformations are measured on the same
+    number of sequences: as many as the split has of each, at most 10,000, drawn from a fixed seed if it has more.
 
     Args:
         model: The model; it is used in evaluation mode and left in the mode that it was in.
-        data: The images.
-        sequences: The transformations.
-        batch_size: Images in a batch; it changes the result by roundoff only.
+        data: The sequences.
+        batch_size: Sequences in a batch; it changes the result by roundoff only.
 
     Returns:
         The errors.
     """
     training = model.training
     model.eval()
-    with torch.inference_mode(), tqdm(total=len(sequences.names) * len(data), unit="image", desc="equivariance") as bar:
-        measured = [_measure(model, data, sequences, k, batch_size, bar) for k in range(len(sequences.names))]
+    data = data.to(next(model.parameters()).device)
+    starts = [data.starts(k) for k in range(len(data.names))]
+    count = min(LIMIT, *map(len, starts))
+    with torch.inference_mode(), tqdm(total=len(starts) * count, unit="image", desc="equivariance") as bar:
+        measured = [_measure(model, data, k, subsample(s, count), batch_size, bar) for k, s in enumerate(starts)]
     model.train(training)
-    errors = {name: error for name, (error, _) in zip(sequences.names, measured, strict=True)}
-    return Equivariance(errors, measured[0][1], len(data), sequences.steps)
+    errors = {name: error for name, (error, _) in zip(data.names, measured, strict=True)}
+    reconstruction = sum(reference for _, reference in measured) / len(measured)
+    return Equivariance(errors, reconstruction, count, data.steps)
 
 
 def _measure(
-    model: FlowVAE, data: LabelledImages, sequences: TransformationSequences, k: int, batch_size: int, bar: tqdm[Any]
+    model: FlowVAE, data: SequenceDataset, k: int, starts: Tensor, batch_size: int, bar: tqdm[Any]
 ) -> tuple[EquivarianceError, float]:
     """Measure one transformation; return its errors and the reconstruction reference."""
-    steps, device = sequences.steps, next(model.parameters()).device
+    steps = data.steps
     output, static, reconstruction, latent, latent_static, means = [], [], [], [], [], []
-    for images in torch.split(data.images, batch_size):
-        frames = sequences(images.to(device), k)
+    for indices in torch.split(starts, batch_size):
+        frames = data.sequence(indices, k)
         encoded = model.encode(frames.flatten(0, 1)).mean.reshape(*frames.shape[:2], -1)
         path = model.flow(encoded[:, 0], k, steps)
         flowed, decoded = path.z.transpose(0, 1), model.decode(path.z).mean.transpose(0, 1)
@@ -102,8 +103,8 @@ def _measure(
         latent.append(_per_coordinate(flowed[:, 1:] - encoded[:, 1:]))
         latent_static.append(_per_coordinate(encoded[:, :1] - encoded[:, 1:]))
         means.append(encoded[:, 0].double().cpu())
-        bar.update(len(images))
-    errors, count = torch.cat(output), len(data)
+        bar.update(len(indices))
+    errors, count = torch.cat(output), len(starts)
     coordinates = torch.stack(latent).sum(0) / count
     scale = torch.cat(means).std(0, correction=0)
     return EquivarianceError(

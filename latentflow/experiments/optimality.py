@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from latentflow import FlowVAE, HopfLaxFlow, SlogDet, transport_certificate, transport_defect
-from latentflow.experiments.data import LabelledImages, TransformationSequences
+from latentflow.experiments.data import SequenceDataset, subsample
 from latentflow.experiments.markdown import lay_out
 
 SAMPLES = 1024
+BATCH = 128  # sequences at once in memory
 UNBOUNDED = 1e6  # a ratio above it is infinite up to rounding: points move, their distribution does not
 
 
@@ -45,31 +46,31 @@ class Optimality:
     samples: int
 
 
-def measure_optimality(
-    model: FlowVAE, data: LabelledImages, sequences: TransformationSequences
-) -> dict[str, Optimality]:
-    """Certify the flow of every transformation on the latents of untransformed images.
+def measure_optimality(model: FlowVAE, data: SequenceDataset) -> dict[str, Optimality]:
+    """Certify the flow of every transformation on the latents of the first images of its sequences.
 
-    The latents start at the mean of the posterior. Of more than 1,024 images, that many are taken at equal distances.
+    The latents start at the mean of the posterior. Of more than 1,024 images, that many are drawn from a fixed seed.
 
     Args:
         model: The model; it is used in evaluation mode and left in the mode that it was in.
-        data: The images.
-        sequences: The transformations, in the order of the potentials.
+        data: The sequences, with the transformations in the order of the potentials.
 
     Returns:
         What was measured, by the name of the transformation.
     """
     training = model.training
     model.eval()
-    device = next(model.parameters()).device
+    data = data.to(next(model.parameters()).device)
     with torch.no_grad():
-        chosen = torch.linspace(0, len(data) - 1, min(SAMPLES, len(data))).long()
-        images = data.images[chosen].to(device)
-        first = [sequences(images, k)[:, 0] for k in range(len(sequences.names))]
-        result = {name: _measure(model, first[k], k, sequences.steps) for k, name in enumerate(sequences.names)}
+        first = [_first_images(data, k) for k in range(len(data.names))]
+        result = {name: _measure(model, first[k], k, data.steps) for k, name in enumerate(data.names)}
     model.train(training)
     return result
+
+
+def _first_images(data: SequenceDataset, k: int) -> Tensor:
+    starts = subsample(data.starts(k), SAMPLES)
+    return torch.cat([data.sequence(indices, k)[:, 0] for indices in torch.split(starts, BATCH)])
 
 
 def _measure(model: FlowVAE, images: Tensor, k: int, steps: int) -> Optimality:

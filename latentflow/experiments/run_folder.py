@@ -52,6 +52,16 @@ class RunFolder:
         """The picture of flow strips."""
         return self.path / "strips.png"
 
+    @property
+    def elsewhere(self) -> Path:
+        """The evaluation on images of a kind that the run never saw."""
+        return self.path / "elsewhere.json"
+
+    @property
+    def elsewhere_strips(self) -> Path:
+        """The picture of flow strips of such images."""
+        return self.path / "elsewhere.png"
+
     @staticmethod
     def unused(dataset: str, parent: Path = Path("runs")) -> RunFolder:
         """Name the first folder ``runs/<dataset>``, ``runs/<dataset>-2``, ... that does not exist yet."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from latentflow import FlowVAE, FoldWarning
 from latentflow.experiments.checkpoint import Progress, load_checkpoint, save_checkpoint
 from latentflow.experiments.configuration import Budget, TrainConfig
-from latentflow.experiments.data import LabelledImages, TransformationSequences
+from latentflow.experiments.data import SequenceDataset
 from latentflow.experiments.errors import ExperimentError
 from latentflow.experiments.interrupt import Interrupt
 from latentflow.experiments.metrics_log import MetricsLog
@@ -50,13 +50,13 @@ def step_generator(seed: int, rank: int, step: int, device: torch.device) -> tor
 def train(
     config: TrainConfig,
     budget: Budget,
-    data: LabelledImages,
+    data: SequenceDataset,
     folder: RunFolder,
     fabric: Fabric,
     *,
     resume: bool = False,
 ) -> FlowVAE:
-    """Train a flow-factorised VAE on transformed images until the budget is spent or Ctrl-C is pressed.
+    """Train a flow-factorised VAE on sequences of images until the budget is spent or Ctrl-C is pressed.
 
     On a CPU and with a budget of steps, a run that was stopped and resumed ends in the same weights, bit for bit, as
     one that was not.
@@ -64,7 +64,7 @@ def train(
     Args:
         config: The configuration.
         budget: How long to train.
-        data: The training images.
+        data: The training sequences.
         folder: The run's folder, which exists.
         fabric: The devices, launched.
         resume: Whether to go on from the folder's checkpoint.
@@ -76,14 +76,14 @@ def train(
         ExperimentError: If the checkpoint does not fit, or the loss is not finite; the last checkpoint stays.
         KeyboardInterrupt: If Ctrl-C was pressed, after a checkpoint was written.
     """
-    sequences = TransformationSequences()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = build_model(config.model, len(sequences.names))
+        model = build_model(config.model, data)
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
     done = load_checkpoint(folder.checkpoint, model, optimiser) if resume else Progress()
     terms_of, stepper = fabric.setup(model, optimiser)
-    images = data.images.to(fabric.device)
+    data = data.to(fabric.device)
+    starts = [data.starts(k).to(fabric.device) for k in range(len(data.names))]
     step, clock = done.steps, Clock(done.seconds)
     saved = clock.seconds
 
@@ -107,11 +107,11 @@ def train(
             for group in stepper.param_groups:
                 group["lr"] = learning_rate(config, step, spent)
             generator = step_generator(config.seed, fabric.global_rank, step, fabric.device)
-            chosen = torch.randint(len(images), (config.batch_size,), generator=generator, device=fabric.device)
-            kind = step % len(sequences.names)  # one transformation in a batch; they take turns
+            kind = step % len(data.names)  # one transformation in a batch; they take turns
+            places = torch.randint(len(starts[kind]), (config.batch_size,), generator=generator, device=fabric.device)
             k = torch.full((config.batch_size,), kind, device=fabric.device)
             try:
-                terms: dict[str, Tensor] = terms_of(sequences(images[chosen], k), k, generator)
+                terms: dict[str, Tensor] = terms_of(data.sequence(starts[kind][places], k), k, generator)
             except FloatingPointError as error:
                 raise _diverged(step, str(error), folder) from error
             if not terms["total"].isfinite():
@@ -125,7 +125,7 @@ def train(
                 values = _scalars(terms)
                 if log is not None:
                     log.write(step, seconds=clock.seconds, learning_rate=group["lr"], **values)
-                bar.describe(sequences.names[kind], values)
+                bar.describe(data.names[kind], values)
             if clock.seconds - saved > CHECKPOINT_SECONDS:
                 save()
                 saved = clock.seconds

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Independent, Normal
 
 from latentflow import DiffusionPrior, FlowVAE, GaussianLikelihood, HJResidual, MLPPotential, Path, PotentialBank
-from latentflow.experiments.data import LabelledImages, TransformationSequences
+from latentflow.experiments.data import LabelledImages, TransformationSequences, TransformedImages
 from latentflow.experiments.equivariance import measure_equivariance, table
 from latentflow.experiments.strips import draw_strips, strips
 
@@ -15,9 +15,9 @@ SEQUENCES = TransformationSequences()
 
 
 @pytest.fixture
-def images():
+def data():
     pixels = torch.randint(0, 256, (7, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return LabelledImages(pixels, torch.tensor([0, 1, 2, 3, 4, 5, 7]), "noise", "test")
+    return TransformedImages(LabelledImages(pixels, torch.tensor([0, 1, 2, 3, 4, 5, 7]), "noise", "test"))
 
 
 class Static(FlowVAE):
@@ -44,11 +44,11 @@ class Oracle(Static):
 
 
 @pytest.mark.parametrize("batch_size", [7, 3])
-def test_the_error_of_an_identity_decoder_is_the_change_of_the_images(images, batch_size):
+def test_the_error_of_an_identity_decoder_is_the_change_of_the_images(data, batch_size):
     """Catches t = 0 counted, a mean for a sum over pixels, running means over transformations, short batches."""
-    result = measure_equivariance(Static(), images, SEQUENCES, batch_size)
+    result = measure_equivariance(Static(), data, batch_size)
     for k, name in enumerate(SEQUENCES.names):
-        frames = SEQUENCES(images.images, k).double()
+        frames = SEQUENCES(data.images.images, k).double()
         each = (frames[:, 1:] - frames[:, :1]).abs().sum((1, 2, 3, 4))
         error = result.errors[name]
         assert error.output == pytest.approx(each.mean().item(), rel=1e-5)
@@ -60,61 +60,61 @@ def test_the_error_of_an_identity_decoder_is_the_change_of_the_images(images, ba
     assert result.reconstruction == pytest.approx(0, abs=1e-3)
 
 
-def test_an_oracle_has_no_error_and_the_static_reference_stays(images):
+def test_an_oracle_has_no_error_and_the_static_reference_stays(data):
     """Catches z_t compared with x_{t-1}, or a path that is never advanced."""
-    result = measure_equivariance(Oracle(), images, SEQUENCES)
-    static = measure_equivariance(Static(), images, SEQUENCES)
+    result = measure_equivariance(Oracle(), data)
+    static = measure_equivariance(Static(), data)
     for name, error in result.errors.items():
         assert error.output == pytest.approx(0, abs=1e-3)
         assert error.latent == pytest.approx(0, abs=1e-3)
         assert error.static == pytest.approx(static.errors[name].output, rel=1e-6)
 
 
-def test_the_reconstruction_reference_is_that_of_the_first_frame(images):
+def test_the_reconstruction_reference_is_that_of_the_first_frame(data):
     """Catches a reference that encodes transformed frames, or that is not multiplied by the steps."""
     model = Static()
     model.decoder = lambda z: z.reshape(-1, *SHAPE) + 0.25
-    assert measure_equivariance(model, images, SEQUENCES).reconstruction == pytest.approx(8 * DIM * 0.25, rel=1e-5)
+    assert measure_equivariance(model, data).reconstruction == pytest.approx(8 * DIM * 0.25, rel=1e-5)
 
 
-def test_the_scaled_latent_error_has_no_units(images):
+def test_the_scaled_latent_error_has_no_units(data):
     """Catches a scale that is not each coordinate's standard deviation over the images, or a coordinate without one."""
     stretch = torch.linspace(0.5, 2, DIM)
     model = Static()
     model.encoder = lambda x: Independent(Normal(x.flatten(1) * stretch, 1.0), 1)
-    error = measure_equivariance(model, images, SEQUENCES).errors["rotation"]
-    red = SEQUENCES(images.images, 1)[:, :, 0].flatten(2).double()  # green and blue never vary and are left out
+    error = measure_equivariance(model, data).errors["rotation"]
+    red = SEQUENCES(data.images.images, 1)[:, :, 0].flatten(2).double()  # green and blue never vary and are left out
     change = (red[:, 1:] - red[:, :1]).abs().sum((0, 1)) / 7
     assert error.latent == pytest.approx((change * stretch[:784]).sum().item(), rel=1e-5)
     assert error.latent_scaled == pytest.approx((change / red[:, 0].std(0, correction=0)).sum().item(), rel=1e-5)
 
 
-def test_the_mode_of_the_model_is_left_alone(images):
+def test_the_mode_of_the_model_is_left_alone(data):
     """Catches an evaluation in the middle of training that switches training off."""
     model = Static().train()
-    measure_equivariance(model, images, SEQUENCES)
+    measure_equivariance(model, data)
     assert model.training
 
 
-def test_strips_show_the_data_above_the_flow(images, tmp_path):
+def test_strips_show_the_data_above_the_flow(data, tmp_path):
     """Catches swapped rows, transposed images or a time axis that runs the wrong way."""
-    picture = strips(Oracle(), images.images[:2], SEQUENCES, 1)
-    truth = SEQUENCES(images.images[:2], 1)
-    static = strips(Static(), images.images[:2], SEQUENCES, 1)
+    picture = strips(Oracle(), data, 1, 2)
+    truth = data.sequence(torch.tensor([2, 3]), 1)  # the first 2 and the first 3
+    static = strips(Static(), data, 1, 2)
     for n in range(2):
         for t in range(9):
             columns = slice(28 * t, 28 * (t + 1))
-            data, flow = slice(56 * n, 56 * n + 28), slice(56 * n + 28, 56 * n + 56)
-            torch.testing.assert_close(picture[data, columns], truth[n, t].permute(1, 2, 0))
-            torch.testing.assert_close(picture[flow, columns], truth[n, t].permute(1, 2, 0))
-            torch.testing.assert_close(static[flow, columns], truth[n, 0].permute(1, 2, 0))
-    draw_strips(Static(), images, SEQUENCES, tmp_path / "strips.png", (2, 7))
+            above, below = slice(56 * n, 56 * n + 28), slice(56 * n + 28, 56 * n + 56)
+            torch.testing.assert_close(picture[above, columns], truth[n, t].permute(1, 2, 0))
+            torch.testing.assert_close(picture[below, columns], truth[n, t].permute(1, 2, 0))
+            torch.testing.assert_close(static[below, columns], truth[n, 0].permute(1, 2, 0))
+    draw_strips(Static(), data, tmp_path / "strips.png", 2)
     assert (tmp_path / "strips.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_table_has_every_number(images):
+def test_the_table_has_every_number(data):
     """Catches a column under the wrong heading."""
-    result = measure_equivariance(Static(), images, SEQUENCES)
+    result = measure_equivariance(Static(), data)
     lines = table(result).splitlines()
     assert lines[0].split("|")[2].strip() == "E_k"
     assert lines[2].split("|")[1].strip() == "scaling"

@@ -18,18 +18,17 @@ from latentflow import (
 )
 from latentflow.experiments.comparison import compare
 from latentflow.experiments.configuration import ModelConfig, TrainConfig
-from latentflow.experiments.data import LabelledImages, TransformationSequences
+from latentflow.experiments.data import LabelledImages, TransformedImages
 from latentflow.experiments.errors import ExperimentError
 from latentflow.experiments.optimality import measure_optimality, transport_table
 from latentflow.experiments.run_folder import RunFolder
 
-SEQUENCES = TransformationSequences()
 TURN = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
 
 
-def images(count):
+def sequences(count):
     pixels = torch.randint(0, 256, (count, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return LabelledImages(pixels, torch.zeros(count, dtype=torch.int64), "noise", "test")
+    return TransformedImages(LabelledImages(pixels, torch.zeros(count, dtype=torch.int64), "noise", "test"))
 
 
 def model(dynamics):
@@ -53,7 +52,7 @@ def model(dynamics):
 
 def test_known_flows():
     """Catches a cost without the time, a defect of another flow, and a certificate of the first transformation only."""
-    result = measure_optimality(model(PotentialFlow), images(40), SEQUENCES)
+    result = measure_optimality(model(PotentialFlow), sequences(40))
     shift, spread, back = result.values()
     assert shift.cost == pytest.approx((8 * 5) ** 2, rel=1e-5)
     assert shift.wasserstein == pytest.approx(40, rel=1e-5)
@@ -72,7 +71,7 @@ def test_known_flows():
 
 def test_flows_that_solve_the_equation_are_optimal():
     """Catches a certificate that reads the potential at time 0 instead of that of the flow."""
-    result = measure_optimality(model(HopfLaxFlow), images(40), SEQUENCES)
+    result = measure_optimality(model(HopfLaxFlow), sequences(40))
     for entry in result.values():
         assert entry.ratio == pytest.approx(1, abs=1e-4)
         assert entry.defect == pytest.approx(0, abs=1e-5)
@@ -82,7 +81,7 @@ def test_after_a_shock_there_is_no_bound_by_the_potential():
     """Catches an evaluation that looks for the potential where the paths have met, which takes minutes or fails."""
     met = model(HopfLaxFlow)
     met.bank = PotentialBank([QuadraticPotential(2, -0.5 * torch.eye(2)) for _ in range(3)])
-    for entry in measure_optimality(met, images(20), SEQUENCES).values():
+    for entry in measure_optimality(met, sequences(20)).values():
         assert entry.folded == 1
         assert entry.dual is None
         assert entry.ratio >= 1
@@ -92,13 +91,13 @@ def test_folds_are_counted_and_do_not_raise():
     """Catches an evaluation that stops at the first fold, and a share of steps instead of samples."""
     folding = model(PotentialFlow)
     folding.bank = PotentialBank([QuadraticPotential(2, -2 * TURN) for _ in range(3)])
-    result = measure_optimality(folding, images(5), SEQUENCES)
+    result = measure_optimality(folding, sequences(5))
     assert [entry.folded for entry in result.values()] == [1, 1, 1]
 
 
 def test_at_most_1024_images_count():
     """Catches a table of all pairs of a large data set."""
-    assert measure_optimality(model(PotentialFlow), images(1500), SEQUENCES)["scaling"].samples == 1024
+    assert measure_optimality(model(PotentialFlow), sequences(1500))["scaling"].samples == 1024
 
 
 def evaluation(path, errors, ratio, **options):

@@ -7,11 +7,13 @@ import torch
 
 from latentflow import FunctionPotential, HJResidual, PDEResidual
 from latentflow.experiments.configuration import ModelConfig
+from latentflow.experiments.data import open_sequences
 from latentflow.experiments.errors import UsageError
 from latentflow.experiments.model import build_model
 from latentflow.experiments.pde import RESIDUALS, build_residual, check_pde
 
 TELEGRAPH = f"{Path(__file__).parents[2] / 'examples' / 'telegraph.py'}:Telegraph"
+DIGITS = open_sequences("digits", "test")
 Z = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 T = torch.rand(6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -47,7 +49,7 @@ def test_a_name_stands_for_its_equation(name, solution):
 def test_every_name_trains(name):
     """Catches an equation that the model cannot take, and a coefficient that the optimiser does not see."""
     torch.manual_seed(0)
-    model = build_model(ModelConfig(dim=3, hidden=(5,), width=8, bound="joint", pde=name), fields=3)
+    model = build_model(ModelConfig(dim=3, hidden=(5,), width=8, bound="joint", pde=name), DIGITS)
     model(torch.rand(2, 3, 3, 28, 28), torch.tensor([0, 2]))["total"].backward()
     learners = [*model.encoder.parameters(), *([] if model.residual is None else model.residual.parameters())]
     assert all(parameter.grad is not None for parameter in learners)
@@ -57,7 +59,7 @@ def test_every_name_trains(name):
 def test_a_convex_start_is_optimal_over_all_steps():
     """Catches a bowl that is too deep for the number of steps, and one that forbids contraction."""
     torch.manual_seed(0)
-    model = build_model(ModelConfig(dim=3, hidden=(5,), width=8, pde="convex-hj"), fields=1).double()
+    model = build_model(ModelConfig(dim=3, hidden=(5,), width=8, pde="convex-hj"), DIGITS).double()
     path = model.dynamics(model.bank[0]).rollout(10 * Z, steps=8)
     assert (path.smallest_eigenvalue > 0.02 - 1e-12).all()
     with torch.no_grad():
@@ -72,7 +74,7 @@ def test_a_convex_start_is_optimal_over_all_steps():
 def test_every_prior_trains(prior):
     """Catches a prior that the model cannot take, and one whose parameters get no gradient."""
     torch.manual_seed(0)
-    model = build_model(ModelConfig(dim=3, hidden=(5,), width=8, prior=prior), fields=3)
+    model = build_model(ModelConfig(dim=3, hidden=(5,), width=8, prior=prior), DIGITS)
     model(torch.rand(2, 3, 3, 28, 28), torch.tensor([0, 2]))["total"].backward()
     assert all(parameter.grad is not None for parameter in model.prior.parameters())
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from latentflow.experiments import training
 from latentflow.experiments.configuration import Budget, ModelConfig, TrainConfig
-from latentflow.experiments.data import load_digits
+from latentflow.experiments.data import open_sequences
 from latentflow.experiments.errors import ExperimentError, UsageError
 from latentflow.experiments.hardware import Hardware
 from latentflow.experiments.run_folder import RunFolder
@@ -24,7 +24,7 @@ def run(tmp_path, name, steps, *, resume=False, config=SMALL):
     folder = RunFolder(tmp_path / name)
     if not resume:
         folder.create(config)
-    train(config, Budget(steps=steps), load_digits("train"), folder, CPU.launch(), resume=resume)
+    train(config, Budget(steps=steps), open_sequences("digits", "train"), folder, CPU.launch(), resume=resume)
     return load_file(folder.checkpoint)
 
 

@@ -2,37 +2,28 @@
 
 import gzip
 import math
-import os
 import struct
 import zlib
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pooch
 import torch
 from torch import Tensor
 
+from latentflow.experiments.data.download import DownloadError, retrieve
+from latentflow.experiments.data.files_of import VARIABLE, cache_root, variable_root
 from latentflow.experiments.data.images import LabelledImages
+from latentflow.experiments.data.originals import ORIGINALS
 from latentflow.experiments.errors import DataError
 
 __all__ = ["load_mnist", "read_idx"]
 
-_VARIABLE = "LATENTFLOW_DATA"
 _FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
-_SHA256 = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-}
-_MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
+_PUBLIC = {file.name: file for file in ORIGINALS["mnist"]}
 
 
 def load_mnist(split: Literal["train", "test"], folder: Path | None = None) -> LabelledImages:
@@ -120,8 +111,8 @@ def _read_bytes(path: Path) -> bytes:
 def _locate(name: str, folder: Path | None) -> Path:
     if folder is not None:
         return _find(name, folder, folder / "mnist")
-    variable = os.environ.get(_VARIABLE)
-    local = Path(variable).expanduser() / "mnist" if variable else None
+    root = variable_root()
+    local = None if root is None else root / "mnist"
     if local is not None and local.is_dir():
         return _find(name, local)
     return _download(name, local)
@@ -136,15 +127,11 @@ def _find(name: str, *folders: Path) -> Path:
 
 
 def _download(name: str, local: Path | None) -> Path:
-    cache = Path(pooch.os_cache("latentflow")) / "mnist"
-    failures: list[str] = []
-    for mirror in _MIRRORS:
-        try:
-            return Path(pooch.retrieve(mirror + name, known_hash=_SHA256[name], fname=name, path=cache))
-        except (OSError, ValueError) as error:
-            reason = type(error).__name__ if isinstance(error, OSError) else "wrong SHA-256"
-            failures.append(f"{mirror}: {reason}")
-    raise DataError(
-        f"could not download {name} ({'; '.join(failures)}): put the four MNIST files into {local or cache}, "
-        f"or set {_VARIABLE} to the folder that holds them in mnist/, or pass their folder with --data"
-    )
+    cache = cache_root() / "mnist"
+    try:
+        return retrieve(_PUBLIC[name], cache)
+    except DownloadError as error:
+        raise DataError(
+            f"{error}: put the four MNIST files into {local or cache}, or set {VARIABLE} to the folder that holds "
+            f"them in mnist/, or pass their folder with --data"
+        ) from error

@@ -2,28 +2,139 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from latentflow.experiments.data.digits import load_digits
+from latentflow.experiments.data.factor_sequences import FactorSequences
+from latentflow.experiments.data.family import FAMILIES, SPRITES
+from latentflow.experiments.data.files_of import locate
 from latentflow.experiments.data.images import LabelledImages
 from latentflow.experiments.data.mnist import load_mnist
+from latentflow.experiments.data.sequence_dataset import SequenceDataset
+from latentflow.experiments.data.sequences import TransformationSequences
+from latentflow.experiments.data.splits import SPLITS, Split
+from latentflow.experiments.data.sprites_as_digits import sprites_as_digits
+from latentflow.experiments.data.stores import CachedFrames, open_frames
+from latentflow.experiments.data.transformed_images import TransformedImages
+from latentflow.experiments.errors import UsageError
+
+__all__ = ["DatasetName", "SequenceConfig", "Source", "open_sequences", "open_sprites_as_digits"]
+
+DatasetName = Literal["digits", "mnist", "sprites", "shapes3d", "falcor3d", "isaac3d"]
+IMAGES = ("digits", "mnist")
+GIBIBYTE = 2**30
 
 
-def load_images(
-    name: Literal["digits", "mnist"], split: Literal["train", "test"], folder: Path | None = None
-) -> LabelledImages:
-    """Load a split of a data set.
+@dataclass(frozen=True)
+class SequenceConfig:
+    """Which sequences to take from a data set.
+
+    Attributes:
+        transformations: Names of the transformations, in order; by default all that the data set has.
+        states: Frames of a sequence; by default 9 for digits and MNIST, elsewhere as many as the smallest of the
+            factors has values.
+        start: State of the transformations that do not change, for digits and MNIST: upright, unscaled and red, or
+            random. Elsewhere all starts occur.
+        last_hue: Hue of the last state of colouring in degrees, for digits and MNIST; by default 20 a state.
+    """
+
+    transformations: tuple[str, ...] = ()
+    states: int | None = None
+    start: Literal["canonical", "random"] = "canonical"
+    last_hue: float | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the files of a data set are.
+
+    Attributes:
+        data: Folder of the data files; by default that of $LATENTFLOW_DATA, else that of the user's cache.
+        cache_gib: Largest size in GiB of a cache of decoded frames on the disk; 0 for none.
+    """
+
+    data: Path | None = None
+    cache_gib: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.cache_gib < float("inf"):
+            raise UsageError(f"cache-gib: expected a size of at least 0, got {self.cache_gib}")
+
+
+def open_sequences(
+    name: DatasetName,
+    split: Split,
+    config: SequenceConfig | None = None,
+    source: Source | None = None,
+) -> SequenceDataset:
+    """Open a split of a data set.
 
     Args:
         name: The data set.
-        split: The split.
-        folder: The folder of its files, or None to look for them; the digits have none.
+        split: The split; digits and MNIST have no validation split.
+        config: Which sequences to take.
+        source: Where its files are; the digits have none.
 
     Returns:
-        The images.
+        The sequences.
 
     Raises:
         DataError: If a file is missing or damaged.
+        UsageError: If the data set has no such split, transformations or states, or no such start.
     """
-    return load_digits(split) if name == "digits" else load_mnist(split, folder)
+    config, source = config or SequenceConfig(), source or Source()
+    if name not in get_args(DatasetName):
+        raise UsageError(f"dataset: expected one of {', '.join(get_args(DatasetName))}, got {name!r}")
+    try:
+        if name in IMAGES:
+            return _open_images(name, split, config, source.data)
+        return _open_family(name, split, config, source)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+def open_sprites_as_digits(
+    name: DatasetName, config: SequenceConfig | None = None, source: Source | None = None
+) -> TransformedImages:
+    """Open sprites as a model of digits or MNIST can read them: 28 x 28 pixels, in the red channel.
+
+    Args:
+        name: The data set that the model was trained on.
+        config: Which sequences it was trained on.
+        source: Where the files of the sprites are.
+
+    Returns:
+        The sequences that the transformations of digits and MNIST make of the sprites.
+
+    Raises:
+        DataError: If a file is missing or damaged.
+        UsageError: If the model was trained on something else.
+    """
+    config, source = config or SequenceConfig(), source or Source()
+    if name not in IMAGES:
+        raise UsageError(f"on-sprites: expected a run of {' or '.join(IMAGES)}, got one of {name}")
+    frames = open_frames(SPRITES, locate(SPRITES.name, SPRITES.file, source.data))
+    return _transformed(sprites_as_digits(frames, SPRITES), config)
+
+
+def _open_images(name: str, split: Split, config: SequenceConfig, folder: Path | None) -> TransformedImages:
+    if split == "validation" or split not in SPLITS:
+        raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
+    return _transformed(load_digits(split) if name == "digits" else load_mnist(split, folder), config)
+
+
+def _transformed(images: LabelledImages, config: SequenceConfig) -> TransformedImages:
+    transformations = TransformationSequences.of(9 if config.states is None else config.states, config.last_hue)
+    return TransformedImages(images, transformations, config.transformations, config.start)
+
+
+def _open_family(name: str, split: Split, config: SequenceConfig, source: Source) -> FactorSequences:
+    if config.start != "canonical" or config.last_hue is not None:
+        raise ValueError("start, last-hue: expected neither for images that are numbered by factors")
+    family = FAMILIES[name]
+    frames = open_frames(family, locate(name, family.file, source.data))
+    if source.cache_gib > 0:
+        frames = CachedFrames(frames, limit_bytes=int(source.cache_gib * GIBIBYTE))
+    return FactorSequences(frames, family, split, config.transformations, config.states or 0)

@@ -1,5 +1,7 @@
 """Sequences of scaled, rotated and coloured images."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 
@@ -7,6 +9,8 @@ import torch
 from kornia.enhance import adjust_hue
 from kornia.geometry.transform import get_rotation_matrix2d, warp_affine
 from torch import Tensor
+
+from latentflow.experiments.data.sequence_dataset import as_kinds
 
 __all__ = ["TransformationSequences"]
 
@@ -76,36 +80,74 @@ class TransformationSequences:
         """Number of steps ``T``, one less than the number of states."""
         return len(self.scales) - 1
 
-    def __call__(self, images: Tensor, k: Tensor | int) -> Tensor:
+    @staticmethod
+    def of(states: int = 9, last_hue: float | None = None) -> TransformationSequences:
+        """Give the paper's transformations with a number of states: 9, or 12 in its table 10.
+
+        Args:
+            states: The number of states, at least 2; scales rise by 0.1, angles by 10 degrees.
+            last_hue: Hue shift of the last state in degrees, the others at equal distances below; None for 20 degrees
+                a state. The paper's text goes to 340, its code to 160.
+
+        Returns:
+            The transformations.
+
+        Raises:
+            ValueError: If there are fewer than two states.
+
+        Example:
+            >>> assert TransformationSequences.of() == TransformationSequences()
+            >>> assert TransformationSequences.of(12).scales[-1] == 2.1
+            >>> assert TransformationSequences.of(last_hue=340.0).hues[:2] == (0.0, 42.5)
+        """
+        if states < 2:
+            raise ValueError(f"states: expected at least 2, got {states}")
+        hue = 20.0 if last_hue is None else last_hue / (states - 1)
+        return TransformationSequences(
+            scales=tuple((10 + t) / 10 for t in range(states)),
+            angles=tuple(10.0 * t for t in range(states)),
+            hues=tuple(hue * t for t in range(states)),
+        )
+
+    def __call__(self, images: Tensor, k: Tensor | int, start: Tensor | None = None) -> Tensor:
         """Make the sequence of each image.
 
         Args:
             images: Grey images, shape ``(b, h, w)``, uint8 from 0 to 255 or floating point from 0 to 1.
             k: Transformation of each image, shape ``(b,)``, int64, or one for all: 0 scaling, 1 rotation, 2 colouring.
+            start: The state of each transformation that does not change, shape ``(b, 3)``, int64; the entry of the one
+                that changes does not matter. None for the first state of all.
 
         Returns:
-            Frames in [0, 1], shape ``(b, T + 1, 3, h, w)``, float32, on the device of ``images``. Frame 0 is exactly
-            the image in the red channel.
+            Frames in [0, 1], shape ``(b, T + 1, 3, h, w)``, float32, on the device of ``images``. A frame in the first
+            state of all transformations is exactly the image in the red channel.
 
         Raises:
-            ValueError: If ``images`` or ``k`` has another shape, dtype or range.
+            ValueError: If ``images``, ``k`` or ``start`` has another shape, dtype or range.
         """
         grey = _unit_interval(images)
-        kinds = _per_image(k, images, len(self.names))
-        still = [0.0] * self.steps
-        frames = grey.new_zeros(len(grey), self.steps + 1, 3, *grey.shape[1:])
-        frames[:, 0, 0] = grey
-        for kind in range(len(self.names)):
-            group = (kinds == kind).nonzero().squeeze(1)
-            if len(group) == 0:
-                continue
-            if kind == 0:
-                frames[group, 1:, 0] = _warp(grey[group], [*self.scales[1:]], still)
-            elif kind == 1:
-                frames[group, 1:, 0] = _warp(grey[group], [1.0] * self.steps, [*self.angles[1:]])
-            else:
-                frames[group, 1:] = grey[group, None, None] * _colours(grey, self.hues[1:])[..., None, None]
-        return frames
+        count, frames = len(grey), self.steps + 1
+        kinds = as_kinds(k, count, len(self.names)).to(grey.device)
+        state = self._checked(start, count).to(grey.device)[:, None].repeat(1, frames, 1)  # (b, T + 1, 3)
+        state[torch.arange(count, device=grey.device), :, kinds] = torch.arange(frames, device=grey.device)
+        scale, angle = (grey.new_tensor(states)[state[..., j]] for j, states in enumerate((self.scales, self.angles)))
+        red = grey[:, None].repeat(1, frames, 1, 1)
+        moved = ((scale != 1) | (angle != 0)).nonzero(as_tuple=True)
+        if len(moved[0]):
+            red[moved] = _warp(grey[moved[0]], scale[moved], angle[moved])
+        return red[:, :, None] * _colours(grey, self.hues)[state[..., 2]][..., None, None]
+
+    def _checked(self, start: Tensor | None, count: int) -> Tensor:
+        if start is None:
+            return torch.zeros(count, len(self.names), dtype=torch.int64)
+        if start.shape != (count, len(self.names)):
+            raise ValueError(f"start: expected shape ({count}, {len(self.names)}), got {tuple(start.shape)}")
+        if start.dtype != torch.int64:
+            raise ValueError(f"start: expected dtype torch.int64, got {start.dtype}")
+        outside = start[(start < 0) | (start > self.steps)]
+        if len(outside):
+            raise ValueError(f"start: expected states from 0 to {self.steps}, got {int(outside[0])}")
+        return start
 
 
 def _unit_interval(images: Tensor) -> Tensor:
@@ -121,39 +163,20 @@ def _unit_interval(images: Tensor) -> Tensor:
     return images.float()
 
 
-def _per_image(k: Tensor | int, images: Tensor, count: int) -> Tensor:
-    if isinstance(k, int):
-        k = torch.full((len(images),), k)
-    if k.shape != images.shape[:1]:
-        raise ValueError(f"k: expected an int or shape ({len(images)},), got shape {tuple(k.shape)}")
-    if k.dtype != torch.int64:
-        raise ValueError(f"k: expected dtype torch.int64, got {k.dtype}")
-    outside = k[(k < 0) | (k >= count)]
-    if len(outside):
-        raise ValueError(f"k: expected values from 0 to {count - 1}, got {int(outside[0])}")
-    return k.to(images.device)
-
-
-def _warp(grey: Tensor, scales: list[float], angles: list[float]) -> Tensor:
-    """Scale and turn ``(n, h, w)`` images into ``(n, T, h, w)``; images are channels, so a state is sampled once."""
+def _warp(grey: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
+    """Scale and turn ``(n, h, w)`` images, each by its own scale and angle in degrees."""
     height, width = grey.shape[1:]
-    centre = grey.new_tensor([(width - 1) / 2, (height - 1) / 2])
-    matrix = get_rotation_matrix2d(
-        centre.expand(len(scales), 2), grey.new_tensor(angles), grey.new_tensor(scales)[:, None].expand(-1, 2)
-    )
+    centre = grey.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(len(grey), 2)
+    matrix = get_rotation_matrix2d(centre, angle, scale[:, None].expand(-1, 2))
     warped = warp_affine(
-        grey.expand(len(scales), *grey.shape),
-        matrix,
-        (height, width),
-        mode="bilinear",
-        padding_mode="zeros",
-        align_corners=True,
+        grey[:, None], matrix, (height, width), mode="bilinear", padding_mode="zeros", align_corners=True
     )
-    return warped.clamp(0, 1).transpose(0, 1)
+    return warped[:, 0].clamp(0, 1)
 
 
 def _colours(like: Tensor, hues: tuple[float, ...]) -> Tensor:
-    """Turn pure red by each hue in degrees, shape ``(T, 3)``."""
+    """Turn pure red by each hue in degrees, shape ``(T + 1, 3)``; the first is red to the last bit."""
     red = like.new_tensor([1.0, 0.0, 0.0]).view(3, 1, 1).expand(len(hues), 3, 1, 1)
     turn = like.new_tensor([math.radians(hue % 360) for hue in hues])
-    return adjust_hue(red, turn).clamp(0, 1).view(len(hues), 3)
+    colours = adjust_hue(red, turn).clamp(0, 1).view(len(hues), 3)
+    return torch.cat([red[:1, :, 0, 0], colours[1:]])

@@ -1,0 +1,1 @@
+"""Synthetic stand-ins for published images, rendered from the same factors into the same files."""

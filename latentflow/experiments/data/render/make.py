@@ -1,0 +1,204 @@
+"""Synthetic stand-ins for published images, rendered in parallel and in pieces."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import shutil
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import latentflow
+from latentflow.experiments.data.family import FAMILIES, Family
+from latentflow.experiments.data.frames import Pixels
+from latentflow.experiments.data.grid import Indices
+from latentflow.experiments.data.render.images import render_images, renderer_name
+from latentflow.experiments.data.render.write import write_h5, write_npz, write_pngs
+from latentflow.experiments.data.stores import open_frames
+from latentflow.experiments.data.stores.png import MARK
+from latentflow.experiments.errors import DataError
+from latentflow.experiments.files import replacing, write_text
+
+__all__ = ["make"]
+
+PIECES = {"sprites": 4096, "shapes3d": 128, "falcor3d": 48, "isaac3d": 48}  # images that take about a second
+
+
+def make(family: Family, folder: Path, *, size: int | None = None, workers: int = 2) -> bool:
+    """Render a synthetic stand-in for a family in the format of the published files.
+
+    Pieces of it are kept in ``.partial`` until all are there. After Ctrl-C, or if the process was killed, the same call
+    goes on with the missing ones; the result is the same.
+
+    Args:
+        family: The family.
+        folder: Where to put it.
+        size: Largest number of images, taken evenly from the family; None for all.
+        workers: The number of processes to render in.
+
+    Returns:
+        Whether there was anything to do: False if the folder holds just this stand-in already.
+
+    Raises:
+        DataError: If the folder holds other images, or pieces of another stand-in; they are left as they are.
+        ExperimentError: If MuJoCo or the libraries that it renders with are missing.
+        ValueError: If ``size`` is too small for sequences.
+    """
+    digits = family.subset(len(family.grid) if size is None else size)
+    plan = _Plan(family, digits, folder)
+    if (folder / family.file).exists():
+        plan.check_finished()
+        return False
+    plan.start()
+    _in_parallel(_render_piece, plan, plan.missing(), workers, "rendering")
+    plan.assemble(workers)
+    shutil.rmtree(plan.pieces)
+    return True
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be rendered, and where its pieces go."""
+
+    family: Family
+    digits: tuple[tuple[int, ...], ...]
+    folder: Path
+
+    @property
+    def pieces(self) -> Path:
+        return self.folder / ".partial"
+
+    @property
+    def mark(self) -> dict[str, object]:
+        return {
+            "generator": f"latentflow {latentflow.__version__}",
+            "renderer": renderer_name(self.family),
+            "family": self.family.name,
+            "digits": [list(kept) for kept in self.digits],
+        }
+
+    @property
+    def count(self) -> int:
+        return math.prod(map(len, self.digits))
+
+    @property
+    def size(self) -> int:
+        """The images in a piece."""
+        return PIECES[self.family.name]
+
+    def rows(self, piece: int | None = None) -> Indices:
+        """Give the digits of the images of a piece, or of all, shape ``(n, factors)``."""
+        every = np.arange(self.count)
+        chosen = every if piece is None else every[piece * self.size : (piece + 1) * self.size]
+        places = np.unravel_index(chosen, tuple(map(len, self.digits)))
+        return np.stack([np.asarray(kept)[place] for kept, place in zip(self.digits, places, strict=True)], -1)
+
+    def path(self, piece: int) -> Path:
+        return self.pieces / f"{piece:06d}.npz"
+
+    def check_finished(self) -> None:
+        mark = open_frames(self.family, self.folder).synthetic
+        if mark is None:
+            raise DataError(f"{self.folder}: expected a folder for a stand-in, got one with the original files")
+        if mark != self.mark:
+            raise DataError(f"{self.folder}: expected no images or those of {_say(self.mark)}, got {_say(mark)}")
+
+    def start(self) -> None:
+        note = self.pieces / "plan.json"
+        if note.exists():
+            begun = json.loads(note.read_text(encoding="utf-8"))
+            if begun != self.mark:
+                raise DataError(
+                    f"{self.pieces}: expected pieces of {_say(self.mark)}, got {_say(begun)}; delete them or go on "
+                    f"with that"
+                )
+            return
+        try:
+            self.pieces.mkdir(parents=True, exist_ok=True)
+            write_text(note, json.dumps(self.mark))
+        except OSError as error:
+            raise DataError(f"{self.folder}: expected a folder to write to, got {error}; try --out") from error
+
+    def missing(self) -> list[int]:
+        return [piece for piece in range(-(-self.count // self.size)) if not self.path(piece).exists()]
+
+    def load(self, piece: int) -> Pixels:
+        with np.load(self.path(piece)) as file:
+            images: Pixels = file["images"]
+        return images
+
+    def blocks(self) -> Iterator[Pixels]:
+        """Give the images, piece by piece, and show how far it is."""
+        with tqdm(total=self.count, unit="image", desc="writing", disable=None) as bar:
+            for piece in range(-(-self.count // self.size)):
+                images = self.load(piece)
+                yield images
+                bar.update(len(images))
+
+    def assemble(self, workers: int) -> None:
+        path = self.folder / self.family.file
+        if path.suffix == ".npz":
+            write_npz(path, self.blocks(), self.rows(), self.mark)
+        elif path.suffix == ".h5":
+            write_h5(path, self.blocks(), self.rows(), self.mark)
+        else:
+            (self.pieces / "images").mkdir(exist_ok=True)
+            _in_parallel(_write_piece, self, range(-(-self.count // self.size)), workers, "writing")
+            write_text(self.folder / MARK, json.dumps(self.mark, sort_keys=True))
+            (self.pieces / "images").replace(path)
+
+
+def _render_piece(plan: _Plan, piece: int) -> int:
+    """Render a piece into its file, in a process of its own; give the number of images."""
+    images = render_images(plan.family, plan.rows(piece))
+    with replacing(plan.path(piece)) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, images=images)
+    return len(images)
+
+
+def _write_piece(plan: _Plan, piece: int) -> int:
+    """Write the images of a piece as PNG files."""
+    images = plan.load(piece)
+    write_pngs(plan.pieces / "images", images, plan.family.grid.encode(plan.rows(piece)))
+    return len(images)
+
+
+def _in_parallel(
+    work: Callable[[_Plan, int], int], plan: _Plan, pieces: Iterable[int], workers: int, doing: str
+) -> None:
+    """Work on pieces in several processes; after Ctrl-C those that were begun are finished and the others left."""
+    pieces = list(pieces)
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(min(workers, max(1, len(pieces))), context, _ignore_interrupts) as pool,
+        tqdm(total=plan.count, unit="image", desc=doing, disable=None) as bar,
+    ):
+        bar.update(plan.count - sum(min(plan.size, plan.count - piece * plan.size) for piece in pieces))
+        futures: list[Future[int]] = [pool.submit(work, plan, piece) for piece in pieces]
+        try:
+            for future in as_completed(futures):
+                bar.update(future.result())
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C to the first process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _say(mark: object) -> str:
+    """Describe a stand-in in a few words."""
+    if not isinstance(mark, dict) or mark.get("family") not in FAMILIES:
+        return "something else"
+    return (
+        f"{math.prod(map(len, mark['digits'])):,} images of {mark['family']} by {mark['generator']}, {mark['renderer']}"
+    )
