@@ -59,7 +59,7 @@ def draw_strips(model: FlowVAE, data: SequenceDataset, path: Path, count: int = 
     figure = Figure(figsize=(3.6 * columns, lines * (3.6 * ratio + 0.3) + 0.3), dpi=200)
     figure.set_layout_engine("constrained")
     figure.suptitle(f"{data.name}, {data.split}", fontsize=9)
-    grid = figure.subplots(lines, columns, squeeze=False).flat
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, panel, name in zip(grid, panels, data.names, strict=False):

@@ -27,7 +27,7 @@ MODEL = """
     <texture name="sky" type="skybox" builtin="flat" rgb1=".6 .89 .98" rgb2=".6 .89 .98" width="8" height="8"/>
     <material name="floor" specular="0" emission=".25"/>
     <material name="wall" specular="0" emission=".2"/>
-    <material name="object" specular=".35" shininess=".4" emission=".25"/>
+    <material name="object" specular=".35" shininess=".4" emission=".15"/>
   </asset>
   <worldbody>
     <light name="lamp" pos="-1.5 -1 5" dir=".3 .2 -1" directional="true" diffuse=".5 .5 .5" specular=".3 .3 .3"/>
