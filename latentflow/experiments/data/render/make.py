@@ -7,8 +7,8 @@ import math
 import multiprocessing
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def make(family: Family, folder: Path, *, size: int | None = None, workers: int 
         family: The family.
         folder: Where to put it.
         size: Largest number of images, taken evenly from the family; None for all.
-        workers: The number of processes to render in.
+        workers: The number of processes to render in; with 1 it is this one.
 
     Returns:
         Whether there was anything to do: False if the folder holds just this stand-in already.
@@ -173,18 +173,23 @@ def _write_piece(plan: _Plan, piece: int) -> int:
 def _in_parallel(
     work: Callable[[_Plan, int], int], plan: _Plan, pieces: Iterable[int], workers: int, doing: str
 ) -> None:
-    """Work on pieces in several processes; after Ctrl-C those that were begun are finished and the others left."""
+    """Work on pieces, in several processes or in this one, and show how far it is."""
     pieces = list(pieces)
-    context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(min(workers, max(1, len(pieces))), context, _ignore_interrupts) as pool,
-        tqdm(total=plan.count, unit="image", desc=doing, disable=None) as bar,
-    ):
+    with tqdm(total=plan.count, unit="image", desc=doing, disable=None) as bar:
         bar.update(plan.count - sum(min(plan.size, plan.count - piece * plan.size) for piece in pieces))
-        futures: list[Future[int]] = [pool.submit(work, plan, piece) for piece in pieces]
+        done = (work(plan, piece) for piece in pieces) if workers == 1 else _pooled(work, plan, pieces, workers)
+        for images in done:
+            bar.update(images)
+
+
+def _pooled(work: Callable[[_Plan, int], int], plan: _Plan, pieces: Sequence[int], workers: int) -> Iterator[int]:
+    """Work in several processes; after Ctrl-C the pieces that were begun are finished and the others left."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max(1, min(workers, len(pieces))), context, _ignore_interrupts) as pool:
+        futures = [pool.submit(work, plan, piece) for piece in pieces]
         try:
             for future in as_completed(futures):
-                bar.update(future.result())
+                yield future.result()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -101,11 +101,11 @@ def _check_file(path: Path, family: Family) -> Report:
         for first in range(0, len(frames.grid), BLOCK):
             indices = np.arange(first, min(first + BLOCK, len(frames.grid)))
             unread = _unreadable(frames, indices)
-            read += len(indices) - len(unread)
             faults += unread
-            bar.update(len(indices))
             if unread and isinstance(frames, NpzFrames):
                 break  # behind a fault in a compressed stream there is nothing to read
+            read += len(indices) - len(unread)
+            bar.update(len(indices))
     return Report(path, family.title, read, frames.synthetic is not None, tuple(faults))
 
 
