@@ -9,13 +9,22 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks import bank, compiled, densities, hopf_lax, imports, jets
+from benchmarks import bank, compiled, densities, hopf_lax, imports, jets, rendering, sequences
 from benchmarks.record import ROOT, Comparison, Record, describe_run, load, save
 from benchmarks.report import render
 from benchmarks.text import duration
 from benchmarks.timing import Plan
 
-PARTS = (jets.PART, densities.PART, bank.PART, hopf_lax.PART, imports.PART, compiled.PART)
+PARTS = (
+    jets.PART,
+    densities.PART,
+    bank.PART,
+    hopf_lax.PART,
+    sequences.PART,
+    rendering.PART,
+    imports.PART,
+    compiled.PART,
+)
 """The parts, in this order: the last one leaves the compiler in a bad state."""
 NUMBERS, PAGE = ROOT / "docs" / "benchmarks.json", ROOT / "docs" / "benchmarks.md"
 QUICK = Plan(rounds=3, least=2, seconds=0.3)

@@ -8,11 +8,12 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
-from latentflow.experiments.data import FAMILIES, DatasetName, Source, open_sequences
+from latentflow.experiments.data import FAMILIES, DatasetName, Family, FrameStore, Source, open_sequences
 from latentflow.experiments.data.contact_sheet import Row, draw_contact_sheet, factor_rows, sequence_rows
 from latentflow.experiments.data.download import fetch
 from latentflow.experiments.data.files_of import default_folder, locate
 from latentflow.experiments.data.render.make import make
+from latentflow.experiments.data.render.rendered import RenderedFrames
 from latentflow.experiments.data.stores import open_frames
 from latentflow.experiments.data.stores.check import check_folder
 from latentflow.experiments.errors import DataError, UsageError
@@ -136,12 +137,14 @@ class Show:
         out: The PNG file; by default NAME.png.
         source: Where the data is.
         width: The width of an image on the sheet, in pixels.
+        rendered: Show the whole synthetic stand-in, rendered for the sheet, instead of files.
     """
 
     name: Annotated[DatasetName, tyro.conf.Positional]
     out: Path | None = None
     source: Source = field(default_factory=Source)
     width: int = 64
+    rendered: bool = False
 
     def run(self) -> None:
         """Draw."""
@@ -152,12 +155,17 @@ class Show:
 
     def _rows(self) -> tuple[list[Row], str]:
         if self.name not in FAMILIES:
+            if self.rendered:
+                raise UsageError(f"rendered: expected a family of which there is a stand-in, got {self.name}")
             data = open_sequences(self.name, "test", source=self.source)
             return sequence_rows(data), f"{data.name}, {data.split}"
         family = FAMILIES[self.name]
-        frames = open_frames(family, locate(self.name, family.file, self.source.data))
+        frames = RenderedFrames(family) if self.rendered else self._files(family)
         kind = "the original files" if frames.synthetic is None else "synthetic stand-in"
         return factor_rows(frames, family), f"{family.title}: {kind}, {len(frames.grid):,} images"
+
+    def _files(self, family: Family) -> FrameStore:
+        return open_frames(family, locate(family.name, family.file, self.source.data))
 
 
 DataCommand = (

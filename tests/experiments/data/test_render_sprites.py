@@ -43,7 +43,7 @@ def test_areas(shape, area):
     digits, images = every(shape)
     scale = 0.5 + 0.1 * digits[:, 2]
     found = images.sum((1, 2))
-    assert np.abs(found - area * scale**2).max() < 14  # pixels; the outline has some 40 to 80
+    assert np.abs(found - area * scale**2).max() < 40  # pixels: a row of them at each side of an upright square
     assert np.abs(found / (area * scale**2) - 1).mean() < 0.025
 
 
@@ -54,8 +54,10 @@ def test_centres(shape):
     grid = np.arange(64) + 0.5
     x = (images.sum(1) * grid).sum(1) / images.sum((1, 2))
     y = (images.sum(2) * grid).sum(1) / images.sum((1, 2))
-    np.testing.assert_allclose(x, 16 + 32 * digits[:, 4] / 31, atol=0.25)
-    np.testing.assert_allclose(y, 16 + 32 * digits[:, 5] / 31, atol=0.25)
+    for found, digit in ((x, digits[:, 4]), (y, digits[:, 5])):
+        off = found - (16 + 32 * digit / 31)
+        assert np.abs(off).max() < 0.5
+        assert np.abs(off).mean() < 0.1
 
 
 def test_the_ellipse_turns_anticlockwise():
@@ -100,8 +102,8 @@ def test_sprites_do_not_depend_on_their_neighbours():
 @pytest.mark.skipif(not ANIMATION.is_file(), reason="needs the published animation in $LATENTFLOW_DATA/real_samples")
 def test_the_frames_of_the_published_animation():
     """Catches an outline that is a fifth of a pixel too wide, and a turn the other way: each frame is some sprite."""
-    file = Image.open(ANIMATION)
-    frames = [np.asarray(frame.convert("L")) > 127 for frame in ImageSequence.Iterator(file)]
+    with Image.open(ANIMATION) as file:
+        frames = [np.asarray(frame.convert("L")) > 127 for frame in ImageSequence.Iterator(file)]
     if frames[0].shape != (64, 64):
         step = frames[0].shape[0] // 64
         frames = [frame[step // 2 :: step, step // 2 :: step][:64, :64] for frame in frames]

@@ -36,7 +36,7 @@ def import_mujoco() -> ModuleType:
         os.environ["MUJOCO_GL"] = found[0]
     try:
         import mujoco  # noqa: PLC0415 - only after the variable is set
-    except ImportError as error:
+    except (ImportError, AttributeError, RuntimeError) as error:  # the latter two of a MUJOCO_GL that does not work
         raise ExperimentError(
             f'rendering: expected MuJoCo, got {error}; pip install "latentflow-torch[render]"'
         ) from error

@@ -11,7 +11,7 @@ __all__ = ["LivingRoom"]
 
 # of the seven factors: brightness; light to the right, up, to the front; camera to the right, up, to the front
 BRIGHTNESS = (0.3, 1.05)
-LIGHT = ((-1.4, 1.4), (1.15, 2.5), (-0.8, 1.5))
+LIGHT = ((-1.9, 1.9), (1.2, 2.7), (0.4, 2.6))
 CAMERA = ((-0.9, 0.7), (0.75, 1.95), (2.6, 3.5))
 LIT, SEEN = (0.1, 0.55, -1.3), (0.1, -1.2, 0.75)  # what the light and the camera point at: right, to the back, up
 MODEL = """

@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-import latentflow
 from latentflow.experiments.data.family import FAMILIES, Family
 from latentflow.experiments.data.frames import Pixels
 from latentflow.experiments.data.grid import Indices
-from latentflow.experiments.data.render.images import render_images, renderer_name
+from latentflow.experiments.data.render.images import render_images
+from latentflow.experiments.data.render.rendered import describe
 from latentflow.experiments.data.render.write import write_h5, write_npz, write_pngs
 from latentflow.experiments.data.stores import open_frames
 from latentflow.experiments.data.stores.png import MARK
@@ -55,6 +59,7 @@ def make(family: Family, folder: Path, *, size: int | None = None, workers: int 
     plan = _Plan(family, digits, folder)
     if (folder / family.file).exists():
         plan.check_finished()
+        shutil.rmtree(plan.pieces, ignore_errors=True)  # of a call that was killed at its very end
         return False
     plan.start()
     _in_parallel(_render_piece, plan, plan.missing(), workers, "rendering")
@@ -77,12 +82,7 @@ class _Plan:
 
     @property
     def mark(self) -> dict[str, object]:
-        return {
-            "generator": f"latentflow {latentflow.__version__}",
-            "renderer": renderer_name(self.family),
-            "family": self.family.name,
-            "digits": [list(kept) for kept in self.digits],
-        }
+        return describe(self.family, self.digits)
 
     @property
     def count(self) -> int:
@@ -178,26 +178,38 @@ def _in_parallel(
     with tqdm(total=plan.count, unit="image", desc=doing, disable=None) as bar:
         bar.update(plan.count - sum(min(plan.size, plan.count - piece * plan.size) for piece in pieces))
         done = (work(plan, piece) for piece in pieces) if workers == 1 else _pooled(work, plan, pieces, workers)
-        for images in done:
-            bar.update(images)
+        with closing(done):
+            for images in done:
+                bar.update(images)
 
 
-def _pooled(work: Callable[[_Plan, int], int], plan: _Plan, pieces: Sequence[int], workers: int) -> Iterator[int]:
+def _pooled(work: Callable[[_Plan, int], int], plan: _Plan, pieces: Sequence[int], workers: int) -> Generator[int]:
     """Work in several processes; after Ctrl-C the pieces that were begun are finished and the others left."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(1, min(workers, len(pieces))), context, _ignore_interrupts) as pool:
-        futures = [pool.submit(work, plan, piece) for piece in pieces]
-        try:
-            for future in as_completed(futures):
+    pool = ProcessPoolExecutor(max(1, min(workers, len(pieces))), context, _follow_parent)
+    todo = iter(pieces)
+    try:
+        pending = {pool.submit(work, plan, piece) for piece in islice(todo, workers)}
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            pending |= {pool.submit(work, plan, piece) for piece in islice(todo, len(done))}
+            for future in done:
                 yield future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the first process."""
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the first process, and end when that is gone, even if it was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _say(mark: object) -> str:

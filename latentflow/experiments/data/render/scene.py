@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from latentflow.experiments.data.frames import Pixels
 from latentflow.experiments.data.render.headless import import_mujoco
+from latentflow.experiments.errors import ExperimentError
 
 __all__ = ["HIDDEN", "Scene", "hsv"]
 
@@ -35,7 +37,15 @@ class Scene:
         self._mujoco: Any = mujoco
         self.model = mujoco.MjModel.from_xml_string(xml)
         self.data = mujoco.MjData(self.model)
-        self._renderer = mujoco.Renderer(self.model, size, size)
+        try:
+            self._renderer = mujoco.Renderer(self.model, size, size)
+        except (ImportError, AttributeError, RuntimeError) as error:  # PyOpenGL, its library or a context is missing
+            reason = " ".join(str(error).split())
+            raise ExperimentError(
+                f"rendering: expected an OpenGL context with MUJOCO_GL={os.environ.get('MUJOCO_GL')}, got {reason}; "
+                'pip install "latentflow-torch[render]"; on Debian: '
+                "apt-get install --no-install-recommends libegl1 libegl-mesa0 libgl1-mesa-dri"
+            ) from error
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pooch
@@ -12,11 +15,25 @@ from numpy.typing import NDArray
 
 from latentflow.experiments.data.frames import FrameStore, Pixels
 from latentflow.experiments.data.grid import FactorGrid, Indices
-from latentflow.experiments.errors import UsageError
+from latentflow.experiments.data.stores.products import check_indices
+from latentflow.experiments.errors import DataError, UsageError
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = ["CachedFrames"]
 
-_FREE = -1
+_OWNER = 8  # bytes that say which image is in a slot: its index + 1, or 0 for none, as in a new file
+_FREE = 0
+
+
+class _Opened(NamedTuple):
+    """The file of the cache, as one process has opened it."""
+
+    process: int
+    file: IO[bytes]
+    owners: Indices
+    pixels: Pixels
 
 
 class CachedFrames:
@@ -24,11 +41,12 @@ class CachedFrames:
 
     Image ``i`` has its place in slot ``i mod slots``, and takes it from whichever image is there. A slot is marked as
     free before its pixels are written and as taken after, so that a process that is killed leaves no wrong image
-    behind. The file belongs to one set of images, by their SHA-256.
+    behind; of several processes one at a time writes. The file belongs to one set of images, by their SHA-256 and
+    shape, and takes the place of one of the same set with another limit.
 
     Args:
         store: The images.
-        limit_bytes: Largest size of the file with its index; at least one image and the index entry for it.
+        limit_bytes: Largest size of the file; at least one image and 8 bytes.
         folder: Folder of the file; by default that of the user's cache.
 
     Raises:
@@ -36,10 +54,11 @@ class CachedFrames:
     """
 
     def __init__(self, store: FrameStore, limit_bytes: int, folder: Path | None = None) -> None:
+        self._opened: _Opened | None = None
         self.store = store
         channels, height, width = store.shape
         self._image = (height, width, channels)
-        self._slots = min(limit_bytes // (height * width * channels + 8), len(store.grid))
+        self._slots = min(limit_bytes // (height * width * channels + _OWNER), len(store.grid))
         if self._slots < 1:
             raise UsageError(
                 f"cache: expected room for an image of {height * width * channels} bytes, got {limit_bytes}"
@@ -77,38 +96,92 @@ class CachedFrames:
 
     def read(self, indices: Indices) -> Pixels:
         """Read images, from the cache where they are in it, the others in one call of the store."""
-        owners, pixels = self._maps
-        slots = indices % self._slots
-        missing = owners[slots] != indices
-        images: Pixels = pixels[slots]
-        missing |= owners[slots] != indices  # another process may have taken a slot meanwhile
-        if missing.any():
-            wanted, back = np.unique(indices[missing], return_inverse=True)
-            read = self.store.read(wanted)
-            images[missing] = read[back]
-            places = wanted % self._slots
-            _, last = np.unique(places[::-1], return_index=True)  # of several for one slot, the last
-            kept = len(places) - 1 - last
-            owners[places[kept]] = _FREE
-            pixels[places[kept]] = read[kept]
-            owners[places[kept]] = wanted[kept]
+        check_indices(indices, len(self.grid))
+        cache, slots = self._cache(), indices % self._slots
+        with _locked(cache.file, alone=False):
+            there: NDArray[np.bool_] = cache.owners[slots] == indices + 1
+            if there.all():
+                return np.take(cache.pixels, slots, 0)
+            images: Pixels = np.empty((len(indices), *self._image), np.uint8)
+            images[there] = cache.pixels[slots[there]]
+        wanted, back = np.unique(indices[~there], return_inverse=True)
+        read = self.store.read(wanted)
+        images[~there] = read[back]
+        self._keep(cache, wanted, read)
         return images
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the maps behind: another process opens its own."""
-        return {name: value for name, value in self.__dict__.items() if name != "_maps"}
+        """Leave the open file behind: another process opens its own."""
+        return self.__dict__ | {"_opened": None}
 
-    @cached_property
-    def _maps(self) -> tuple[NDArray[np.int64], Pixels]:
-        """Which image each slot holds, and its pixels, in one sparse file each."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{self.store.sha256()}-{self._slots}"
-        owners_path, pixels_path = path.with_suffix(".owners"), path.with_suffix(".pixels")
-        size = self._slots * int(np.prod(self._image))
-        if not owners_path.exists() or not pixels_path.exists() or pixels_path.stat().st_size != size:
-            with pixels_path.open("wb") as file:
-                file.truncate(size)
-            np.full(self._slots, _FREE, np.int64).tofile(owners_path)
-        owners = np.memmap(owners_path, np.int64, "r+", shape=(self._slots,))
-        pixels = np.memmap(pixels_path, np.uint8, "r+", shape=(self._slots, *self._image))
-        return np.asarray(owners), np.asarray(pixels)
+    def __del__(self) -> None:
+        """Close the file; the pixels stay where they are."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened.file.close()
+            self._opened = None
+
+    def _keep(self, cache: _Opened, wanted: Indices, read: Pixels) -> None:
+        """Put images into their slots; of several for one slot, the first."""
+        slots, first = np.unique(wanted % self._slots, return_index=True)
+        with _locked(cache.file, alone=True):
+            cache.owners[slots] = _FREE
+            cache.pixels[slots] = read[first]
+            cache.owners[slots] = wanted[first] + 1
+
+    def _cache(self) -> _Opened:
+        """Open the file, once for each process: the lock of a file is shared with a forked process."""
+        if self._opened is not None and self._opened.process != os.getpid():
+            self._close()
+        if self._opened is None:
+            height, width, channels = self._image
+            size = self._slots * (height * width * channels + _OWNER)
+            name = f"{self.store.sha256()}-{height}x{width}x{channels}"
+            path = self._folder / f"{name}-{self._slots}.cache"
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                for other in self._folder.glob(f"{name}-*.cache"):
+                    if other != path:
+                        with suppress(OSError):
+                            other.unlink()
+                file = _reserve(path, size)
+                content = np.asarray(np.memmap(file, np.uint8, "r+", shape=(size,)))
+            except OSError as error:
+                raise DataError(f"{path}: expected room for {size} bytes of decoded images, got {error}") from error
+            owners = content[: self._slots * _OWNER].view(np.int64)
+            pixels = content[self._slots * _OWNER :].reshape(self._slots, *self._image)
+            self._opened = _Opened(os.getpid(), file, owners, pixels)
+        return self._opened
+
+
+def _reserve(path: Path, size: int) -> IO[bytes]:
+    """Open a file that has the disk space for its size; what is new in it is zero."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+    try:
+        if os.fstat(file.fileno()).st_size != size:
+            if sys.platform == "linux":
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                os.truncate(file.fileno(), size)
+    except OSError:
+        file.close()
+        path.unlink(missing_ok=True)
+        raise
+    return file
+
+
+@contextmanager
+def _locked(file: IO[bytes], *, alone: bool) -> Iterator[None]:
+    """Hold a lock against other processes, where the system offers locks."""
+    if sys.platform == "win32":
+        yield
+        return
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)

@@ -1,4 +1,4 @@
-"""What the stores share: hashes, and the mark of a stand-in."""
+"""What files are known by: their hash, and the mark of a stand-in."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from latentflow.experiments.data.originals import PublicFile
 from latentflow.experiments.errors import DataError
 
-__all__ = ["file_sha256", "read_mark"]
+__all__ = ["file_sha256", "published_faults", "read_mark"]
 
 
 def file_sha256(path: Path) -> str:
@@ -28,6 +29,25 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: expected a readable file, got {error}") from error
+
+
+def published_faults(path: Path, published: PublicFile) -> list[str]:
+    """Compare a file with the published one.
+
+    Args:
+        path: The file.
+        published: By what the published file is known.
+
+    Returns:
+        What is wrong: nothing, or one line.
+    """
+    try:
+        found = file_sha256(path)
+    except DataError as error:
+        return [str(error)]
+    if found == published.sha256:
+        return []
+    return [f"{path}: expected the published file with SHA-256 {published.sha256}, got {found}"]
 
 
 def read_mark(text: str, path: Path) -> dict[str, object]:

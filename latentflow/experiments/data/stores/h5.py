@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from latentflow.experiments.data.family import SHAPES3D, Family
 from latentflow.experiments.data.frames import Pixels
 from latentflow.experiments.data.grid import FactorGrid, Indices
 from latentflow.experiments.data.stores.files import file_sha256, read_mark
-from latentflow.experiments.data.stores.products import digits_of_rows
+from latentflow.experiments.data.stores.products import Layout, check_indices, digits_of_rows
 from latentflow.experiments.errors import DataError
 
-__all__ = ["LABELS", "H5Frames"]
+__all__ = ["LABELS", "H5Frames", "digits_of_labels", "open_h5", "read_h5_layout", "read_h5_mark", "read_rows"]
 
 LABELS: tuple[NDArray[np.float64], ...] = (
     np.arange(10) / 10,
@@ -52,33 +51,18 @@ class H5Frames:
         self.path, self.family = path, family
         self.shape = family.shape
         self._opened: tuple[int, h5py.File] | None = None
-        images, labels = (self._dataset(name) for name in ("images", "labels"))
-        channels, height, width = family.shape
-        self._expect(images.dtype == np.uint8, "images of uint8", images.dtype)
-        self._expect(
-            images.shape[1:] == (height, width, channels), f"images of {height} x {width} pixels", images.shape
-        )
-        wanted = (len(images), len(family.factors))
-        self._expect(labels.shape == wanted, f"labels of shape {wanted}", labels.shape)
-        values = self._attempt(lambda: np.asarray(labels[()], np.float64), "labels")
-        try:
-            self.digits = digits_of_rows(_digits_of_labels(values), family)
-        except ValueError as error:
-            raise DataError(f"{path}: labels: {error}") from error
+        layout = read_h5_layout(self._file, family)
+        if layout.faults:
+            raise DataError(f"{path}: {layout.faults[0]}")
+        self.digits = layout.digits
         self.grid = FactorGrid(family.grid.names, tuple(map(len, self.digits)))
-        mark = self._file.attrs.get("synthetic")
-        self.synthetic = None if mark is None else read_mark(str(mark), path)
+        self.synthetic = read_h5_mark(self._file, path)
 
     def read(self, indices: Indices) -> Pixels:
         """Read images, each that is asked for once, in the order of the file."""
-        places, back = np.unique(indices, return_inverse=True)
-        images = self._dataset("images")
-        there: Pixels = np.empty((len(places), *images.shape[1:]), np.uint8)
-        runs = np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) > 1) + 1)
-        for run in runs if len(places) else []:
-            rows = slice(int(places[run[0]]), int(places[run[-1]]) + 1)
-            there[run[0] : run[-1] + 1] = self._attempt(partial(images.__getitem__, rows), f"images from {rows.start}")
-        return there[back]
+        check_indices(indices, len(self.grid))
+        rows, back = np.unique(indices, return_inverse=True)
+        return read_rows(self._file, self.path, rows)[back]
 
     def sha256(self) -> str:
         """Give the SHA-256 of the file."""
@@ -95,37 +79,156 @@ class H5Frames:
     @property
     def _file(self) -> h5py.File:
         """The file, opened by this process."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            try:
-                self._opened = os.getpid(), h5py.File(self.path, "r")
-            except OSError as error:
-                raise DataError(f"{self.path}: expected a complete HDF5 file, got {error}") from error
+        if self._opened is not None and self._opened[0] != os.getpid():
+            self._opened[1].close()  # the copy of a forked process, else HDF5 would take it for the same file
+            self._opened = None
+        if self._opened is None:
+            self._opened = os.getpid(), open_h5(self.path)
         return self._opened[1]
 
-    def _dataset(self, name: str) -> h5py.Dataset:
-        dataset = self._attempt(lambda: self._file.get(name), name)
-        self._expect(isinstance(dataset, h5py.Dataset), f"the data set {name}", "none")
-        return dataset
 
-    def _expect(self, condition: bool, expected: str, got: object) -> None:
-        if not condition:
-            raise DataError(f"{self.path}: expected {expected}, got {got}")
+def open_h5(path: Path) -> h5py.File:
+    """Open an HDF5 file.
 
-    def _attempt(self, read: Callable[[], Any], what: str) -> Any:  # noqa: ANN401 - of h5py, which has no types
+    Args:
+        path: The file.
+
+    Returns:
+        The file, for reading, without a lock, which not every file system has.
+
+    Raises:
+        DataError: If it is no complete HDF5 file.
+    """
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise DataError(f"{path}: expected a complete HDF5 file, got {error}") from error
+
+
+def read_h5_layout(file: h5py.File, family: Family) -> Layout:
+    """Read what a file says of its images, without the images.
+
+    Args:
+        file: The HDF5 file.
+        family: What it should hold.
+
+    Returns:
+        The values of the factors, and every fault of the labels and of the type and sizes of the images.
+    """
+    faults: list[str] = []
+    digits: tuple[tuple[int, ...], ...] = ()
+    images, labels = _dataset(file, "images"), _dataset(file, "labels")
+    channels, height, width = family.shape
+    readable = images is not None and images.dtype == np.uint8 and images.shape[1:] == (height, width, channels)
+    for name, there in (("images", images), ("labels", labels)):
+        if there is None:
+            faults.append(f"expected the data set {name}, got none")
+    if images is not None and images.dtype != np.uint8:
+        faults.append(f"expected images of uint8, got {images.dtype}")
+    if images is not None and images.shape[1:] != (height, width, channels):
+        faults.append(f"expected images of {height} x {width} pixels and {channels} channels, got {images.shape}")
+    if labels is not None:
         try:
-            return read()
-        except (OSError, RuntimeError, KeyError) as error:
-            raise DataError(f"{self.path}: expected readable {what}, got {error}") from error
+            values = _read_labels(labels, len(family.factors))
+            if readable and images is not None and len(values) != len(images):
+                faults.append(f"expected labels of shape {(len(images), values.shape[1])}, got {values.shape}")
+            digits = digits_of_rows(digits_of_labels(values), family)
+        except ValueError as error:
+            faults.append(f"labels: {error}")
+    return Layout(digits, readable, tuple(faults))
 
 
-def _digits_of_labels(labels: NDArray[np.float64]) -> Indices:
-    """Find the value of each factor that is nearest to its label; a label far from all is refused."""
-    columns = []
-    for j, documented in enumerate(LABELS):
-        nearest = np.abs(labels[:, j, None] - documented).argmin(1)
-        step = documented[1] - documented[0]
-        far = np.flatnonzero(~(np.abs(labels[:, j] - documented[nearest]) < step / 4))
-        if len(far):
-            raise ValueError(f"row {far[0]}: expected one of {documented.round(3).tolist()}, got {labels[far[0], j]}")
-        columns.append(nearest)
+def read_rows(file: h5py.File, path: Path, rows: Indices) -> Pixels:
+    """Read images, a run of neighbours at a time.
+
+    Args:
+        file: The HDF5 file, whose layout is right.
+        path: The file.
+        rows: Their indices, ascending and distinct, shape ``(n,)``.
+
+    Returns:
+        The images, shape ``(n, height, width, channels)``.
+
+    Raises:
+        DataError: If one cannot be read.
+    """
+    images = file["images"]
+    read: Pixels = np.empty((len(rows), *images.shape[1:]), np.uint8)
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+    stops = np.flatnonzero(np.diff(rows, append=-2) != 1) + 1
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        first, last = int(rows[start]), int(rows[stop - 1])
+        try:
+            images.read_direct(read, np.s_[first : last + 1], np.s_[start:stop])
+        except (OSError, RuntimeError) as error:
+            what = f"image {first}" if first == last else f"an image from {first} to {last}"
+            raise DataError(f"{path}: {what}: expected readable data, got {error}") from error
+    return read
+
+
+def read_h5_mark(file: h5py.File, path: Path) -> dict[str, object] | None:
+    """Read what a stand-in says of its making.
+
+    Args:
+        file: The HDF5 file.
+        path: The file.
+
+    Returns:
+        The contents of the attribute ``synthetic``; None if there is no such attribute.
+
+    Raises:
+        DataError: If it is not a JSON object.
+    """
+    mark = file.attrs.get("synthetic")
+    return None if mark is None else read_mark(str(mark), path)
+
+
+def digits_of_labels(labels: NDArray[np.float64]) -> Indices:
+    """Find which value of its factor each label is.
+
+    A column with as many values as the factor has is numbered in their order. Of one with fewer, the label counts as
+    the documented value that is nearest, if it is nearer than a quarter of their distance.
+
+    Args:
+        labels: The labels, shape ``(n, 6)``.
+
+    Returns:
+        The digits, shape ``(n, 6)``.
+
+    Raises:
+        ValueError: If a label is none of the values.
+
+    Example:
+        >>> labels = np.array([[0.1, 0.9, 0.0, 1.25, 2.0, -30.0]])
+        >>> assert digits_of_labels(labels).tolist() == [[1, 9, 0, 7, 2, 0]]
+    """
+    columns: list[Indices] = []
+    for column, documented in zip(labels.T, LABELS, strict=True):
+        there, order = np.unique(column, return_inverse=True)
+        if len(there) == len(documented) and np.isfinite(there).all():
+            columns.append(order)
+            continue
+        nearest = np.abs(there[:, None] - documented).argmin(1)
+        near = np.abs(there - documented[nearest]) < (documented[1] - documented[0]) / 4
+        if not near.all():
+            row = int((~near)[order].argmax())
+            raise ValueError(f"row {row}: expected one of {documented.round(3).tolist()}, got {column[row]}")
+        columns.append(nearest[order])
     return np.stack(columns, -1).astype(np.int64)
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
+    try:
+        there = file.get(name)
+    except (OSError, RuntimeError, KeyError):
+        return None
+    return there if isinstance(there, h5py.Dataset) and there.shape is not None else None
+
+
+def _read_labels(labels: h5py.Dataset, factors: int) -> NDArray[np.float64]:
+    if labels.dtype.kind != "f" or labels.ndim != 2 or labels.shape[1] != factors:
+        raise ValueError(f"expected floats of shape (n, {factors}), got {labels.dtype} and shape {labels.shape}")
+    try:
+        return np.asarray(labels[()], np.float64)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"expected readable data, got {error}") from error

@@ -19,16 +19,14 @@ from latentflow.experiments.data.family import SPRITES, Family
 from latentflow.experiments.data.frames import Pixels
 from latentflow.experiments.data.grid import FactorGrid, Indices
 from latentflow.experiments.data.stores.files import file_sha256, read_mark
-from latentflow.experiments.data.stores.products import digits_of_rows
+from latentflow.experiments.data.stores.products import Layout, check_indices, digits_of_rows
 from latentflow.experiments.errors import DataError
 from latentflow.experiments.files import replacing
 
-__all__ = ["NpzFrames"]
+__all__ = ["NpzFrames", "image_blocks", "read_layout", "read_member", "read_npz_mark"]
 
-BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What a damaged file raises."""
-
-_BLOCK = 4096  # images unpacked at once
+_BROKEN = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)  # what a damaged file raises
+_BLOCK = 256  # images unpacked at once
 _LONG = 50_000  # images from which on unpacking shows a bar
 
 
@@ -56,24 +54,16 @@ class NpzFrames:
         self.path, self.family = path, family
         self.shape = family.shape
         self._cache_folder = cache_folder or Path(pooch.os_cache("latentflow")) / "frames"
-        classes = _read_member(path, "latents_classes")
-        count = len(family.factors)
-        if classes.dtype != np.int64 or classes.ndim != 2 or classes.shape[1] != count:
-            raise DataError(
-                f"{path}: expected latents_classes of int64 and shape (n, {count}), got {classes.dtype} and shape "
-                f"{classes.shape}"
-            )
-        try:
-            self.digits = digits_of_rows(classes, family)
-        except ValueError as error:
-            raise DataError(f"{path}: latents_classes: {error}") from error
+        layout = read_layout(path, family)
+        if layout.faults:
+            raise DataError(f"{path}: {layout.faults[0]}")
+        self.digits = layout.digits
         self.grid = FactorGrid(family.grid.names, tuple(map(len, self.digits)))
-        self.synthetic = self._mark()
-        with self._images():
-            pass
+        self.synthetic = read_npz_mark(path)
 
     def read(self, indices: Indices) -> Pixels:
         """Read images, 0 and 255."""
+        check_indices(indices, len(self.grid))
         bits = np.unpackbits(self._index[indices], axis=1, count=self._pixels)
         bits *= 255
         return bits.reshape(len(indices), *self.shape[1:], 1)
@@ -98,74 +88,178 @@ class NpzFrames:
     def _index(self) -> NDArray[np.uint8]:
         path = self._cache_folder / f"{self._sha256}.bits"
         shape = (len(self.grid), -(-self._pixels // 8))
-        if not path.exists() or path.stat().st_size != shape[0] * shape[1]:
-            self._unpack(path)
-        return np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
+        try:
+            if not path.exists() or path.stat().st_size != shape[0] * shape[1]:
+                self._cache_folder.mkdir(parents=True, exist_ok=True)
+                self._unpack(path)
+            return np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
+        except OSError as error:
+            raise DataError(f"{path}: expected an index of {shape[0] * shape[1]} bytes, got {error}") from error
 
-    def _mark(self) -> dict[str, object] | None:
-        with zipfile.ZipFile(self.path) as archive:
-            if "synthetic.npy" not in archive.namelist():
-                return None
-        return read_mark(str(_read_member(self.path, "synthetic")), self.path)
+    def _unpack(self, path: Path) -> None:
+        count, first = len(self.grid), 0
+        with (
+            replacing(path) as temporary,
+            temporary.open("wb") as index,
+            tqdm(
+                total=count, unit="image", desc=f"unpacking {self.path.name}", disable=None if count >= _LONG else True
+            ) as bar,
+        ):
+            for block in image_blocks(self.path, self.family):
+                if block.max() > 1:
+                    row = int((block > 1).any(1).argmax())
+                    raise DataError(
+                        f"{self.path}: image {first + row}: expected pixels of 0 and 1, got {block[row].max()}"
+                    )
+                index.write(np.packbits(block, axis=1).tobytes())
+                first += len(block)
+                bar.update(len(block))
 
-    @contextmanager
-    def _images(self) -> Iterator[IO[bytes]]:
-        """Open the array of images behind its header."""
-        with zipfile.ZipFile(self.path) as archive:
-            if "imgs.npy" not in archive.namelist():
-                raise DataError(f"{self.path}: expected the key imgs, got none")
-            with archive.open("imgs.npy") as file:
-                self._check_header(file)
-                yield file
 
-    def _check_header(self, file: IO[bytes]) -> None:
+def read_layout(path: Path, family: Family) -> Layout:
+    """Read what a file says of its images, without the images.
+
+    Args:
+        path: The npz file.
+        family: What it should hold.
+
+    Returns:
+        The values of the factors, and every fault of ``latents_classes`` and of the header of ``imgs``.
+    """
+    faults: list[str] = []
+    digits: tuple[tuple[int, ...], ...] = ()
+    rows: int | None = None
+    try:
+        classes = read_member(path, "latents_classes")
+        rows = _count_of(classes, len(family.factors))
+        digits = digits_of_rows(classes, family)
+    except (DataError, ValueError) as error:
+        faults.append(_without(path, error, "latents_classes"))
+    readable = False
+    try:
+        with _open_images(path) as (shape, dtype, fortran, _):
+            wanted = (shape[0] if rows is None and shape else rows, *family.shape[1:])
+            if shape != wanted or dtype != np.uint8 or fortran:
+                order = " in Fortran order" if fortran else ""
+                faults.append(
+                    f"expected imgs of uint8 and shape {wanted} in C order, got {dtype} and shape {shape}{order}"
+                )
+            readable = shape[1:] == wanted[1:] and dtype == np.uint8 and not fortran
+    except DataError as error:
+        faults.append(_without(path, error, "imgs"))
+    return Layout(digits, readable, tuple(dict.fromkeys(faults)))
+
+
+def image_blocks(path: Path, family: Family) -> Iterator[NDArray[np.uint8]]:
+    """Unpack the images of a file whose layout is right, never more than a few megabytes at once.
+
+    Args:
+        path: The npz file.
+        family: What it holds.
+
+    Yields:
+        Images in their order, uint8, shape ``(n, height * width)``.
+
+    Raises:
+        DataError: If the data is damaged, or it is less or more than the header says.
+    """
+    pixels = family.shape[1] * family.shape[2]
+    with _open_images(path) as (shape, _, _, file):
+        for first in range(0, shape[0], _BLOCK):
+            images = min(_BLOCK, shape[0] - first)
+            try:
+                data = file.read(images * pixels)
+            except _BROKEN as error:
+                raise DataError(f"{path}: image {first}: expected readable data, got {error}") from error
+            if len(data) != images * pixels:
+                whole = first + len(data) // pixels
+                raise DataError(f"{path}: expected {shape[0]} images, got the end of imgs after {whole}")
+            yield np.frombuffer(data, np.uint8).reshape(images, pixels)
+        if file.read(1):
+            raise DataError(f"{path}: expected {shape[0]} images, got more data in imgs")
+
+
+def read_member(path: Path, name: str) -> NDArray[Any]:
+    """Read an array that is not pickled.
+
+    Args:
+        path: The npz file.
+        name: The key.
+
+    Returns:
+        The array.
+
+    Raises:
+        DataError: If the file is no npz file, lacks the key, or the array is damaged or pickled.
+    """
+    with _opened(path) as archive, _member(archive, path, name) as file:
+        try:
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        except _BROKEN as error:
+            raise DataError(f"{path}: expected a readable array {name}, got {error}") from error
+    return array
+
+
+def read_npz_mark(path: Path) -> dict[str, object] | None:
+    """Read what a stand-in says of its making.
+
+    Args:
+        path: The npz file.
+
+    Returns:
+        The contents of the key ``synthetic``; None if there is no such key.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    with _opened(path) as archive:
+        marked = "synthetic.npy" in archive.namelist()
+    return read_mark(str(read_member(path, "synthetic")), path) if marked else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except _BROKEN as error:
+        got = error if path.exists() else "no such file"
+        raise DataError(f"{path}: expected an npz file that is complete, got {got}") from error
+    with archive:
+        yield archive
+
+
+@contextmanager
+def _member(archive: zipfile.ZipFile, path: Path, name: str) -> Iterator[IO[bytes]]:
+    if f"{name}.npy" not in archive.namelist():
+        raise DataError(f"{path}: expected the key {name}, got none")
+    try:
+        file = archive.open(f"{name}.npy")
+    except _BROKEN as error:
+        raise DataError(f"{path}: expected a readable array {name}, got {error}") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def _open_images(path: Path) -> Iterator[tuple[tuple[int, ...], np.dtype[Any], bool, IO[bytes]]]:
+    """Open the array of images; give its shape, type and order, and the file behind its header."""
+    with _opened(path) as archive, _member(archive, path, "imgs") as file:
         try:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read(file)
-        except BROKEN as error:
-            raise DataError(f"{self.path}: expected an array imgs, got {error}") from error
-        wanted = (len(self.grid), *self.shape[1:])
-        if shape != wanted or dtype != np.uint8 or fortran:
-            raise DataError(
-                f"{self.path}: expected imgs of uint8 and shape {wanted} in C order, got {dtype} and shape {shape}"
-                f"{' in Fortran order' if fortran else ''}"
-            )
-
-    def _unpack(self, path: Path) -> None:
-        self._cache_folder.mkdir(parents=True, exist_ok=True)
-        count = len(self.grid)
-        with (
-            replacing(path) as temporary,
-            temporary.open("wb") as index,
-            self._images() as file,
-            tqdm(total=count, unit="image", desc=f"unpacking {self.path.name}", disable=count < _LONG) as bar,
-        ):
-            for first in range(0, count, _BLOCK):
-                images = min(_BLOCK, count - first)
-                try:
-                    data = file.read(images * self._pixels)
-                except BROKEN as error:
-                    raise DataError(f"{self.path}: image {first}: expected readable data, got {error}") from error
-                if len(data) != images * self._pixels:
-                    whole = first + len(data) // self._pixels
-                    raise DataError(f"{self.path}: expected {count} images, got the file's end after {whole}")
-                block = np.frombuffer(data, np.uint8).reshape(images, self._pixels)
-                if block.max() > 1:
-                    row = first + int((block > 1).any(1).argmax())
-                    raise DataError(f"{self.path}: image {row}: expected pixels of 0 and 1, got {block.max()}")
-                index.write(np.packbits(block, axis=1).tobytes())
-                bar.update(images)
+        except _BROKEN as error:
+            raise DataError(f"{path}: expected an array imgs, got {error}") from error
+        yield shape, dtype, fortran, file
 
 
-def _read_member(path: Path, name: str) -> NDArray[Any]:
-    try:
-        if not zipfile.is_zipfile(path):
-            raise OSError("something else" if path.exists() else "no such file")
-        with np.load(path, allow_pickle=False) as archive:
-            array: NDArray[Any] = archive[name]
-    except KeyError:
-        raise DataError(f"{path}: expected the key {name}, got none") from None
-    except BROKEN as error:
-        raise DataError(f"{path}: expected an npz file with a readable array {name}, got {error}") from error
-    return array
+def _count_of(classes: NDArray[Any], factors: int) -> int:
+    if classes.dtype != np.int64 or classes.ndim != 2 or classes.shape[1] != factors:
+        got = f"{classes.dtype} and shape {classes.shape}"
+        raise DataError(f"expected latents_classes of int64 and shape (n, {factors}), got {got}")
+    return len(classes)
+
+
+def _without(path: Path, error: Exception, name: str) -> str:
+    """Say what is wrong without the name of the file, and where in the file it is."""
+    return str(error).removeprefix(f"{path}: ") if isinstance(error, DataError) else f"{name}: {error}"

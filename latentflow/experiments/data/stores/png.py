@@ -16,20 +16,20 @@ from latentflow.experiments.data.family import Family
 from latentflow.experiments.data.frames import Pixels
 from latentflow.experiments.data.grid import FactorGrid, Indices
 from latentflow.experiments.data.stores.files import read_mark
-from latentflow.experiments.data.stores.products import digits_of_rows
+from latentflow.experiments.data.stores.products import check_indices, digits_of_rows
 from latentflow.experiments.errors import DataError
 
-__all__ = ["MARK", "PngFrames", "numbers_of", "read_png"]
+__all__ = ["MARK", "PngFrames", "list_folder", "read_png", "read_png_mark"]
 
 MARK = "SYNTHETIC.json"
-_NAME = re.compile(r"(\d{6})\.png")
+_NAME = re.compile(r"([0-9]{6})\.png")
 
 
 class PngFrames:
     """Reads images from the files ``000000.png``, ``000001.png``, ..., numbered by the grid of the family.
 
     The names are listed once. Which of the family's images are there must be all combinations of some values of each
-    factor.
+    factor. Images are decoded one after the other: threads were not faster.
 
     Args:
         path: The folder, or the folder in which it is called ``images``.
@@ -47,7 +47,7 @@ class PngFrames:
         self.path = path / family.file if (path / family.file).is_dir() else path
         self.family = family
         self.shape = family.shape
-        numbers = numbers_of(self.path)
+        numbers, _ = list_folder(self.path)
         if not len(numbers):
             raise DataError(f"{self.path}: expected images such as 000000.png, got none")
         if numbers[-1] >= len(family.grid):
@@ -57,16 +57,16 @@ class PngFrames:
         except ValueError as error:
             raise DataError(f"{self.path}: names: {error}; `latentflow data check` lists what is missing") from error
         self.grid = FactorGrid(family.grid.names, tuple(map(len, self.digits)))
+        self.synthetic = read_png_mark(self.path)
         self._numbers = numbers
-        mark = self.path.parent / MARK
-        self.synthetic = read_mark(mark.read_text(encoding="utf-8"), mark) if mark.is_file() else None
 
     def read(self, indices: Indices) -> Pixels:
         """Read images, each that is asked for once."""
+        check_indices(indices, len(self.grid))
         places, back = np.unique(indices, return_inverse=True)
         channels, height, width = self.shape
         images: Pixels = np.empty((len(places), height, width, channels), np.uint8)
-        for image, number in zip(images, self._numbers[places], strict=True):
+        for image, number in zip(images, self._numbers[places].tolist(), strict=True):
             image[:] = read_png(self.path / f"{number:06d}.png", (height, width))
         return images[back]
 
@@ -77,30 +77,39 @@ class PngFrames:
     @cached_property
     def _sha256(self) -> str:
         digest = hashlib.sha256()
-        for number in self._numbers:
-            name = f"{number:06d}.png"
-            digest.update(json.dumps([name, (self.path / name).stat().st_size]).encode())
+        for number in self._numbers.tolist():
+            path = self.path / f"{number:06d}.png"
+            try:
+                digest.update(json.dumps([path.name, path.stat().st_size]).encode())
+            except OSError as error:
+                raise DataError(f"{path}: expected an image, got {error}") from error
         return digest.hexdigest()
 
 
-def numbers_of(folder: Path) -> Indices:
-    """List the numbers of the images in a folder.
+def list_folder(folder: Path) -> tuple[Indices, tuple[str, ...]]:
+    """List what is in a folder of images.
 
     Args:
         folder: The folder.
 
     Returns:
-        The numbers, ascending, shape ``(n,)``.
+        The numbers of the images, ascending, shape ``(n,)``, and the names of everything else, sorted.
 
     Raises:
         DataError: If it is not a folder that can be read.
     """
+    numbers: list[int] = []
+    others: list[str] = []
     try:
         with os.scandir(folder) as entries:
-            found = [match[1] for entry in entries if (match := _NAME.fullmatch(entry.name))]
+            for entry in entries:
+                if match := _NAME.fullmatch(entry.name):
+                    numbers.append(int(match[1]))
+                else:
+                    others.append(entry.name)
     except OSError as error:
         raise DataError(f"{folder}: expected a folder of images, got {error}") from error
-    return np.sort(np.array(found, np.int64))
+    return np.sort(np.array(numbers, np.int64)), tuple(sorted(others))
 
 
 def read_png(path: Path, size: tuple[int, int]) -> Pixels:
@@ -127,5 +136,26 @@ def read_png(path: Path, size: tuple[int, int]) -> Pixels:
             return np.asarray(image.convert("RGB"))
     except UnidentifiedImageError:
         raise DataError(f"{path}: expected a PNG image, got something else") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: expected a complete PNG image, got {error}") from error
+
+
+def read_png_mark(folder: Path) -> dict[str, object] | None:
+    """Read what a stand-in says of its making.
+
+    Args:
+        folder: The folder of the images.
+
+    Returns:
+        The contents of ``SYNTHETIC.json`` beside the folder; None if there is no such file.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    path = folder.parent / MARK
+    if not path.is_file():
+        return None
+    try:
+        return read_mark(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected a readable file, got {error}") from error

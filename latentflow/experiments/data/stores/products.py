@@ -1,15 +1,31 @@
-"""Which part of a family's grid a list of images is."""
+"""Which part of a family's grid some images are: by their rows, and by what a stand-in says."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from latentflow.experiments.data.family import Family
 from latentflow.experiments.data.grid import Indices
 
-__all__ = ["digits_of_rows"]
+__all__ = ["Layout", "check_indices", "digits_of_rows", "mark_digits", "mark_faults"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the arrays of a file say of the images in it.
+
+    Attributes:
+        digits: Which values of each factor are there; empty if that cannot be told.
+        readable: Whether the array of images has the type and the sizes that it should have.
+        faults: What is not as it should be, without the name of the file.
+    """
+
+    digits: tuple[tuple[int, ...], ...]
+    readable: bool
+    faults: tuple[str, ...]
 
 
 def digits_of_rows(digits: Indices, family: Family) -> tuple[tuple[int, ...], ...]:
@@ -54,3 +70,69 @@ def digits_of_rows(digits: Indices, family: Family) -> tuple[tuple[int, ...], ..
                 f"fastest, got {digits[row, j]}"
             )
     return tuple(tuple(kept.tolist()) for kept in there)
+
+
+def check_indices(indices: Indices, count: int) -> None:
+    """Refuse indices that are out of range, above all negative ones, which would count from the end.
+
+    Args:
+        indices: Indices, shape ``(n,)``.
+        count: The number of images.
+
+    Raises:
+        ValueError: If there is one.
+
+    Example:
+        >>> check_indices(np.array([0, 3, 3]), 4)
+    """
+    array = np.asarray(indices)
+    outside = array[(array < 0) | (array >= count)]
+    if outside.size:
+        raise ValueError(f"indices: expected values from 0 to {count - 1}, got {int(outside[0])}")
+
+
+def mark_digits(mark: dict[str, object], family: Family) -> tuple[tuple[int, ...], ...] | None:
+    """Give the values of each factor that a stand-in says it holds.
+
+    Args:
+        mark: What it says of its making.
+        family: The family.
+
+    Returns:
+        The values of each factor; None if it does not say.
+
+    Raises:
+        ValueError: If what it says are no ascending values of each factor.
+
+    Example:
+        >>> from latentflow.experiments.data.family import SPRITES
+        >>> assert mark_digits({"digits": [[0], [1, 2], [5], [0], [0], [31]]}, SPRITES)[1] == (1, 2)
+    """
+    kept = mark.get("digits")
+    if kept is None:
+        return None
+    sizes = family.grid.sizes
+    if not isinstance(kept, list) or len(kept) != len(sizes):
+        raise ValueError(f"digits: expected values of {len(sizes)} factors, got {kept!r}")
+    for values, factor in zip(kept, family.factors, strict=True):
+        if not isinstance(values, list) or not values or any(type(value) is not int for value in values):
+            raise ValueError(f"digits: expected values of {factor.name}, got {values!r}")
+        if values != sorted(set(values)) or values[0] < 0 or values[-1] >= factor.size:
+            raise ValueError(f"digits: expected {factor.name} ascending from 0 to {factor.size - 1}, got {values}")
+    return tuple(tuple(values) for values in kept)
+
+
+def mark_faults(mark: dict[str, object], digits: tuple[tuple[int, ...], ...]) -> list[str]:
+    """Compare what a stand-in says it holds with what is there.
+
+    Args:
+        mark: What it says of its making.
+        digits: The values of each factor that are there; empty if that cannot be told.
+
+    Returns:
+        What is wrong: nothing, or one line.
+    """
+    said = mark.get("digits")
+    if said is None or not digits or said == [list(kept) for kept in digits]:
+        return []
+    return [f"synthetic: expected the digits {[list(kept) for kept in digits]}, those of the images, got {said}"]

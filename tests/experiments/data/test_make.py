@@ -1,0 +1,202 @@
+"""Stand-ins in the formats of the published files: whole, resumable, and never mixed with others."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+from latentflow.experiments.data import FactorSequences
+from latentflow.experiments.data.family import FALCOR3D, SHAPES3D, SPRITES
+from latentflow.experiments.data.render import make as module
+from latentflow.experiments.data.render import rendered
+from latentflow.experiments.data.render.make import make
+from latentflow.experiments.data.render.rendered import RenderedFrames
+from latentflow.experiments.data.render.sprites import draw_sprites
+from latentflow.experiments.data.stores import open_frames
+from latentflow.experiments.data.stores.check import check_folder
+from latentflow.experiments.errors import DataError
+
+SIZES = {"sprites": 300, "shapes3d": 200, "falcor3d": 130}
+
+
+def stand_in(family, digits):
+    """Sprites, and in place of MuJoCo's pictures noise that depends on the digits."""
+    if family is SPRITES:
+        return draw_sprites(digits)
+    channels, height, width = family.shape
+    bases = np.array(family.grid.bases)
+    return np.stack(
+        [np.random.default_rng(row @ bases).integers(0, 256, (height, width, channels), np.uint8) for row in digits]
+    )
+
+
+@pytest.fixture
+def noise(monkeypatch, tmp_path):
+    """Pieces of 16 images that are quickly made, and a cache of the test's own."""
+    monkeypatch.setattr(module, "PIECES", dict.fromkeys(module.PIECES, 16))
+    monkeypatch.setattr(rendered, "renderer_name", lambda family: "noise")
+    monkeypatch.setattr("latentflow.experiments.data.stores.npz.pooch.os_cache", lambda _: tmp_path / "cache")
+    monkeypatch.setattr(
+        module,
+        "render_images",
+        lambda family, rows: draw_sprites(rows) if family is SPRITES else stand_in(family, rows),
+    )
+    return module
+
+
+def contents(folder):
+    """All files of a folder and their bytes."""
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("family", [SPRITES, SHAPES3D, FALCOR3D], ids=lambda f: f.name)
+def test_the_loader_reads_what_was_rendered(noise, tmp_path, family):
+    """Catches rows in another order than the grid's, labels of other values, and a mark that gets lost."""
+    assert make(family, tmp_path / "set", size=SIZES[family.name], workers=1)
+    frames = open_frames(family, tmp_path / "set")
+    assert frames.digits == family.subset(SIZES[family.name])
+    every = np.arange(len(frames.grid))
+    there = frames.grid.decode(every)
+    rows = np.stack([np.array(kept)[there[:, j]] for j, kept in enumerate(frames.digits)], -1)
+    assert (frames.read(every) == module.render_images(family, rows)).all()
+    assert frames.synthetic["family"] == family.name
+    assert frames.synthetic["digits"] == [list(kept) for kept in frames.digits]
+    report = check_folder(tmp_path / "set")
+    assert (report.faults, report.images, report.synthetic) == ((), len(every), True)
+    assert FactorSequences(frames, family).name == f"{family.name} (synthetic)"
+    assert not (tmp_path / "set" / ".partial").exists()
+
+
+def test_the_file_of_sprites_has_the_published_keys(noise, tmp_path):
+    """Catches an archive that other people's loaders do not read."""
+    make(SPRITES, tmp_path, size=300, workers=1)
+    with np.load(tmp_path / SPRITES.file, allow_pickle=True, encoding="latin1") as archive:
+        assert set(archive) == {"imgs", "latents_classes", "latents_values", "metadata", "synthetic"}
+        metadata = archive["metadata"][()]
+        assert metadata["latents_names"] == ("color", "shape", "scale", "orientation", "posX", "posY")
+        assert archive["imgs"].dtype == np.uint8
+        assert archive["imgs"].max() == 1
+        values, classes = archive["latents_values"], archive["latents_classes"]
+    np.testing.assert_allclose(values[:, 1], classes[:, 1] + 1)
+    np.testing.assert_allclose(values[:, 2], 0.5 + classes[:, 2] / 10)
+    np.testing.assert_allclose(values[:, 3], 2 * np.pi * classes[:, 3] / 39)
+    np.testing.assert_allclose(values[:, 4:], classes[:, 4:] / 31)
+    with zipfile.ZipFile(tmp_path / SPRITES.file) as archive:
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_DEFLATED}
+
+
+@pytest.mark.parametrize("family", [SPRITES, SHAPES3D, FALCOR3D], ids=lambda f: f.name)
+@pytest.mark.parametrize("when", [1, 4])
+def test_an_interrupted_call_goes_on_to_the_same_bytes(noise, monkeypatch, tmp_path, family, when):
+    """Catches pieces that are rendered again or lost, and files that depend on the time of day."""
+    size = SIZES[family.name]
+    make(family, tmp_path / "whole", size=size, workers=1)
+    rendered = module.render_images
+    calls = []
+
+    def interrupted(family, rows):
+        calls.append(len(rows))
+        if len(calls) == when + 1:
+            raise KeyboardInterrupt
+        return rendered(family, rows)
+
+    monkeypatch.setattr(module, "render_images", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(family, tmp_path / "parts", size=size, workers=1)
+    assert not (tmp_path / "parts" / family.file).exists()
+    assert make(family, tmp_path / "parts", size=size, workers=1)
+    assert sum(calls) == np.prod([len(kept) for kept in family.subset(size)]) + calls[when]
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_frames_without_a_file_are_those_of_the_file(tmp_path):
+    """Catches a sheet of other images than a stand-in has."""
+    make(SPRITES, tmp_path, size=300, workers=1)
+    with np.load(tmp_path / SPRITES.file) as archive:
+        images, classes = archive["imgs"], archive["latents_classes"]
+    frames = RenderedFrames(SPRITES)
+    indices = frames.grid.encode(classes[::29])
+    assert (frames.read(indices)[..., 0] == 255 * images[::29]).all()
+    assert frames.synthetic["renderer"] == "latentflow"
+    assert len(frames.grid) == 737_280
+
+
+def test_nothing_is_overwritten(noise, tmp_path):
+    """Catches a set of another size, or the originals, under a second call."""
+    folder = tmp_path / "set"
+    make(SHAPES3D, folder, size=200, workers=1)
+    before = contents(folder)
+    assert not make(SHAPES3D, folder, size=200, workers=1)
+    with pytest.raises(DataError, match=r"expected no images or those of 324 images of shapes3d .* got 144 images"):
+        make(SHAPES3D, folder, size=400, workers=1)
+    assert contents(folder) == before
+    (tmp_path / "original" / "images").mkdir(parents=True)
+    path = tmp_path / "original" / "images" / "000000.png"
+    module.write_pngs(path.parent, stand_in(FALCOR3D, np.zeros((1, 7), int)), np.array([0]))
+    with pytest.raises(DataError, match="got one with the original files"):
+        make(FALCOR3D, tmp_path / "original", size=130, workers=1)
+
+
+def test_pieces_of_another_set_are_left_alone(noise, monkeypatch, tmp_path):
+    """Catches a set of two halves that do not belong together."""
+
+    def stop(family, rows):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "render_images", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make(SHAPES3D, tmp_path, size=200, workers=1)
+    with pytest.raises(DataError, match=r"expected pieces of 324 images of shapes3d .* got 144 images"):
+        make(SHAPES3D, tmp_path, size=400, workers=1)
+
+
+def test_a_folder_that_cannot_be_written_to(noise, tmp_path):
+    """Catches a traceback, and an hour of rendering before it."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"expected a folder to write to, got .*; try --out"):
+        make(SPRITES, tmp_path / "file" / "set", size=300, workers=1)
+
+
+def wait_until_gone(group, seconds=10):
+    """Wait until a group of processes has ended."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        assert time.monotonic() < deadline, "a process stays behind"
+        time.sleep(0.05)
+
+
+def test_ctrl_c_in_several_processes_keeps_what_is_there(tmp_path):
+    """Catches processes that stay behind, and pieces that a real signal destroys."""
+    out = tmp_path / "sprites"
+    command = [sys.executable, "-m", "latentflow", "data", "make", "sprites", "--size", "60000", "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((out / ".partial").glob("*.npz")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    kept = len(list((out / ".partial").glob("*.npz")))
+    assert kept < 14
+    wait_until_gone(process.pid)
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert f"sprites (synthetic) is in {out}" in output
+    with np.load(out / SPRITES.file, allow_pickle=False) as archive:
+        assert json.loads(str(archive["synthetic"]))["family"] == "sprites"
+        assert len(archive["latents_classes"]) == 44_352
