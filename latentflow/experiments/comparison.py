@@ -38,7 +38,7 @@ def compare(folders: Sequence[RunFolder]) -> str:
         header = columns
         rows.append(
             (
-                _label(TrainConfig.from_values(evaluation["provenance"]["run"])),
+                _label(evaluation["provenance"]),
                 f"{evaluation['provenance']['steps']:,}",
                 *(f"{error['output']:.1f}" for error in errors.values()),
                 *(_ratio(entry["ratio"]) for entry in transport.values()),
@@ -48,10 +48,12 @@ def compare(folders: Sequence[RunFolder]) -> str:
     return lay_out([header, *rows])
 
 
-def _label(config: TrainConfig) -> str:
-    """Name a run by its options."""
+def _label(provenance: dict[str, Any]) -> str:
+    """Name a run by its options, and say so if its data is synthetic."""
+    config = TrainConfig.from_values(provenance["run"])
     words = options(asdict(config), asdict(TrainConfig(config.dataset)))
-    return f"`{' '.join([config.dataset, *words])}`"
+    synthetic = " (synthetic)" if provenance.get("data", {}).get("synthetic") else ""
+    return f"`{' '.join([config.dataset, *words])}`{synthetic}"
 
 
 def _ratio(ratio: float | None) -> str:

@@ -25,14 +25,16 @@ class Evaluation:
     Attributes:
         equivariance: How far the frames of the flows are from the transformed images.
         transport: How far the flows are from optimal transport, by the name of the transformation.
+        data: The data set and its split; of a stand-in it says that it is synthetic.
     """
 
     equivariance: Equivariance
     transport: dict[str, Optimality]
+    data: str
 
     def table(self) -> str:
         """Lay out the errors and the certificates for the terminal, in Markdown."""
-        return f"{table(self.equivariance)}\n\n{transport_table(self.transport)}"
+        return f"{self.data}\n\n{table(self.equivariance)}\n\n{transport_table(self.transport)}"
 
 
 def evaluate(folder: RunFolder, source: Source | None = None, device: str = "cpu") -> Evaluation:
@@ -86,7 +88,9 @@ def _evaluate(
     progress = load_checkpoint(folder.checkpoint, model)
     model.to(device)
     draw_strips(model, data, picture)
-    result = Evaluation(measure_equivariance(model, data), measure_optimality(model, data))
+    result = Evaluation(
+        measure_equivariance(model, data), measure_optimality(model, data), f"{data.name}, {data.split}"
+    )
     facts = provenance(
         run=asdict(config),
         steps=progress.steps,

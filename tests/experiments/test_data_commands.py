@@ -88,7 +88,11 @@ def test_strips_show_something_of_every_transformation(trained):
 def test_a_run_is_compared_under_its_options(trained, capsys):
     """Catches a table that leaves the name of the data out."""
     assert main(["compare", str(trained)]) == 0
-    assert "`sprites --batch-size 6" in capsys.readouterr().out
+    row = capsys.readouterr().out.splitlines()[-1].split("|")[1].strip()
+    assert row.startswith("`sprites --batch-size 6")
+    assert row.endswith("` (synthetic)")
+    assert main(["evaluate", str(trained)]) == 0
+    assert capsys.readouterr().out.startswith("sprites (synthetic), test\n")
 
 
 def test_the_same_run_through_a_cache(root, tmp_path, trained):

@@ -15,7 +15,7 @@ from latentflow.experiments.data.sequences import TransformationSequences
 
 __all__ = ["TransformedImages"]
 
-SHOWN = (2, 3, 4, 5, 7)  # the labels of the examples
+SHOWN = (2, 3, 4, 5, 7)  # the digits of the examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +96,11 @@ class TransformedImages:
         return every[every // grid.bases[j] % grid.sizes[j] == 0]
 
     def examples(self, k: int, count: int) -> Tensor:
-        """Choose the first images of a few classes, with a random start in states that are spread over the range."""
+        """Choose the first images of a few digits, of other images some at equal distances, in fixed random states."""
         labels = self.images.labels
-        first = [(labels == label).nonzero().flatten()[:1] for label in SHOWN]
-        chosen = torch.cat(first)[:count] if any(map(len, first)) else torch.arange(min(count, len(labels)))
+        first = torch.cat([(labels == label).nonzero().flatten()[:1] for label in SHOWN])
+        spread = torch.linspace(0, len(labels) - 1, min(count, len(labels))).long()
+        chosen = first[:count] if len(first) == len(SHOWN) else spread
         if self.start == "canonical":
             return chosen
         states = torch.randint(

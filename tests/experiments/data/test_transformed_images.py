@@ -73,15 +73,18 @@ def test_fewer_transformations_in_another_order(images):
 
 def test_examples_are_the_first_of_a_few_classes(images):
     """Catches examples that move with the split or the transformation."""
-    data = TransformedImages(images)
-    assert data.examples(0, 5).tolist() == [1, 0]  # the first 2, the first 7
-    assert data.examples(0, 1).tolist() == [1]
-    random = TransformedImages(images, start="random")
+    many = LabelledImages(
+        images.images.repeat(3, 1, 1), torch.tensor([9, 7, 2, 2, 5, 4, 3, 0, 7, 1, 8, 6]), "many", "train"
+    )
+    data = TransformedImages(many)
+    assert data.examples(0, 5).tolist() == [2, 6, 5, 4, 1]  # the first 2, 3, 4, 5 and 7
+    assert data.examples(0, 1).tolist() == [2]
+    random = TransformedImages(many, start="random")
     digits = random.grid.decode(random.examples(1, 5).numpy())
-    assert digits[:, 0].tolist() == [1, 0]
+    assert digits[:, 0].tolist() == [2, 6, 5, 4, 1]
     assert (digits[:, 2] == 0).all()
-    other = LabelledImages(images.images, torch.tensor([0, 1, 0, 1]), "other", "train")
-    assert TransformedImages(other).examples(0, 3).tolist() == [0, 1, 2]
+    assert TransformedImages(images).examples(0, 3).tolist() == [0, 1, 3]  # no such digits: spread over all
+    assert TransformedImages(images).examples(0, 9).tolist() == [0, 1, 2, 3]
 
 
 def test_twelve_states_and_the_hues_of_the_text():
