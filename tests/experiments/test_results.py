@@ -29,6 +29,28 @@ def test_the_page_shows_what_the_run_measured(path):
     assert f"{path.parent.name}/strips.png" in page
 
 
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("stand-ins/*/evaluation.json")), ids=lambda path: path.parent.name)
+def test_the_page_of_stand_ins_shows_what_the_runs_measured(path):
+    """Catches a table that was edited by hand, and synthetic data that is not called so."""
+    evaluation = json.loads(path.read_text())
+    result, facts = evaluation["result"], evaluation["provenance"]
+    errors = {name: EquivarianceError(**error) for name, error in result.pop("errors").items()}
+    page = (RESULTS / "stand-ins.md").read_text()
+    begin = page.index(f"<!-- begin {path.parent.name} -->")
+    block = page[begin : page.index("<!-- end -->", begin)]
+    assert table(Equivariance(errors=errors, **result)) in block
+    assert "synthetic" in facts["data"]["name"]
+    assert facts["data"]["name"] in block
+    (session,) = facts["training"]
+    for value in (session["commit"], facts["commit"], f"seed {session['seed']}", f"{facts['steps']:,} steps"):
+        assert value in block
+        assert "dirty" not in value
+    for digest in (session["data"]["sha256"], facts["data"]["sha256"]):
+        assert f"`{digest[:12]}`" in block
+    assert f"{path.parent.name}/strips.png" in page
+    assert (path.parent / "strips.png").is_file()
+
+
 def cells(line):
     """The cells of a row of a table in Markdown."""
     return tuple(cell.strip() for cell in line.split("|"))

@@ -45,7 +45,7 @@ def test_the_families(family):
     """Catches a number of images, a shape or a number of steps that is another one."""
     rows = {row[0]: row for row in cells(PAGE.read_text(encoding="utf-8")) if len(row) == 7}
     _, _, shape, images, transformations, steps, _ = rows[f"`{family.name}`"]
-    assert shape == " x ".join(map(str, family.shape))
+    assert shape == "x".join(map(str, family.shape))
     assert images == f"{len(family.grid):,}"
     assert int(steps) == FactorSequences(Numbered(family), family).steps
     assert len(re.split(r"[,;] ", transformations)) == len(family.transformations)
