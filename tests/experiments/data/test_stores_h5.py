@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from tiny_files import MARK, SHAPES_KEPT, SHAPES_SIZES, numbers_of, picture, shapes_images, shapes_labels, write_shapes
-from torch.utils.data import DataLoader
+from workers import check_workers
 
 from latentflow.experiments.data.family import SHAPES3D
 from latentflow.experiments.data.frames import FrameStore
@@ -170,27 +170,11 @@ def test_reading_a_few_images_reads_no_more(tmp_path, tiny):
     H5Frames(path).read(np.array([39, 41]))
 
 
-class Single:
-    """Single images, for a loader with workers."""
-
-    def __init__(self, frames):
-        self.frames = frames
-
-    def __len__(self):
-        return len(self.frames.grid)
-
-    def __getitem__(self, index):
-        return self.frames.read(np.array([index]))[0]
-
-
 @FORKS
 def test_workers_read_what_the_parent_reads(tiny):
     """Catches a file that is shared with a forked process, which moves its position."""
     frames = H5Frames(tiny)
-    expected = frames.read(np.arange(COUNT))
-    batches = list(DataLoader(Single(frames), batch_size=4, num_workers=1, multiprocessing_context="fork"))
-    np.testing.assert_array_equal(np.concatenate(batches), expected)
-    np.testing.assert_array_equal(frames.read(np.arange(COUNT)), expected)
+    check_workers(frames)
 
 
 @FORKS

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 from tiny_files import MARK, SPRITES_KEPT, SPRITES_SIZES, numbers_of, rows_of, silhouette, sprites_arrays, write_sprites
-from torch.utils.data import DataLoader
+from workers import check_workers
 
 from latentflow.experiments.data.frames import FrameStore
 from latentflow.experiments.data.stores import NpzFrames, open_frames
@@ -229,24 +229,9 @@ def test_a_pickled_store_does_not_carry_the_images(frames):
     np.testing.assert_array_equal(pickle.loads(sent).read(np.array([7])), first)
 
 
-class Single:
-    """Single images, for a loader with workers."""
-
-    def __init__(self, frames):
-        self.frames = frames
-
-    def __len__(self):
-        return len(self.frames.grid)
-
-    def __getitem__(self, index):
-        return self.frames.read(np.array([index]))[0]
-
-
 @FORKS
 def test_workers_read_what_the_parent_reads(frames):
-    expected = frames.read(np.arange(24))
-    batches = list(DataLoader(Single(frames), batch_size=4, num_workers=1, multiprocessing_context="fork"))
-    np.testing.assert_array_equal(np.concatenate(batches), expected)
+    check_workers(frames)
 
 
 def test_the_family_says_which_file_it_is(tiny, cache, tmp_path):

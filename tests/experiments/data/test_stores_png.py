@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_files import FALCOR_KEPT, FALCOR_SIZES, ISAAC_SIZES, MARK, numbers_of, picture, write_pngs
-from torch.utils.data import DataLoader
+from workers import check_workers
 
 from latentflow.experiments.data.family import FALCOR3D, ISAAC3D
 from latentflow.experiments.data.frames import FrameStore
@@ -145,23 +145,9 @@ def test_a_broken_mark_is_named(images):
             PngFrames(images, FALCOR3D)
 
 
-class Single:
-    """Single images, for a loader with workers."""
-
-    def __init__(self, frames):
-        self.frames = frames
-
-    def __len__(self):
-        return len(self.frames.grid)
-
-    def __getitem__(self, index):
-        return self.frames.read(np.array([index]))[0]
-
-
 @FORKS
 def test_workers_read_what_the_parent_reads(images):
     frames = PngFrames(images, FALCOR3D)
-    expected = frames.read(np.arange(16))
-    batches = list(DataLoader(Single(frames), batch_size=4, num_workers=1, multiprocessing_context="fork"))
-    np.testing.assert_array_equal(np.concatenate(batches), expected)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(frames)).read(np.arange(16)), expected)
+    check_workers(frames)
+    every = np.arange(16)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(frames)).read(every), frames.read(every))

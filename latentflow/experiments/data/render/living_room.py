@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from latentflow.experiments.data.frames import Pixels
-from latentflow.experiments.data.render.scene import Scene
+from latentflow.experiments.data.render.scene import Scene, between
 
 __all__ = ["LivingRoom"]
 
@@ -119,21 +119,12 @@ class LivingRoom:
         Returns:
             The image, shape ``(128, 128, 3)``.
         """
-        brightness = _between(BRIGHTNESS, digits[0] / 4)
-        lamp = [_between(ends, digit / 5) for ends, digit in zip(LIGHT, digits[1:4], strict=True)]
-        eye = [_between(ends, digit / 5) for ends, digit in zip(CAMERA, digits[4:7], strict=True)]
+        brightness = between(BRIGHTNESS, digits[0] / 4)
+        lamp = [between(ends, digit / 5) for ends, digit in zip(LIGHT, digits[1:4], strict=True)]
+        eye = [between(ends, digit / 5) for ends, digit in zip(CAMERA, digits[4:7], strict=True)]
         self._scene.light("lamp", _place(lamp), _place(LIT), brightness)
         self._scene.look(_place(eye), (SEEN[0], -SEEN[1], SEEN[2]))
         return self._scene.draw()
-
-    def close(self) -> None:
-        """Give the resources of the renderer back."""
-        self._scene.close()
-
-
-def _between(ends: tuple[float, float], share: float) -> float:
-    low, high = ends
-    return low + (high - low) * share
 
 
 def _place(right_up_front: Sequence[float]) -> tuple[float, float, float]:

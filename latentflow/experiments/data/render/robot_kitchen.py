@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from latentflow.experiments.data.frames import Pixels
-from latentflow.experiments.data.render.scene import Scene
+from latentflow.experiments.data.render.scene import Scene, between
 
 __all__ = ["RobotKitchen"]
 
@@ -143,16 +143,12 @@ class RobotKitchen:
         shape, right, up, camera, scale, brightness, lamp, colour, wall = digits
         scene = self._scene
         self._hold(SHAPES[shape], scale)
-        self._reach(_between(HAND[0], right / 7), _between(HAND[1], up / 4))
+        self._reach(between(HAND[0], right / 7), between(HAND[1], up / 4))
         scene.paint("object", _mix(OBJECT_COLOURS, colour / 3))
         scene.paint("wall", _mix(WALL_COLOURS, wall / 3))
-        scene.light("lamp", (_between(LAMP, lamp / 5), -2.0, 2.2), (0, 1.5, 1), _between(BRIGHTNESS, brightness / 3))
-        scene.look((0, -DISTANCE, _between(CAMERA, camera / 3)), SEEN)
+        scene.light("lamp", (between(LAMP, lamp / 5), -2.0, 2.2), (0, 1.5, 1), between(BRIGHTNESS, brightness / 3))
+        scene.look((0, -DISTANCE, between(CAMERA, camera / 3)), SEEN)
         return scene.draw()
-
-    def close(self) -> None:
-        """Give the resources of the renderer back."""
-        self._scene.close()
 
     def _hold(self, shape: str, scale: int) -> None:
         name = f"cone{scale}" if shape == "cone" else shape
@@ -173,11 +169,6 @@ class RobotKitchen:
         self._scene.turn("elbow", float(np.rad2deg(-2 * bend)))
 
 
-def _between(ends: tuple[float, float], share: float) -> float:
-    low, high = ends
-    return low + (high - low) * share
-
-
 def _mix(colours: tuple[Sequence[float], Sequence[float]], share: float) -> tuple[float, ...]:
     """Mix two colours."""
-    return tuple(_between(ends, share) for ends in zip(*colours, strict=True))
+    return tuple(between(ends, share) for ends in zip(*colours, strict=True))

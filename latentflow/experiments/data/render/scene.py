@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import colorsys
 import os
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from latentflow.experiments.data.frames import Pixels
 from latentflow.experiments.data.render.headless import import_mujoco
 from latentflow.experiments.errors import ExperimentError
 
-__all__ = ["HIDDEN", "Scene", "hsv"]
+__all__ = ["HIDDEN", "Scene", "between", "hsv"]
 
 HIDDEN = 5  # a group of shapes that is not drawn
 
@@ -46,6 +47,7 @@ class Scene:
                 'pip install "latentflow-torch[render]"; on Debian: '
                 "apt-get install --no-install-recommends libegl1 libegl-mesa0 libgl1-mesa-dri"
             ) from error
+        atexit.register(self._renderer.close)
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
 
@@ -86,9 +88,15 @@ class Scene:
         picture: Pixels = self._renderer.render()
         return picture
 
-    def close(self) -> None:
-        """Give the resources of the renderer back."""
-        self._renderer.close()
+
+def between(ends: tuple[float, float], share: float) -> float:
+    """Give a place between two ends.
+
+    Example:
+        >>> assert between((-1.0, 3.0), 0.25) == 0.0
+    """
+    low, high = ends
+    return low + (high - low) * share
 
 
 def hsv(hue: float, saturation: float = 1.0, value: float = 1.0) -> tuple[float, float, float]:

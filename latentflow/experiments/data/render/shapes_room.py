@@ -83,7 +83,3 @@ class ShapesRoom:
         place = (DISTANCE * np.sin(angle), -DISTANCE * np.cos(angle), HEIGHT)
         scene.look(place, (0, 0, AIM))
         return scene.draw()
-
-    def close(self) -> None:
-        """Give the resources of the renderer back."""
-        self._scene.close()
