@@ -74,6 +74,7 @@ class Train:
     def run(self) -> None:
         """Train, evaluate and print the errors."""
         data = open_sequences(self.config.dataset, "train", self.config.sequences, self.source)
+        open_sequences(self.config.dataset, "test", self.config.sequences, self.source)  # fails before, not after
         fabric = self.hardware.launch()
         unused = RunFolder.unused(self.config.dataset)
         folder = fabric.broadcast(unused if self.out is None else RunFolder(self.out))

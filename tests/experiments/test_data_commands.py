@@ -216,6 +216,17 @@ def test_what_is_wrong_is_said_in_one_line(arguments, code, cause, tmp_path, mon
     assert not [path for path in tmp_path.iterdir() if path.name not in ("cache", "data")]
 
 
+def test_a_set_without_test_sequences_is_refused_before_training(root, tmp_path, capsys):
+    """Catches half an hour of training that cannot be evaluated."""
+    data = tmp_path / "few"
+    assert main(["data", "make", "sprites", "--size", "48", "--workers", "1", "--out", str(data)]) == 0
+    out = tmp_path / "run"
+    assert main(["train", "sprites", "--data", str(data), "--out", str(out), *SMALL]) == 1
+    assert "sequences of " in (said := complaint(capsys))
+    assert "got none among 48 images; a larger set has some: `latentflow data make sprites --size N`" in said
+    assert not out.exists()
+
+
 def test_a_random_start_trains(root, tmp_path):
     """Catches a split that counts images where sequences are many more."""
     out = tmp_path / "run"

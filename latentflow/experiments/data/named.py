@@ -18,7 +18,7 @@ from latentflow.experiments.data.splits import SPLITS, Split
 from latentflow.experiments.data.sprites_as_digits import sprites_as_digits
 from latentflow.experiments.data.stores import CachedFrames, open_frames
 from latentflow.experiments.data.transformed_images import TransformedImages
-from latentflow.experiments.errors import UsageError
+from latentflow.experiments.errors import DataError, UsageError
 
 __all__ = ["DatasetName", "SequenceConfig", "Source", "open_sequences", "open_sprites_as_digits"]
 
@@ -81,7 +81,7 @@ def open_sequences(
         The sequences.
 
     Raises:
-        DataError: If a file is missing or damaged.
+        DataError: If a file is missing or damaged, or a part of a family is too small to have sequences in the split.
         UsageError: If the data set has no such split, transformations or states, or no such start.
     """
     config, source = config or SequenceConfig(), source or Source()
@@ -137,4 +137,11 @@ def _open_family(name: str, split: Split, config: SequenceConfig, source: Source
     frames = open_frames(family, locate(name, family.file, source.data))
     if source.cache_gib > 0:
         frames = CachedFrames(frames, limit_bytes=int(source.cache_gib * GIBIBYTE))
-    return FactorSequences(frames, family, split, config.transformations, config.states or 0)
+    data = FactorSequences(frames, family, split, config.transformations, config.states or 0)
+    for k, transformation in enumerate(data.names):
+        if not len(data.starts(k)):
+            raise DataError(
+                f"{frames.path}: expected {split} sequences of {transformation}, got none among {len(frames.grid):,} "
+                f"images; a larger set has some: `latentflow data make {name} --size N`"
+            )
+    return data
