@@ -34,7 +34,7 @@ def tables(comparisons: list[Comparison]) -> str:
     for c in comparisons:
         seconds = c.timings[RENDER].median / COUNT
         every = c.facts["images"]
-        rows.append([c.case, duration(seconds), f"{every:,}", duration(every * seconds)])
+        rows.append([c.case, duration(seconds), f"{every:,}", f"{every * seconds / 60:.1f} min"])
     return table(["family", "an image", "all images", "all of them, in one process"], rows, left=1)
 
 

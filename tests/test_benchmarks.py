@@ -12,12 +12,13 @@ import pytest
 import torch
 from strategies import close, network, rand, randn, reference_jet
 
-from benchmarks import automatic, bank, competitors, compiled, densities, hopf_lax, imports, jets
+from benchmarks import automatic, bank, competitors, compiled, densities, hopf_lax, imports, jets, sequences
 from benchmarks.__main__ import NUMBERS, PAGE, PARTS, main
 from benchmarks.record import Comparison, Record, load, save
 from benchmarks.report import UNMEASURED, render
 from benchmarks.timing import Plan, Timing, check_close, measure
 from latentflow import ODEOptions, QuadraticPotential
+from latentflow.experiments.data import open_sequences
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -244,4 +245,24 @@ def test_an_unknown_part_is_an_error(capsys):
     """Catches a misspelt part that measures nothing and says so to nobody."""
     with pytest.raises(SystemExit):
         main(["jet"])
-    assert "expected one of jets, densities, bank, hopf_lax, imports, compiled, got jet" in capsys.readouterr().err
+    parts = "jets, densities, bank, hopf_lax, sequences, rendering, imports, compiled"
+    assert f"expected one of {parts}, got jet" in capsys.readouterr().err
+
+
+def test_the_sequences_that_are_timed_are_those_of_a_training_step():
+    """Catches a batch that is read once and handed out again, one of another size, and a share upside down."""
+    data = open_sequences("digits", "train")
+    batches = sequences.Batches(data)
+    drawn = [batches() for _ in range(4)]
+    assert all(batch.shape == (128, 9, 3, 28, 28) for batch in drawn)
+    assert not torch.equal(drawn[0], drawn[3])  # both of scaling
+    step = sequences.Step(data)
+    before = [parameter.clone() for parameter in step.model.parameters()]
+    step()
+    assert any(not torch.equal(*pair) for pair in zip(before, step.model.parameters(), strict=True))
+    seconds = {"from the files": 0.5, "training step": 2.0}
+    timing = {name: Timing(each, each, each, 3, 1) for name, each in seconds.items()}
+    comparison = Comparison("digits", "128 sequences", timing)
+    assert "25.0%" in sequences.tables([comparison])
+    (aim,) = sequences.aims([comparison])
+    assert (aim.measured, aim.met) == ("25.0% at digits", False)
