@@ -163,6 +163,10 @@ def test_a_folder_that_cannot_be_written_to(noise, tmp_path):
         make(SPRITES, tmp_path / "file" / "set", size=300, workers=1)
 
 
+HEED = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+"""Take Ctrl-C as a program in a terminal does, also where these tests run in the background and ignore it."""
+
+
 def wait_until_gone(group, seconds=10):
     """Wait until a group of processes has ended."""
     deadline = time.monotonic() + seconds
@@ -182,10 +186,16 @@ def test_ctrl_c_in_several_processes_keeps_what_is_there(tmp_path):
     except ExperimentError as error:
         pytest.skip(str(error))
     out = tmp_path / "shapes3d"
-    command = [sys.executable, "-m", "latentflow", "data", "make", "shapes3d", "--size", "1200", "--out", str(out)]
+    code = f"{HEED}from latentflow.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "data", "make", "shapes3d", "--size", "1200", "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not list((out / ".partial").glob("*.npz")):
