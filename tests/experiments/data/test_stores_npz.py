@@ -10,6 +10,7 @@ import pytest
 from tiny_files import MARK, SPRITES_KEPT, SPRITES_SIZES, numbers_of, rows_of, silhouette, sprites_arrays, write_sprites
 from workers import check_workers
 
+from latentflow.experiments.data.family import SPRITES
 from latentflow.experiments.data.frames import FrameStore
 from latentflow.experiments.data.stores import NpzFrames, open_frames
 from latentflow.experiments.data.stores import npz as module
@@ -236,8 +237,6 @@ def test_workers_read_what_the_parent_reads(frames):
 
 def test_the_family_says_which_file_it_is(tiny, cache, tmp_path):
     """Catches a store for the wrong format; the index goes into the user's cache."""
-    from latentflow.experiments.data.family import SPRITES  # noqa: PLC0415
-
     (tmp_path / SPRITES.file).write_bytes(tiny.read_bytes())
     frames = open_frames(SPRITES, tmp_path)
     assert isinstance(frames, NpzFrames)

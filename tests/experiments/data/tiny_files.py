@@ -1,11 +1,14 @@
 """Small files in the published formats, whose images say which ones they are."""
 
+import hashlib
 import itertools
 import json
 
 import h5py
 import numpy as np
 from PIL import Image
+
+from latentflow.experiments.data.originals import ORIGINALS, PublicFile
 
 SPRITES_SIZES = (1, 3, 6, 40, 32, 32)
 SHAPES_SIZES = (10, 10, 10, 8, 4, 15)
@@ -111,3 +114,16 @@ def write_pngs(folder, kept=FALCOR_KEPT, sizes=FALCOR_SIZES, mark=MARK):
     if mark is not None:
         (folder / "SYNTHETIC.json").write_text(json.dumps(mark))
     return images
+
+
+def publish(monkeypatch, name, *paths):
+    """Let files count as the published ones."""
+    files = [PublicFile(path.name, ("https://x/",), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
+    monkeypatch.setitem(ORIGINALS, name, tuple(files))
+
+
+def lines(report, path):
+    """The faults without the path that each of them begins with."""
+    assert all(fault.startswith(str(path)) for fault in report.faults)
+    assert all("\n" not in fault for fault in report.faults)
+    return [fault.removeprefix(str(path)).removeprefix(": ") for fault in report.faults]
