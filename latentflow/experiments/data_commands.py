@@ -8,7 +8,15 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
-from latentflow.experiments.data import FAMILIES, DatasetName, Family, FrameStore, Source, open_sequences
+from latentflow.experiments.data import (
+    FAMILIES,
+    DatasetName,
+    Family,
+    FrameStore,
+    Source,
+    TransformationSequences,
+    open_sequences,
+)
 from latentflow.experiments.data.contact_sheet import Row, draw_contact_sheet, factor_rows, sequence_rows
 from latentflow.experiments.data.download import fetch
 from latentflow.experiments.data.files_of import default_folder, locate
@@ -38,7 +46,7 @@ class List:
         for name in get_args(DatasetName):
             family = FAMILIES.get(name)
             images = {"digits": "1,797", "mnist": "70,000"}.get(name) or f"{len(FAMILIES[name].grid):,}"
-            transformations = family.transformations if family else ("scaling", "rotation", "colouring")
+            transformations = family.transformations if family else TransformationSequences().names
             original = family.title if family else {"digits": "scikit-learn", "mnist": "MNIST"}[name]
             rows.append((name, images, ", ".join(transformations), original, self._here(name)))
         print(lay_out(rows))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentflow.experiments.data.family import Family
 from latentflow.experiments.data.frames import FrameStore
-from latentflow.experiments.data.grid import FactorGrid, Indices
+from latentflow.experiments.data.grid import FactorGrid, Indices, pick
 from latentflow.experiments.data.sequence_dataset import as_kinds, subsample
 from latentflow.experiments.data.splits import SPLITS, Split, draw_split
 
@@ -94,10 +94,7 @@ class FactorSequences:
 
     def starts(self, k: int) -> Tensor:
         """List the sequences of one transformation in this split, by their first images."""
-        name = self.names[k]
-        first = self._drawn(name, self.split)
-        free = ~self._held_out[self.grid.line(first, name, self._digits(name))].any(1)
-        return torch.from_numpy(first[free])
+        return self._starts[k]
 
     def examples(self, k: int, count: int) -> Tensor:
         """Choose a few sequences that are spread over the split."""
@@ -142,7 +139,8 @@ class FactorSequences:
 
     def to(self, device: torch.device | str) -> Self:
         """Give the same data set with its frames on a device."""
-        return replace(self, device=device)
+        same = torch.device(device) == torch.device(self.device)
+        return self if same else replace(self, device=device)
 
     def identity(self) -> dict[str, Any]:
         """Describe the data for the record of a run."""
@@ -169,6 +167,16 @@ class FactorSequences:
         return first[draw_split(self._whole(first), split)]
 
     @cached_property
+    def _starts(self) -> tuple[Tensor, ...]:
+        """List the sequences of every transformation that share no image with those of the splits before this one."""
+        result = []
+        for name in self.names:
+            first = self._drawn(name, self.split)
+            free = ~self._held_out[self.grid.line(first, name, self._digits(name))].any(1)
+            result.append(torch.from_numpy(first[free]))
+        return tuple(result)
+
+    @cached_property
     def _held_out(self) -> NDArray[np.bool_]:
         """Mark the images of sequences, of any transformation, that are drawn for splits which come before this one."""
         marked = np.zeros(len(self.grid), bool)
@@ -179,6 +187,4 @@ class FactorSequences:
 
     def _whole(self, indices: Indices) -> Indices:
         """Number images as the whole family does, so that a split is the same for a subset."""
-        digits = self.grid.decode(indices)
-        kept = [np.asarray(there)[digits[..., j]] for j, there in enumerate(self.frames.digits)]
-        return self.family.grid.encode(np.stack(kept, -1))
+        return self.family.grid.encode(pick(self.frames.digits, self.grid.decode(indices)))

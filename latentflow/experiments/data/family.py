@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from latentflow.experiments.data.grid import FactorGrid
@@ -82,24 +83,17 @@ class Family:
         """
         strides = [1] * len(self.factors)
         counts = [factor.size for factor in self.factors]
-        while _product(counts) > size:
+        while math.prod(counts) > size:
             still = [j for j, f in enumerate(self.factors) if not f.transforms and counts[j] > 3]
             varied = still or [j for j, f in enumerate(self.factors) if f.transforms and counts[j] > 2]
             if not varied:
-                raise ValueError(f"size: expected at least {_product(counts)} images for {self.name}, got {size}")
+                raise ValueError(f"size: expected at least {math.prod(counts)} images for {self.name}, got {size}")
             j = max(varied, key=lambda i: (counts[i], i))
             fewer = counts[j]
             while counts[j] == fewer:
                 strides[j] += 1
                 counts[j] = -(-self.factors[j].size // strides[j])
         return tuple(tuple(range(0, f.size, stride)) for f, stride in zip(self.factors, strides, strict=True))
-
-
-def _product(counts: list[int]) -> int:
-    result = 1
-    for count in counts:
-        result *= count
-    return result
 
 
 SPRITES = Family(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["FactorGrid", "Indices"]
+__all__ = ["FactorGrid", "Indices", "pick"]
 
 Indices = NDArray[np.int64]
 
@@ -101,7 +101,7 @@ class FactorGrid:
         Raises:
             ValueError: If an index is out of range.
         """
-        array = self._checked(indices)
+        array = self.checked(indices)
         return array[..., None] // np.asarray(self.bases, np.int64) % np.asarray(self.sizes, np.int64)
 
     def clear(self, indices: ArrayLike, factor: str) -> Indices:
@@ -117,7 +117,7 @@ class FactorGrid:
         Raises:
             ValueError: If an index is out of range or there is no such factor.
         """
-        j, array = self.position(factor), self._checked(indices)
+        j, array = self.position(factor), self.checked(indices)
         base = self.bases[j]
         return array - array // base % self.sizes[j] * base
 
@@ -141,9 +141,36 @@ class FactorGrid:
             raise ValueError(f"digits: expected {factor} from 0 to {self.sizes[j] - 1}, got {outside[0]}")
         return self.clear(indices, factor)[..., None] + np.asarray(digits, np.int64) * self.bases[j]
 
-    def _checked(self, indices: ArrayLike) -> Indices:
+    def checked(self, indices: ArrayLike) -> Indices:
+        """Refuse indices that are out of range, above all negative ones, which would count from the end.
+
+        Args:
+            indices: Indices, of shape ``(*batch,)``.
+
+        Returns:
+            The indices.
+
+        Raises:
+            ValueError: If there is one.
+        """
         array = np.asarray(indices, np.int64)
         outside = array[(array < 0) | (array >= len(self))]
         if outside.size:
             raise ValueError(f"indices: expected values from 0 to {len(self) - 1}, got {int(outside.flat[0])}")
         return array
+
+
+def pick(kept: Sequence[Sequence[int]], digits: Indices) -> Indices:
+    """Give the values of a whole family that the digits of a part of it stand for.
+
+    Args:
+        kept: The values of each factor that the part has.
+        digits: Digits in the grid of the part, of shape ``(*batch, factors)``.
+
+    Returns:
+        Digits in the grid of the whole family, of shape ``(*batch, factors)``.
+
+    Example:
+        >>> assert pick(((0, 4, 8), (1,)), np.array([[2, 0], [1, 0]])).tolist() == [[8, 1], [4, 1]]
+    """
+    return np.stack([np.asarray(values)[digits[..., j]] for j, values in enumerate(kept)], -1)

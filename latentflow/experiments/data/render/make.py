@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from latentflow.experiments.data.family import FAMILIES, Family
 from latentflow.experiments.data.frames import Pixels
-from latentflow.experiments.data.grid import Indices
+from latentflow.experiments.data.grid import FactorGrid, Indices, pick
 from latentflow.experiments.data.render.images import render_images
 from latentflow.experiments.data.render.rendered import describe
 from latentflow.experiments.data.render.write import write_h5, write_npz, write_pngs
@@ -85,8 +85,12 @@ class _Plan:
         return describe(self.family, self.digits)
 
     @property
+    def grid(self) -> FactorGrid:
+        return FactorGrid(self.family.grid.names, tuple(map(len, self.digits)))
+
+    @property
     def count(self) -> int:
-        return math.prod(map(len, self.digits))
+        return len(self.grid)
 
     @property
     def size(self) -> int:
@@ -97,8 +101,7 @@ class _Plan:
         """Give the digits of the images of a piece, or of all, shape ``(n, factors)``."""
         every = np.arange(self.count)
         chosen = every if piece is None else every[piece * self.size : (piece + 1) * self.size]
-        places = np.unravel_index(chosen, tuple(map(len, self.digits)))
-        return np.stack([np.asarray(kept)[place] for kept, place in zip(self.digits, places, strict=True)], -1)
+        return pick(self.digits, self.grid.decode(chosen))
 
     def path(self, piece: int) -> Path:
         return self.pieces / f"{piece:06d}.npz"

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from latentflow.experiments.data.frames import FrameStore, Pixels
 from latentflow.experiments.data.grid import FactorGrid, Indices
-from latentflow.experiments.data.stores.products import check_indices
 from latentflow.experiments.errors import DataError, UsageError
 
 if sys.platform != "win32":
@@ -96,7 +95,7 @@ class CachedFrames:
 
     def read(self, indices: Indices) -> Pixels:
         """Read images, from the cache where they are in it, the others in one call of the store."""
-        check_indices(indices, len(self.grid))
+        self.grid.checked(indices)
         cache, slots = self._cache(), indices % self._slots
         with _locked(cache.file, alone=False):
             there: NDArray[np.bool_] = cache.owners[slots] == indices + 1

@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from latentflow.experiments.data.family import FALCOR3D, ISAAC3D, Family
-from latentflow.experiments.data.grid import Indices
+from latentflow.experiments.data.grid import FactorGrid, Indices, pick
 from latentflow.experiments.data.stores.png import MARK, list_folder, read_png, read_png_mark
 from latentflow.experiments.data.stores.products import digits_of_rows, mark_digits
 from latentflow.experiments.data.stores.report import Report
@@ -76,8 +76,8 @@ def _expected(family: Family, mark: dict[str, object] | None, numbers: Indices) 
         kept = mark_digits(mark, family)
         if kept is None:
             return every
-        places = np.unravel_index(np.arange(np.prod([len(values) for values in kept])), [len(v) for v in kept])
-        return family.grid.encode(np.stack([np.asarray(v)[p] for v, p in zip(kept, places, strict=True)], -1))
+        part = FactorGrid(family.grid.names, tuple(map(len, kept)))
+        return family.grid.encode(pick(kept, part.decode(np.arange(len(part)))))
     if len(numbers) and numbers[-1] < len(every) and len(numbers) < len(every):
         try:
             digits_of_rows(family.grid.decode(numbers), family)

@@ -15,7 +15,7 @@ from latentflow.experiments.data.family import SHAPES3D, Family
 from latentflow.experiments.data.frames import Pixels
 from latentflow.experiments.data.grid import FactorGrid, Indices
 from latentflow.experiments.data.stores.files import file_sha256, read_mark
-from latentflow.experiments.data.stores.products import Layout, check_indices, digits_of_rows
+from latentflow.experiments.data.stores.products import Layout, digits_of_rows
 from latentflow.experiments.errors import DataError
 
 __all__ = ["LABELS", "H5Frames", "digits_of_labels", "open_h5", "read_h5_layout", "read_h5_mark", "read_rows"]
@@ -60,7 +60,7 @@ class H5Frames:
 
     def read(self, indices: Indices) -> Pixels:
         """Read images, each that is asked for once, in the order of the file."""
-        check_indices(indices, len(self.grid))
+        self.grid.checked(indices)
         rows, back = np.unique(indices, return_inverse=True)
         return read_rows(self._file, self.path, rows)[back]
 

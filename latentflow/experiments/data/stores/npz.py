@@ -19,7 +19,7 @@ from latentflow.experiments.data.family import SPRITES, Family
 from latentflow.experiments.data.frames import Pixels
 from latentflow.experiments.data.grid import FactorGrid, Indices
 from latentflow.experiments.data.stores.files import file_sha256, read_mark
-from latentflow.experiments.data.stores.products import Layout, check_indices, digits_of_rows
+from latentflow.experiments.data.stores.products import Layout, digits_of_rows
 from latentflow.experiments.errors import DataError
 from latentflow.experiments.files import replacing
 
@@ -63,7 +63,7 @@ class NpzFrames:
 
     def read(self, indices: Indices) -> Pixels:
         """Read images, 0 and 255."""
-        check_indices(indices, len(self.grid))
+        self.grid.checked(indices)
         bits = np.unpackbits(self._index[indices], axis=1, count=self._pixels)
         bits *= 255
         return bits.reshape(len(indices), *self.shape[1:], 1)

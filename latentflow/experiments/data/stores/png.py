@@ -16,7 +16,7 @@ from latentflow.experiments.data.family import Family
 from latentflow.experiments.data.frames import Pixels
 from latentflow.experiments.data.grid import FactorGrid, Indices
 from latentflow.experiments.data.stores.files import read_mark
-from latentflow.experiments.data.stores.products import check_indices, digits_of_rows
+from latentflow.experiments.data.stores.products import digits_of_rows
 from latentflow.experiments.errors import DataError
 
 __all__ = ["MARK", "PngFrames", "list_folder", "read_png", "read_png_mark"]
@@ -62,7 +62,7 @@ class PngFrames:
 
     def read(self, indices: Indices) -> Pixels:
         """Read images, each that is asked for once."""
-        check_indices(indices, len(self.grid))
+        self.grid.checked(indices)
         places, back = np.unique(indices, return_inverse=True)
         channels, height, width = self.shape
         images: Pixels = np.empty((len(places), height, width, channels), np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 from latentflow.experiments.data.family import Family
 from latentflow.experiments.data.grid import Indices
 
-__all__ = ["Layout", "check_indices", "digits_of_rows", "mark_digits", "mark_faults"]
+__all__ = ["Layout", "digits_of_rows", "mark_digits", "mark_faults"]
 
 
 @dataclass(frozen=True)
@@ -70,25 +70,6 @@ def digits_of_rows(digits: Indices, family: Family) -> tuple[tuple[int, ...], ..
                 f"fastest, got {digits[row, j]}"
             )
     return tuple(tuple(kept.tolist()) for kept in there)
-
-
-def check_indices(indices: Indices, count: int) -> None:
-    """Refuse indices that are out of range, above all negative ones, which would count from the end.
-
-    Args:
-        indices: Indices, shape ``(n,)``.
-        count: The number of images.
-
-    Raises:
-        ValueError: If there is one.
-
-    Example:
-        >>> check_indices(np.array([0, 3, 3]), 4)
-    """
-    array = np.asarray(indices)
-    outside = array[(array < 0) | (array >= count)]
-    if outside.size:
-        raise ValueError(f"indices: expected values from 0 to {count - 1}, got {int(outside[0])}")
 
 
 def mark_digits(mark: dict[str, object], family: Family) -> tuple[tuple[int, ...], ...] | None:
