@@ -92,14 +92,21 @@ from latentflow.transport import transport_defect as transport_defect
 from latentflow.transport import wasserstein2 as wasserstein2
 from latentflow.transport import wasserstein2_1d as wasserstein2_1d
 from latentflow.vae import BernoulliLikelihood as BernoulliLikelihood
+from latentflow.vae import ContinuousBernoulliLikelihood as ContinuousBernoulliLikelihood
 from latentflow.vae import Dynamics as Dynamics
+from latentflow.vae import ExactSum as ExactSum
 from latentflow.vae import FlowVAE as FlowVAE
 from latentflow.vae import GaussianLikelihood as GaussianLikelihood
 from latentflow.vae import JointBound as JointBound
+from latentflow.vae import LabelPosterior as LabelPosterior
 from latentflow.vae import MarginalBound as MarginalBound
 from latentflow.vae import MLPDecoder as MLPDecoder
 from latentflow.vae import MLPEncoder as MLPEncoder
+from latentflow.vae import MLPSequenceClassifier as MLPSequenceClassifier
 from latentflow.vae import Objective as Objective
+from latentflow.vae import StochasticBound as StochasticBound
+from latentflow.vae import StraightThrough as StraightThrough
+from latentflow.vae import annealed_temperature as annealed_temperature
 
 __all__ = [
     "AlongPath",
@@ -109,12 +116,14 @@ __all__ = [
     "Certificate",
     "Collocation",
     "ContinuityResidual",
+    "ContinuousBernoulliLikelihood",
     "DiffusedPrior",
     "DiffusionPrior",
     "Discrete",
     "Dynamics",
     "Estimator",
     "Exact",
+    "ExactSum",
     "FirstOrder",
     "FixedPoint",
     "FixedProbes",
@@ -142,6 +151,7 @@ __all__ = [
     "Jet",
     "JetRequest",
     "JointBound",
+    "LabelPosterior",
     "LaplacianEstimate",
     "LayeredPotential",
     "Layers",
@@ -151,6 +161,7 @@ __all__ = [
     "MLPDecoder",
     "MLPEncoder",
     "MLPPotential",
+    "MLPSequenceClassifier",
     "MarginalBound",
     "MixturePrior",
     "Newton",
@@ -173,6 +184,8 @@ __all__ = [
     "SlogDet",
     "SolverError",
     "Step",
+    "StochasticBound",
+    "StraightThrough",
     "SwitchedPotential",
     "TimeEmbedding",
     "Together",
@@ -184,6 +197,7 @@ __all__ = [
     "WaveResidual",
     "Weighting",
     "__version__",
+    "annealed_temperature",
     "barycentric_map",
     "benamou_brenier_action",
     "estimate_laplacian",

@@ -4,9 +4,17 @@ from latentflow.vae.bounds import JointBound as JointBound
 from latentflow.vae.bounds import MarginalBound as MarginalBound
 from latentflow.vae.dynamics import Dynamics as Dynamics
 from latentflow.vae.flow_vae import FlowVAE as FlowVAE
+from latentflow.vae.label_posterior import ExactSum as ExactSum
+from latentflow.vae.label_posterior import LabelPosterior as LabelPosterior
+from latentflow.vae.label_posterior import MLPSequenceClassifier as MLPSequenceClassifier
+from latentflow.vae.label_posterior import StraightThrough as StraightThrough
+from latentflow.vae.label_posterior import annealed_temperature as annealed_temperature
 from latentflow.vae.likelihood import BernoulliLikelihood as BernoulliLikelihood
+from latentflow.vae.likelihood import ContinuousBernoulliLikelihood as ContinuousBernoulliLikelihood
 from latentflow.vae.likelihood import GaussianLikelihood as GaussianLikelihood
 from latentflow.vae.likelihood import Likelihood as Likelihood
 from latentflow.vae.networks import MLPDecoder as MLPDecoder
 from latentflow.vae.networks import MLPEncoder as MLPEncoder
 from latentflow.vae.objective import Objective as Objective
+from latentflow.vae.sampling import reparameterised_sample as reparameterised_sample
+from latentflow.vae.stochastic import StochasticBound as StochasticBound

@@ -3,23 +3,38 @@ r"""The variational autoencoder whose latents flow along potentials."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentflow.calculus import Field
+from latentflow.calculus import Field, check_count
 from latentflow.flow import Path, PotentialFlow, Volume
 from latentflow.pde import AlongPath, Collocation, PDEResidual
 from latentflow.potentials import PotentialBank
 from latentflow.priors import Prior
+from latentflow.vae.assignment import Assignment, Enumerated, Known
 from latentflow.vae.bounds import Bound, MarginalBound
 from latentflow.vae.dynamics import Dynamics
+from latentflow.vae.label_posterior import LabelPosterior
 from latentflow.vae.likelihood import BernoulliLikelihood, Likelihood
 from latentflow.vae.objective import Objective
 from latentflow.vae.sampling import reparameterised_sample
 
 FRAME_DIMS = 5
+
+
+@dataclass(frozen=True)
+class _Explanation:
+    """What the potentials that were assigned make of the sequences of a batch."""
+
+    reconstruction: Tensor  # (T+1, *batch)
+    kl: Tensor  # (T+1, *batch)
+    residual: Tensor  # ()
+    initial_condition: Tensor  # ()
+    action: Tensor  # (*batch,)
+    folded: Tensor  # (*batch,)
 
 
 class FlowVAE(nn.Module):
@@ -51,16 +66,20 @@ class FlowVAE(nn.Module):
         prior: Maps a time and an index to the distribution :math:`p_t`.
         residual: The PDE that the potential of the flow has to satisfy, or None for no equation.
         likelihood: Maps the decoder's output to a distribution over images.
-        bound: The lower bound that the objective trains: ``MarginalBound()`` or ``JointBound()``.
+        bound: The lower bound to train: ``MarginalBound()``, ``JointBound()`` or ``StochasticBound()``.
         residual_weight: The weight of the PDE.
         initial_weight: The weight of the initial condition of the paper, which stops exact Hamilton-Jacobi flows.
         dynamics: Makes the flow from a potential: :class:`PotentialFlow`, :class:`HopfLaxFlow`, or any function of the
             potential that returns a flow with their ``rollout``, ``potential`` and ``on_fold``. Where ``on_fold`` is
             None, the mode of the model decides: ``"warn"`` in training, ``"raise"`` in evaluation.
         collocation: The choice of points at which the residual is evaluated.
+        label_posterior: Infers the transformation of sequences without a label, or None if there are none.
+        decoded_frames: In training, how many frames to decode, drawn anew in every step without replacement and scaled
+            up to all of them, so that the gradient stays unbiased; None for all.
 
     Raises:
-        ValueError: If a weight is negative, or there is an initial weight without a residual.
+        ValueError: If a weight is negative, there is an initial weight without a residual, or ``decoded_frames`` is not
+            a positive integer.
 
     References:
         | Flow Factorized Representation Learning (Song et al., 2023), equation 6
@@ -95,8 +114,12 @@ class FlowVAE(nn.Module):
         initial_weight: float = 0.0,
         dynamics: Callable[[Field], Dynamics] = PotentialFlow,
         collocation: Collocation = AlongPath(),  # noqa: B008 - frozen
+        label_posterior: LabelPosterior | None = None,
+        decoded_frames: int | None = None,
     ) -> None:
         super().__init__()
+        if decoded_frames is not None:
+            check_count("decoded_frames", decoded_frames)
         for name, weight in {"residual_weight": residual_weight, "initial_weight": initial_weight}.items():
             if not weight >= 0:
                 raise ValueError(f"{name}: expected a number of at least 0, got {weight!r}")
@@ -113,6 +136,8 @@ class FlowVAE(nn.Module):
         self.initial_weight = initial_weight
         self.dynamics = dynamics
         self.collocation = collocation
+        self.label_posterior = label_posterior
+        self.decoded_frames = decoded_frames
 
     def encode(self, x: Tensor) -> Distribution:
         """Infer the latent of images.
@@ -164,61 +189,132 @@ class FlowVAE(nn.Module):
             flow.on_fold = "warn" if self.training else "raise"
         return flow
 
-    def forward(self, frames: Tensor, k: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, frames: Tensor, k: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """Compute :meth:`objective` and return its terms by their names."""
         return vars(self.objective(frames, k, generator))
 
-    def objective(self, frames: Tensor, k: Tensor, generator: torch.Generator | None = None) -> Objective:
+    def objective(self, frames: Tensor, k: Tensor | None = None, generator: torch.Generator | None = None) -> Objective:
         """Compute every term of the objective.
 
         Args:
             frames: The sequences, of shape ``(batch, T+1, channels, height, width)``, in [0, 1].
-            k: The transformation of each sequence, int64 of shape ``(batch,)``.
+            k: The transformation of each sequence, int64 of shape ``(batch,)``; None to infer it.
             generator: The source of randomness, or None for torch's global one.
 
         Returns:
             The terms; ``objective.total`` is what training minimises.
 
         Raises:
-            ValueError: If a shape does not fit, or if a stochastic volume is asked for in evaluation mode: its noise
-                biases a bound upwards.
+            ValueError: If a shape does not fit, there are neither labels nor a label posterior, or a stochastic volume
+                is asked for in evaluation mode: its noise biases a bound upwards.
             FoldError: In evaluation mode, if a step of the flow is not invertible: the bound would not be one.
         """
+        self._check(frames)
+        if k is not None and k.shape != frames.shape[:1]:
+            raise ValueError(f"k: expected shape ({len(frames)},), got {tuple(k.shape)}")
+        assignment: Assignment
+        label_kl = collapse = frames.new_zeros(())
+        if k is not None:
+            assignment = Known(k)
+        elif self.label_posterior is not None:
+            label = self.label_posterior(frames)
+            label_kl = self.label_posterior.divergence(label).mean()
+            collapse = self.label_posterior.collapse_penalty(label)
+            assignment = self.label_posterior.estimator.assign(label, generator)
+        else:
+            raise ValueError("k: expected the labels of the sequences, since there is no label posterior, got None")
+        explanation = self._explain(frames, assignment, generator)
+        residual, initial = explanation.residual, explanation.initial_condition
+        reconstruction, kl, action, folded = (
+            assignment.average(term)
+            for term in (explanation.reconstruction, explanation.kl, explanation.action, explanation.folded)
+        )
+        bound = -(reconstruction.sum() + kl.sum() + label_kl)
+        return Objective(
+            total=self.residual_weight * residual + self.initial_weight * initial + collapse - bound,
+            reconstruction=reconstruction.sum(),
+            kl=kl.sum(),
+            label_kl=label_kl,
+            collapse=collapse,
+            residual=residual,
+            initial_condition=initial,
+            reconstruction_per_time=reconstruction,
+            kl_per_time=kl,
+            action=action,
+            folded=folded,
+        )
+
+    def bounds(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        r"""Compute the bound under every label, :math:`\mathcal{L}_k`.
+
+        With equal bounds as evidences the best posterior of the label is their softmax.
+
+        Args:
+            frames: The sequences, of shape ``(batch, T+1, channels, height, width)``, in [0, 1].
+            generator: The source of randomness, or None for torch's global one.
+
+        Returns:
+            The bounds, of shape ``(K, batch)``, in nats.
+
+        Raises:
+            ValueError, FoldError: As :meth:`objective` does.
+        """
+        self._check(frames)
+        every = Enumerated(frames.new_full((len(frames), len(self.bank)), 1 / len(self.bank)))
+        explanation = self._explain(frames, every, generator)
+        return -(explanation.reconstruction.sum(0) + explanation.kl.sum(0))
+
+    def _check(self, frames: Tensor) -> None:
         if frames.ndim != FRAME_DIMS:
             raise ValueError(f"frames: expected shape (batch, T+1, channels, height, width), got {tuple(frames.shape)}")
-        if k.shape != frames.shape[:1]:
-            raise ValueError(f"k: expected shape ({len(frames)},), got {tuple(k.shape)}")
         volume = self.bound.volume
         if volume is not None and volume.stochastic and not self.training:
             raise ValueError(
                 "bound: expected an exact volume in evaluation mode, got a stochastic one: "
                 "the noise of random probes biases the bound upwards"
             )
-        steps = frames.shape[1] - 1
-        posterior = self.encode(frames[:, 0])
-        z0 = reparameterised_sample(posterior, generator)
-        flow = self._dynamics(k)
+
+    def _explain(self, frames: Tensor, assignment: Assignment, generator: torch.Generator | None) -> _Explanation:
+        """Explain every sequence by the potential that it is assigned."""
+        batch = assignment.batch_shape(len(frames))
+        x = frames.transpose(0, 1)
+        posterior = self.encode(x[0])
+        later = self._means(x[1:]) if self.bound.looks else None
+        z0 = reparameterised_sample(posterior, generator).expand(*batch, -1)
+        flow = self._dynamics(assignment.potential(self.bank))
         with torch.autocast(z0.device.type, enabled=False):
-            path = flow.rollout(z0, steps, volume=volume)
+            path = self.bound.rollout(flow, z0, len(x) - 1, later, generator)
             residual = initial = z0.new_zeros(())
             if self.residual is not None:
-                residual = self.residual.loss(flow.potential, path, generator, self.collocation)
+                weights = assignment.weights()
+                residual = self.residual.loss(flow.potential, path, generator, self.collocation, weights)
                 if self.initial_weight > 0:
-                    initial = self.residual.initial_condition(flow.potential, z0).mean()
-            kl = self.bound.divergence(posterior, path, self.prior, k).mean(-1)
-        reconstruction = -self.decode(path.z).log_prob(frames.transpose(0, 1)).mean(-1)
-        bound = -(reconstruction.sum() + kl.sum())
-        return Objective(
-            total=self.residual_weight * residual + self.initial_weight * initial - bound,
-            reconstruction=reconstruction.sum(),
-            kl=kl.sum(),
+                    initial = assignment.average(self.residual.initial_condition(flow.potential, z0))
+            kl = assignment.divergence(self.bound, posterior, path, self.prior)
+        spread = x.reshape(len(x), *(1,) * (len(batch) - 1), *x.shape[1:])
+        return _Explanation(
+            reconstruction=self._reconstruct(path.z, spread, generator),
+            kl=kl,
             residual=residual,
             initial_condition=initial,
-            reconstruction_per_time=reconstruction,
-            kl_per_time=kl,
-            action=path.action[-1].mean(),
-            folded=z0.new_zeros(()) if path.folded is None else path.folded.any(0).to(z0).mean(),
+            action=path.action[-1],
+            folded=z0.new_zeros(batch) if path.folded is None else path.folded.any(0).to(z0),
         )
+
+    def _means(self, x: Tensor) -> Tensor:
+        """Give what the encoder says of frames ``(T, batch, ...)``, of shape ``(T, batch, dim)``."""
+        return self.encode(x.flatten(0, 1)).mean.reshape(*x.shape[:2], -1)
+
+    def _reconstruct(self, z: Tensor, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Compute the negative log-likelihood of the frames, of shape ``(T+1, *batch)``, from all or some of them."""
+        count = self.decoded_frames
+        if count is None or count >= len(z) or not self.training:
+            return -self.decode(z).log_prob(x)
+        chosen = torch.randperm(len(z), generator=generator, device=z.device)[:count]
+        some = -self.decode(z[chosen]).log_prob(x[chosen]) * (len(z) / count)
+        return some.new_zeros(z.shape[:-1]).index_copy(0, chosen, some)
 
     def generate(self, x0: Tensor, k: int | Tensor | Field, steps: int) -> Tensor:
         """Transform images by the flow, from the mean of their posterior.

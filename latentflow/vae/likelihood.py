@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Bernoulli, ContinuousBernoulli, Distribution, Independent, Normal
 
 
 class Likelihood(Protocol):
@@ -30,6 +30,27 @@ class BernoulliLikelihood:
     def __call__(self, decoded: Tensor) -> Distribution:
         """Build the distribution from logits of shape ``(*batch, channels, height, width)``."""
         return Independent(Bernoulli(logits=decoded, validate_args=False), 3, validate_args=False)
+
+
+class ContinuousBernoulliLikelihood:
+    r"""Pixels as independent continuous Bernoulli variables, with the decoder's output as logits.
+
+    Its density on [0, 1] is :math:`C(\lambda) \lambda^x (1 - \lambda)^{1 - x}`, the Bernoulli formula with the constant
+    that makes it a density of grey pixels. Its mean, the picture, is not :math:`\lambda`.
+
+    References:
+        G. Loaiza-Ganem and J. P. Cunningham, The continuous Bernoulli: fixing a pervasive error in variational
+        autoencoders, NeurIPS 2019.
+
+    Example:
+        >>> import torch
+        >>> uniform = ContinuousBernoulliLikelihood()(torch.zeros(2, 1, 4, 4))
+        >>> torch.testing.assert_close(uniform.log_prob(torch.rand(2, 1, 4, 4)), torch.zeros(2))
+    """
+
+    def __call__(self, decoded: Tensor) -> Distribution:
+        """Build the distribution from logits of shape ``(*batch, channels, height, width)``."""
+        return Independent(ContinuousBernoulli(logits=decoded, validate_args=False), 3, validate_args=False)
 
 
 class GaussianLikelihood:

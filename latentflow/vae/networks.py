@@ -32,7 +32,7 @@ class GaussianHead(nn.Module):
         return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
 
 
-def _perceptron(widths: Sequence[int]) -> nn.Sequential:
+def perceptron(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers with a GELU between each two."""
     layers: list[nn.Module] = []
     for n, m in pairwise(widths):
@@ -60,7 +60,7 @@ class MLPEncoder(nn.Module):
     def __init__(self, shape: Sequence[int], dim: int, hidden: Sequence[int] = (512, 512)) -> None:
         super().__init__()
         check_hidden(hidden)
-        self.layers = nn.Sequential(nn.Flatten(), _perceptron((math.prod(shape), *hidden)), nn.GELU())
+        self.layers = nn.Sequential(nn.Flatten(), perceptron((math.prod(shape), *hidden)), nn.GELU())
         self.head = GaussianHead(hidden[-1], dim)
 
     def forward(self, x: Tensor) -> Distribution:
@@ -91,7 +91,7 @@ class MLPDecoder(nn.Module):
         super().__init__()
         check_hidden(hidden)
         self.shape = tuple(shape)
-        self.layers = _perceptron((dim, *hidden, math.prod(shape)))
+        self.layers = perceptron((dim, *hidden, math.prod(shape)))
 
     def forward(self, z: Tensor) -> Tensor:
         """Map latents ``(batch, dim)`` to ``(batch, channels, height, width)``."""
