@@ -33,13 +33,14 @@ USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
 @dataclass(frozen=True)
 class Train:
-    """Train a flow-factorised VAE on sequences of images of one change each, then evaluate it.
+    """Train a model on sequences of images of one change each, then evaluate it.
 
     Attributes:
         config: The run.
         hardware: Where and how to compute.
         steps: Number of training steps; with it a run is reproducible.
         minutes: Minutes of training, if no steps are given; 4 for digits and 30 for the others by default.
+        cpu_minutes: Instead, minutes of all cores of the CPU together, which other work does not shorten.
         out: Folder of the run; the first free one of runs/DATASET, runs/DATASET-2, ... by default.
         resume: Go on from the checkpoint in --out.
         source: Where the data is.
@@ -50,6 +51,7 @@ class Train:
     source: Source = field(default_factory=Source)
     steps: int | None = None
     minutes: float | None = None
+    cpu_minutes: float | None = None
     out: Path | None = None
     resume: bool = False
 
@@ -60,9 +62,9 @@ class Train:
 
     def budget(self) -> Budget:
         """Give the budget, with the default of the dataset where none was given."""
-        if self.steps is None and self.minutes is None:
+        if self.steps is None and self.minutes is None and self.cpu_minutes is None:
             return Budget(minutes=MINUTES.get(self.config.dataset, 30.0))
-        return Budget(self.steps, self.minutes)
+        return Budget(self.steps, self.minutes, self.cpu_minutes)
 
     def resuming(self, folder: RunFolder) -> list[str]:
         """Give the arguments that go on with this run, with every option that is not the default."""

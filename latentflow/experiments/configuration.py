@@ -15,14 +15,43 @@ from latentflow.experiments.pde import check_pde
 
 
 @dataclass(frozen=True)
+class BaselineConfig:
+    """What only a baseline has.
+
+    Attributes:
+        beta: Weight of the divergence, for beta-vae.
+        tc_weight: Weight of the total correlation, for factor-vae.
+        slow_weight: Weight of the divergence from the Laplace transition, for slow-vae.
+        slow_rate: Rate of the Laplace transition, for slow-vae.
+    """
+
+    beta: float = 4.0
+    tc_weight: float = 6.4
+    slow_weight: float = 10.0
+    slow_rate: float = 6.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            _require(0 <= value < float("inf"), name.replace("_", "-"), "a number of at least 0", value)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The model.
 
     Attributes:
+        method: The flows of latentflow, or one of the methods that the paper compares with, with the same encoder,
+            decoder and likelihood: vae, beta-vae, factor-vae, slow-vae, tvae, poflow.
+        supervision: Whether training reads which transformation a sequence has, or infers it.
+        label_estimator: Expectation over an inferred transformation: one straight-through sample, or the exact sum.
+        balance: Weight of the penalty that keeps an inferred transformation from collapsing onto one flow.
         dim: Number of latent coordinates.
         hidden: Widths of the hidden layers of each potential.
         width: Width of the two hidden layers of the encoder and of the decoder.
-        bound: Lower bound to train: the marginals at every time, or the whole sequence jointly.
+        likelihood: Distribution of a pixel.
+        decoded_frames: Frames of a sequence to decode in a training step, drawn by lot; all by default.
+        bound: Lower bound to train: the marginals at every time, or the whole sequence jointly, with latents that flow
+            (joint), that flow and diffuse (stochastic), or that also look at the later frames (looking).
         pde: Equation of the potentials: hj, exact-hj (by construction, without a residual), convex-hj (so, and optimal
             transport by construction), forced-hj (with a learned non-positive force), hj-inequality, viscous-hj, heat,
             fokker-planck, linear-fokker-planck, wave, none, or your own residual as MODULE:CLASS or FILE.py:CLASS.
@@ -30,20 +59,39 @@ class ModelConfig:
         prior: Distribution of the latents at each time.
     """
 
+    method: Literal["flow", "vae", "beta-vae", "factor-vae", "slow-vae", "tvae", "poflow"] = "flow"
+    supervision: Literal["labels", "weak"] = "labels"
+    label_estimator: Literal["straight-through", "exact"] = "straight-through"
+    balance: float = 100.0
     dim: int = 32
     hidden: tuple[int, ...] = (128,)
     width: int = 512
-    bound: Literal["marginal", "joint"] = "marginal"
+    likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian"] = "bernoulli"
+    decoded_frames: int | None = None
+    bound: Literal["marginal", "joint", "stochastic", "looking"] = "marginal"
     pde: str = "hj"
     residual_weight: float = 100.0
     prior: Literal["diffusion", "gaussian", "mixture", "vamp"] = "diffusion"
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
 
     def __post_init__(self) -> None:
         for name in ("dim", "width"):
             _require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
         _require(len(self.hidden) > 0 and min(self.hidden) >= 1, "hidden", "positive widths", self.hidden)
         _require(self.residual_weight >= 0, "residual-weight", "a number of at least 0", self.residual_weight)
+        _require(self.balance >= 0, "balance", "a number of at least 0", self.balance)
+        frames = self.decoded_frames
+        _require(frames is None or frames >= 1, "decoded-frames", "a positive integer", frames)
+        if self.supervision == "weak":
+            _require(self.method == "flow", "supervision", "labels for every method but flow", self.supervision)
+        if self.bound in ("stochastic", "looking"):
+            _require(self.prior == "diffusion", "prior", f"diffusion for --bound {self.bound}", self.prior)
         check_pde(self.pde)
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether training reads which transformation a sequence has."""
+        return self.method in ("flow", "poflow") and self.supervision == "labels"
 
 
 @dataclass(frozen=True)
@@ -102,7 +150,8 @@ class TrainConfig:
     def from_values(values: dict[str, Any]) -> TrainConfig:
         """Make the configuration of which JSON holds the values."""
         model = values["model"]
-        built = ModelConfig(**(model | {"hidden": tuple(model["hidden"])}))
+        baseline = BaselineConfig(**model.get("baseline", {}))  # as with the sequences below
+        built = ModelConfig(**(model | {"hidden": tuple(model["hidden"]), "baseline": baseline}))
         sequences = values.get("sequences", {})  # runs before there was a choice have none
         chosen = SequenceConfig(**(sequences | {"transformations": tuple(sequences.get("transformations", ()))}))
         return TrainConfig(**(values | {"model": built, "sequences": chosen}))
@@ -114,30 +163,41 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: a number of steps or of minutes, exactly one of them.
+    """How long to train: a number of steps, of minutes or of minutes of the processor, exactly one of them.
 
     Attributes:
         steps: Number of steps; the run is reproducible bit for bit on a CPU.
         minutes: Wall-clock minutes of training; the learning rate follows the clock.
+        cpu_minutes: Minutes of all cores of the CPU together, which other work on the machine does not shorten; the
+            learning rate follows them.
     """
 
     steps: int | None = None
     minutes: float | None = None
+    cpu_minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.steps is None) == (self.minutes is None):
-            given = [f.name for f in fields(self) if getattr(self, f.name) is not None]
-            raise UsageError(f"budget: expected either steps or minutes, got {' and '.join(given) or 'neither'}")
+        given = [f.name for f in fields(self) if getattr(self, f.name) is not None]
+        if len(given) != 1:
+            raise UsageError(
+                f"budget: expected one of steps, minutes and cpu-minutes, got {' and '.join(given) or 'none'}"
+            )
         _require(self.steps is None or self.steps >= 1, "steps", "a positive integer", self.steps)
         _require(self.minutes is None or self.minutes > 0, "minutes", "a positive number", self.minutes)
+        _require(self.cpu_minutes is None or self.cpu_minutes > 0, "cpu-minutes", "a positive number", self.cpu_minutes)
+
+    @property
+    def seconds(self) -> float | None:
+        """The seconds to train, by the wall clock or the processor's; None for a number of steps."""
+        minutes = self.cpu_minutes if self.minutes is None else self.minutes
+        return None if minutes is None else 60 * minutes
 
     def progress(self, steps: int, seconds: float) -> float:
         """Give the share of the budget that is spent, 1 or more when it is used up."""
-        if self.steps is not None:
-            return steps / self.steps
-        if self.minutes is not None:
-            return seconds / (60 * self.minutes)
-        raise AssertionError("a budget has steps or minutes")
+        if self.seconds is not None:
+            return seconds / self.seconds
+        assert self.steps is not None, "a budget has steps or seconds"
+        return steps / self.steps
 
 
 def _require(condition: bool, name: str, expected: str, got: object) -> None:

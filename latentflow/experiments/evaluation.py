@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from latentflow.experiments.checkpoint import load_checkpoint
+import torch
+from torch import nn
+
+from latentflow import FlowVAE
+from latentflow.experiments.checkpoint import Progress, load_checkpoint
 from latentflow.experiments.configuration import TrainConfig
 from latentflow.experiments.data import SequenceDataset, Source, open_sequences, open_sprites_as_digits
 from latentflow.experiments.equivariance import Equivariance, measure_equivariance, table
 from latentflow.experiments.files import write_text
+from latentflow.experiments.methods import AlongFlow, Choice, Recovery, choose, measure_recovery, method_of
 from latentflow.experiments.model import build_model
 from latentflow.experiments.optimality import Optimality, measure_optimality, transport_table
 from latentflow.experiments.provenance import provenance
@@ -24,17 +31,50 @@ class Evaluation:
 
     Attributes:
         equivariance: How far the frames of the flows are from the transformed images.
-        transport: How far the flows are from optimal transport, by the name of the transformation.
+        transport: How far the flows are from optimal transport, by the name of the transformation; empty for a method
+            without flows.
+        recovery: How well the transformations were recovered, of a run without labels; else None.
+        choice: What was chosen on validation sequences.
         data: The data set and its split; of a stand-in it says that it is synthetic.
     """
 
     equivariance: Equivariance
     transport: dict[str, Optimality]
+    recovery: Recovery | None
+    choice: Choice
     data: str
 
     def table(self) -> str:
         """Lay out the errors and the certificates for the terminal, in Markdown."""
-        return f"{self.data}\n\n{table(self.equivariance)}\n\n{transport_table(self.transport)}"
+        parts = [self.data, table(self.equivariance)]
+        if self.transport:
+            parts.append(transport_table(self.transport))
+        if self.recovery is not None:
+            r = self.recovery
+            parts.append(
+                f"transformation recovered without labels: accuracy {100 * r.accuracy:.2f} %, mutual information "
+                f"{r.mutual_information:.4f} nats of {math.log(len(r.counts)):.4f}, {r.sequences:,} sequences"
+            )
+        return "\n\n".join(parts)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run as it is measured.
+
+    Attributes:
+        config: Its configuration.
+        model: Its newest weights, in evaluation mode.
+        data: The test sequences.
+        validation: The validation sequences, of the kind that it was trained on.
+        progress: How far training had come.
+    """
+
+    config: TrainConfig
+    model: nn.Module
+    data: SequenceDataset
+    validation: SequenceDataset
+    progress: Progress
 
 
 def evaluate(folder: RunFolder, source: Source | None = None, device: str = "cpu") -> Evaluation:
@@ -51,9 +91,8 @@ def evaluate(folder: RunFolder, source: Source | None = None, device: str = "cpu
     Raises:
         ExperimentError: If the run or its data cannot be read.
     """
-    config = TrainConfig.from_json(folder.config)
-    data = open_sequences(config.dataset, "test", config.sequences, source)
-    return _evaluate(config, folder, data, folder.evaluation, folder.strips, device)
+    run = open_run(folder, source, device)
+    return _evaluate(run, folder, folder.evaluation, folder.strips)
 
 
 def evaluate_elsewhere(folder: RunFolder, source: Source | None = None, device: str = "cpu") -> Evaluation:
@@ -76,29 +115,67 @@ def evaluate_elsewhere(folder: RunFolder, source: Source | None = None, device: 
     References:
         Y. Song, T. A. Keller, N. Sebe and M. Welling, Flow Factorized Representation Learning, 2023, figure 7.
     """
+    run = open_run(folder, source, device)
+    elsewhere = open_sprites_as_digits(run.config.dataset, run.config.sequences, source).to(device)
+    return _evaluate(replace(run, data=elsewhere), folder, folder.elsewhere, folder.elsewhere_strips)
+
+
+def open_run(folder: RunFolder, source: Source | None = None, device: str = "cpu") -> TrainedRun:
+    """Read a run's newest checkpoint and open its data.
+
+    Args:
+        folder: The run.
+        source: Where the data files are.
+        device: Where to compute.
+
+    Returns:
+        The run.
+
+    Raises:
+        ExperimentError: If the run or its data cannot be read.
+    """
     config = TrainConfig.from_json(folder.config)
-    data = open_sprites_as_digits(config.dataset, config.sequences, source)
-    return _evaluate(config, folder, data, folder.elsewhere, folder.elsewhere_strips, device)
-
-
-def _evaluate(
-    config: TrainConfig, folder: RunFolder, data: SequenceDataset, record: Path, picture: Path, device: str
-) -> Evaluation:
+    data, validation = (
+        open_sequences(config.dataset, split, config.sequences, source).to(device) for split in ("test", "validation")
+    )
     model = build_model(config.model, data)
     progress = load_checkpoint(folder.checkpoint, model)
-    model.to(device)
-    draw_strips(model, data, picture)
+    return TrainedRun(config, model.to(device).eval(), data, validation, progress)
+
+
+def _evaluate(run: TrainedRun, folder: RunFolder, record: Path, picture: Path) -> Evaluation:
+    choice = choose(run.model, run.validation)
+    method = method_of(run.model, choice)
+    with torch.inference_mode():
+        draw_strips(method, run.data, picture)
+    recovery = None
+    if choice.matching is not None and isinstance(run.model, FlowVAE):
+        recovery = measure_recovery(run.model, choice.matching, run.data)
     result = Evaluation(
-        measure_equivariance(model, data), measure_optimality(model, data), f"{data.name}, {data.split}"
+        equivariance=measure_equivariance(method, run.data),
+        transport=measure_optimality(method, run.data) if isinstance(method, AlongFlow) else {},
+        recovery=recovery,
+        choice=choice,
+        data=f"{run.data.name}, {run.data.split}",
     )
-    facts = provenance(
-        run=asdict(config),
-        steps=progress.steps,
-        training_seconds=round(progress.seconds, 1),
-        data=data.identity(),
-        training=folder.sessions(),
-    )
-    transport = {name: asdict(entry) for name, entry in result.transport.items()}
-    written = {"result": asdict(result.equivariance), "transport": transport, "provenance": facts}
+    written = {
+        "result": asdict(result.equivariance),
+        "transport": {name: asdict(entry) for name, entry in result.transport.items()},
+        "recovery": None if recovery is None else asdict(recovery),
+        "choice": asdict(choice),
+        "provenance": facts_of(run, folder),
+    }
     write_text(record, json.dumps(written, indent=2) + "\n")
     return result
+
+
+def facts_of(run: TrainedRun, folder: RunFolder) -> dict[str, Any]:
+    """Say where numbers about a run come from: the run, its training and its data, this machine and this moment."""
+    return provenance(
+        run=asdict(run.config),
+        steps=run.progress.steps,
+        training_seconds=round(run.progress.seconds, 1),
+        data=run.data.identity(),
+        validation=run.validation.identity(),
+        training=folder.sessions(),
+    )

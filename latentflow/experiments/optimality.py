@@ -10,6 +10,7 @@ from torch import Tensor
 from latentflow import FlowVAE, HopfLaxFlow, SlogDet, transport_certificate, transport_defect
 from latentflow.experiments.data import SequenceDataset, subsample
 from latentflow.experiments.markdown import lay_out
+from latentflow.experiments.methods import AlongFlow
 
 SAMPLES = 1024
 BATCH = 128  # sequences at once in memory
@@ -46,26 +47,23 @@ class Optimality:
     samples: int
 
 
-def measure_optimality(model: FlowVAE, data: SequenceDataset) -> dict[str, Optimality]:
+def measure_optimality(method: AlongFlow, data: SequenceDataset) -> dict[str, Optimality]:
     """Certify the flow of every transformation on the latents of the first images of its sequences.
 
     The latents start at the mean of the posterior. Of more than 1,024 images, that many are drawn from a fixed seed.
 
     Args:
-        model: The model; it is used in evaluation mode and left in the mode that it was in.
-        data: The sequences, with the transformations in the order of the potentials.
+        method: The method, in evaluation mode.
+        data: The sequences.
 
     Returns:
         What was measured, by the name of the transformation.
     """
-    training = model.training
-    model.eval()
-    data = data.to(next(model.parameters()).device)
     with torch.no_grad():
         first = [_first_images(data, k) for k in range(len(data.names))]
-        result = {name: _measure(model, first[k], k, data.steps) for k, name in enumerate(data.names)}
-    model.train(training)
-    return result
+        return {
+            name: _measure(method.model, first[k], method.order[k], data.steps) for k, name in enumerate(data.names)
+        }
 
 
 def _first_images(data: SequenceDataset, k: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -10,21 +11,25 @@ from tqdm import tqdm
 
 from latentflow.experiments.configuration import Budget
 
+SHOWN = {"reconstruction": ".0f", "kl": ".0f", "residual": ".3f", "folded": ".0%"}
+
 
 class Clock:
     """Counts the seconds of training, over all sessions of a run.
 
     Args:
         before: The seconds of the sessions before.
+        now: The clock to read: that on the wall, or ``time.process_time`` for the time of the CPU.
     """
 
-    def __init__(self, before: float = 0.0) -> None:
-        self._start = time.perf_counter() - before
+    def __init__(self, before: float = 0.0, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
+        self._start = now() - before
 
     @property
     def seconds(self) -> float:
         """The seconds so far."""
-        return time.perf_counter() - self._start
+        return self._now() - self._start
 
 
 class ProgressBar:
@@ -36,7 +41,7 @@ class ProgressBar:
     """
 
     def __init__(self, budget: Budget, *, shown: bool) -> None:
-        self._seconds = None if budget.minutes is None else round(60 * budget.minutes)
+        self._seconds = None if budget.seconds is None else round(budget.seconds)
         total, unit = (budget.steps, "step") if self._seconds is None else (self._seconds, "s")
         self._bar = tqdm(total=total, unit=unit, disable=not shown, dynamic_ncols=True, mininterval=0.5)
 
@@ -47,11 +52,8 @@ class ProgressBar:
 
     def describe(self, transformation: str, values: dict[str, float]) -> None:
         """Show the terms of the loss at a batch of one transformation."""
-        self._bar.set_postfix_str(
-            f"{transformation}: reconstruction {values['reconstruction']:.0f} kl {values['kl']:.0f} "
-            f"residual {values['residual']:.3f} folded {values['folded']:.0%}",
-            refresh=False,
-        )
+        terms = (f"{name} {values[name]:{form}}" for name, form in SHOWN.items() if name in values)
+        self._bar.set_postfix_str(f"{transformation}: {' '.join(terms)}", refresh=False)
 
     def __enter__(self) -> Self:
         return self

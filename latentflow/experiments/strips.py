@@ -10,18 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from latentflow import FlowVAE
 from latentflow.experiments.data import SequenceDataset
 from latentflow.experiments.files import replacing
+from latentflow.experiments.methods import Method
 
 COLUMNS = 4  # panels side by side
 
 
-def strips(model: FlowVAE, data: SequenceDataset, k: int, count: int = 5) -> Tensor:
+def strips(method: Method, data: SequenceDataset, k: int, count: int = 5) -> Tensor:
     """Put the frames of a few sequences above those that the flow decodes to.
 
     Args:
-        model: The model.
+        method: The method, in evaluation mode.
         data: The sequences.
         k: The transformation.
         count: The number of sequences, at most.
@@ -31,27 +31,24 @@ def strips(model: FlowVAE, data: SequenceDataset, k: int, count: int = 5) -> Ten
         truth above a row of ``Dec(z_t)``, with time running to the right.
     """
     with torch.inference_mode():
-        truth = data.to(next(model.parameters()).device).sequence(data.examples(k, count), k)
-        flow = model.generate(truth[:, 0], k, data.steps)
+        truth = data.sequence(data.examples(k, count), k)
+        flow = method.decode(method.path(method.start(truth), k, data.steps)).mean.transpose(0, 1)
     rows = torch.stack([truth, flow], dim=1)  # (n, 2, T+1, channels, height, width)
     n, pair, frames, channels, height, width = rows.shape
     picture = rows.permute(0, 1, 4, 2, 5, 3).reshape(n * pair * height, frames * width, channels)
     return picture.clamp(0, 1).cpu()
 
 
-def draw_strips(model: FlowVAE, data: SequenceDataset, path: Path, count: int = 5) -> None:
+def draw_strips(method: Method, data: SequenceDataset, path: Path, count: int = 5) -> None:
     """Draw the strips of every transformation, for a few sequences.
 
     Args:
-        model: The model; it is used in evaluation mode and left in the mode that it was in.
+        method: The method, in evaluation mode.
         data: The sequences; their name stands above the picture.
         path: The PNG file.
         count: The number of sequences of each transformation, at most.
     """
-    training = model.training
-    model.eval()
-    panels = [strips(model, data, k, count) for k in range(len(data.names))]
-    model.train(training)
+    panels = [strips(method, data, k, count) for k in range(len(data.names))]
     _, height, width = data.shape
     columns = min(COLUMNS, len(panels))
     lines = math.ceil(len(panels) / columns)

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
-from latentflow import FlowVAE, FoldWarning
+from latentflow import FlowVAE, FoldWarning, StraightThrough, annealed_temperature
 from latentflow.experiments.checkpoint import Progress, load_checkpoint, save_checkpoint
 from latentflow.experiments.configuration import Budget, TrainConfig
 from latentflow.experiments.data import SequenceDataset
 from latentflow.experiments.errors import ExperimentError
 from latentflow.experiments.interrupt import Interrupt
 from latentflow.experiments.metrics_log import MetricsLog
-from latentflow.experiments.model import build_model
+from latentflow.experiments.model import TrainableModel, build_model, parameter_groups
 from latentflow.experiments.progress import Clock, ProgressBar
 from latentflow.experiments.run_folder import RunFolder
 
 CHECKPOINT_SECONDS = 60.0
 LOG_STEPS = 50
+PAPER_STEPS = 90_000
 
 
 def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
@@ -55,8 +58,8 @@ def train(
     fabric: Fabric,
     *,
     resume: bool = False,
-) -> FlowVAE:
-    """Train a flow-factorised VAE on sequences of images until the budget is spent or Ctrl-C is pressed.
+) -> TrainableModel:
+    """Train a model on sequences of images until the budget is spent or Ctrl-C is pressed.
 
     On a CPU and with a budget of steps, a run that was stopped and resumed ends in the same weights, bit for bit, as
     one that was not.
@@ -79,13 +82,15 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build_model(config.model, data)
-    optimiser = torch.optim.Adam(model.parameters(), fused=True)
+    optimiser = torch.optim.Adam(parameter_groups(model), fused=True)
     done = load_checkpoint(folder.checkpoint, model, optimiser) if resume else Progress()
     terms_of, stepper = fabric.setup(model, optimiser)
     data = data.to(fabric.device)
     starts = [data.starts(k).to(fabric.device) for k in range(len(data.names))]
-    step, clock = done.steps, Clock(done.seconds)
+    step = done.steps
+    clock = Clock(done.seconds, time.perf_counter if budget.cpu_minutes is None else time.process_time)
     saved = clock.seconds
+    labels = config.model.reads_labels
 
     def save() -> None:
         if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
@@ -105,18 +110,12 @@ def train(
             if stop or spent >= 1:
                 break
             for group in stepper.param_groups:
-                group["lr"] = learning_rate(config, step, spent)
+                group["lr"] = group.get("scale", 1.0) * learning_rate(config, step, spent)
+            anneal(model, spent)
             generator = step_generator(config.seed, fabric.global_rank, step, fabric.device)
-            kind = step % len(data.names)  # one transformation in a batch; they take turns
-            places = torch.randint(len(starts[kind]), (config.batch_size,), generator=generator, device=fabric.device)
-            k = torch.full((config.batch_size,), kind, device=fabric.device)
-            try:
-                terms: dict[str, Tensor] = terms_of(data.sequence(starts[kind][places], k), k, generator)
-            except FloatingPointError as error:
-                raise _diverged(step, str(error), folder) from error
-            if not terms["total"].isfinite():
-                found = ", ".join(f"{name} {value:g}" for name, value in _scalars(terms).items())
-                raise _diverged(step, found, folder)
+            k = draw_kinds(config, step, len(data.names), generator)
+            frames = data.sequence(draw_starts(starts, k, generator), k)
+            terms = _finite_terms(terms_of, frames, k if labels else None, generator, step, folder)
             stepper.zero_grad()
             fabric.backward(terms["total"])
             stepper.step()
@@ -125,7 +124,7 @@ def train(
                 values = _scalars(terms)
                 if log is not None:
                     log.write(step, seconds=clock.seconds, learning_rate=group["lr"], **values)
-                bar.describe(data.names[kind], values)
+                bar.describe(data.names[int(k[0])] if labels else "mixed", values)
             if clock.seconds - saved > CHECKPOINT_SECONDS:
                 save()
                 saved = clock.seconds
@@ -134,6 +133,71 @@ def train(
     if stop:
         raise KeyboardInterrupt
     return model
+
+
+def draw_kinds(config: TrainConfig, step: int, kinds: int, generator: torch.Generator) -> Tensor:
+    """Choose the transformation of each sequence of a batch.
+
+    With labels, a batch has one, and they take turns. Without, it mixes them: it should look like the data.
+
+    Args:
+        config: The configuration.
+        step: The number of steps made before.
+        kinds: The number of transformations.
+        generator: The source of randomness.
+
+    Returns:
+        The transformations, shape ``(batch_size,)``, int64, on the device of the generator.
+    """
+    shape, device = (config.batch_size,), generator.device
+    if config.model.reads_labels:
+        return torch.full(shape, step % kinds, device=device)
+    return torch.randint(kinds, shape, generator=generator, device=device)
+
+
+def draw_starts(starts: Sequence[Tensor], k: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a first image for each sequence of a batch.
+
+    Args:
+        starts: The first images of every transformation, each of shape ``(n_k,)``.
+        k: The transformation of each sequence, shape ``(batch,)``.
+        generator: The source of randomness.
+
+    Returns:
+        Indices, shape ``(batch,)``, int64.
+    """
+    counts = torch.tensor([len(first) for first in starts], device=k.device)[k]
+    places = (torch.rand(k.shape, generator=generator, device=k.device, dtype=torch.float64) * counts).long()
+    drawn = torch.empty_like(k)
+    for kind, first in enumerate(starts):
+        drawn[k == kind] = first[places[k == kind]]
+    return drawn
+
+
+def anneal(model: nn.Module, spent: float) -> None:
+    """Lower the temperature of straight-through labels as the paper does over its 90,000 iterations."""
+    posterior = model.label_posterior if isinstance(model, FlowVAE) else None
+    if posterior is not None and isinstance(posterior.estimator, StraightThrough):
+        posterior.estimator = StraightThrough(annealed_temperature(PAPER_STEPS * spent))
+
+
+def _finite_terms(
+    terms_of: TrainableModel,
+    frames: Tensor,
+    k: Tensor | None,
+    generator: torch.Generator,
+    step: int,
+    folder: RunFolder,
+) -> dict[str, Tensor]:
+    """Compute the terms of the loss; complain if they are not finite."""
+    try:
+        terms = terms_of(frames, k, generator)
+    except FloatingPointError as error:
+        raise _diverged(step, str(error), folder) from error
+    if not terms["total"].isfinite():
+        found = ", ".join(f"{name} {value:g}" for name, value in _scalars(terms).items())
+        raise _diverged(step, found, folder)
+    return terms
 
 
 def _scalars(terms: dict[str, Tensor]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The flow-factorised VAE: a thin wrapper around potentials, flows, priors and residuals."""
 
+from latentflow.vae.bounds import Bound as Bound
 from latentflow.vae.bounds import JointBound as JointBound
 from latentflow.vae.bounds import MarginalBound as MarginalBound
 from latentflow.vae.dynamics import Dynamics as Dynamics

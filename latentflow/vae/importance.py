@@ -111,5 +111,5 @@ def _groups(log_weights: Tensor, samples: int | None) -> Tensor:
     size = count if samples is None else samples
     if not isinstance(size, int) or not 1 <= size <= count:
         raise ValueError(f"samples: expected an integer in 1..{count}, got {samples!r}")
-    used = log_weights[: count // size * size]
-    return used.reshape(-1, size, *log_weights.shape[1:]).double()
+    groups = count // size
+    return log_weights[: groups * size].reshape(groups, size, *log_weights.shape[1:]).double()

@@ -153,14 +153,17 @@ class LabelPosterior(nn.Module):
     @staticmethod
     def divergence(posterior: Categorical) -> Tensor:
         r"""Compute :math:`KL(q \| p) = \log K - H(q)` of every sequence, of shape ``(batch,)``, between 0 and log K."""
-        q: Tensor = posterior.probs
-        entropy: Tensor = torch.special.entr(q).sum(-1)
-        return math.log(q.shape[-1]) - entropy
+        return _divergence_from_uniform(posterior.logits)
 
     def collapse_penalty(self, posterior: Categorical) -> Tensor:
         r"""Compute the weight times :math:`KL(\bar q \| p)` of the average posterior of the batch, of shape ``()``."""
-        average = Categorical(probs=posterior.probs.mean(0), validate_args=False)
-        return self.balance * self.divergence(average)
+        logits: Tensor = posterior.logits
+        return self.balance * _divergence_from_uniform(logits.logsumexp(0) - math.log(len(logits)))
+
+
+def _divergence_from_uniform(log_q: Tensor) -> Tensor:
+    """Compute it from logarithms: a probability that underflows to zero would have a gradient that is not finite."""
+    return (log_q.exp() * log_q).sum(-1) + math.log(log_q.shape[-1])
 
 
 class MLPSequenceClassifier(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentflow.experiments.data.composed import as_composed_kinds, as_states, moving, whole_states
 from latentflow.experiments.data.family import Family
 from latentflow.experiments.data.frames import FrameStore
 from latentflow.experiments.data.grid import FactorGrid, Indices, pick
@@ -84,6 +86,11 @@ class FactorSequences:
         return self.states - 1
 
     @property
+    def fractional(self) -> bool:
+        """That :meth:`composed` takes whole states only."""
+        return False
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of a frame, ``(channels, height, width)``."""
         return self.frames.shape
@@ -129,10 +136,52 @@ class FactorSequences:
             ValueError: If ``indices`` or ``k`` has another shape or dtype, or is out of range.
             DataError: If an image cannot be read.
         """
-        if indices.ndim != 1 or indices.dtype != torch.int64:
-            raise ValueError(f"indices: expected shape (b,) of int64, got {tuple(indices.shape)} of {indices.dtype}")
+        _check_indices(indices)
         kinds = as_kinds(k, len(indices), len(self.names))
-        lines = self.lines(indices.cpu().numpy(), kinds.cpu().numpy())
+        return self._read(self.lines(indices.cpu().numpy(), kinds.cpu().numpy()))
+
+    def composed_starts(self, kinds: Sequence[int]) -> Tensor:
+        """List the starts of the sequences of each of these transformations, taken back to the first values of all.
+
+        An image that sets two factors back can be one of another split, see :meth:`composed`.
+        """
+        kinds = as_composed_kinds(kinds, len(self.names))
+        indices = torch.cat([self.starts(k) for k in kinds]).numpy()
+        for k in kinds:
+            indices = self.grid.clear(indices, self.names[k])
+        return torch.from_numpy(np.unique(indices))
+
+    def composed(self, indices: Tensor, states: Tensor) -> Tensor:
+        """Read sequences in which several factors run: that of ``k`` has the value ``digits(k)[states[frame, k]]``.
+
+        Factors of which no transformation is made, and those in state 0 in all frames, keep the value of the index.
+
+        Splits keep apart sequences of one factor each. The images of a composed sequence, its first one included, may
+        occur in sequences of other splits, so that a composition in test can show images of train; what no model has
+        been trained on is that they follow one another.
+
+        Args:
+            indices: Indices of images, shape ``(b,)``, int64.
+            states: State of each transformation in each frame, shape ``(frames, K)``, integers from 0 to ``T``, as
+                int64 or floating point: there are no images between two states.
+
+        Returns:
+            Frames in [0, 1], shape ``(b, frames, channels, height, width)``, float32.
+
+        Raises:
+            ValueError: If ``indices`` or ``states`` has another shape or dtype or is out of range, or a state is not an
+                integer.
+            DataError: If an image cannot be read.
+        """
+        _check_indices(indices)
+        whole = whole_states(as_states(states, len(self.names), self.steps)).numpy()
+        values = self.grid.decode(indices.cpu().numpy())[:, None].repeat(len(whole), 1)  # (b, frames, factors)
+        for k in moving(torch.from_numpy(whole)):
+            values[..., self.grid.position(self.names[k])] = np.asarray(self.digits(k))[whole[:, k]]
+        return self._read(self.grid.encode(values))
+
+    def _read(self, lines: Indices) -> Tensor:
+        """Read the frames of sequences ``(b, frames)`` of indices."""
         pixels = torch.from_numpy(self.frames.read(lines.ravel())).to(self.device)
         frames = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
         return frames.view(*lines.shape, *self.shape)
@@ -188,3 +237,8 @@ class FactorSequences:
     def _whole(self, indices: Indices) -> Indices:
         """Number images as the whole family does, so that a split is the same for a subset."""
         return self.family.grid.encode(pick(self.frames.digits, self.grid.decode(indices)))
+
+
+def _check_indices(indices: Tensor) -> None:
+    if indices.ndim != 1 or indices.dtype != torch.int64:
+        raise ValueError(f"indices: expected shape (b,) of int64, got {tuple(indices.shape)} of {indices.dtype}")

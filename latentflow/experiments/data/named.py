@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -24,6 +24,7 @@ __all__ = ["DatasetName", "SequenceConfig", "Source", "open_sequences", "open_sp
 
 DatasetName = Literal["digits", "mnist", "sprites", "shapes3d", "falcor3d", "isaac3d"]
 IMAGES = ("digits", "mnist")
+HELD_OUT = {"digits": 144, "mnist": 5000}  # of the training images, for validation
 GIBIBYTE = 2**30
 
 
@@ -73,7 +74,7 @@ def open_sequences(
 
     Args:
         name: The data set.
-        split: The split; digits and MNIST have no validation split.
+        split: The split; of digits and MNIST validation is the last tenth or so of the training images.
         config: Which sequences to take.
         source: Where its files are; the digits have none.
 
@@ -120,9 +121,18 @@ def open_sprites_as_digits(
 
 
 def _open_images(name: str, split: Split, config: SequenceConfig, folder: Path | None) -> TransformedImages:
-    if split == "validation" or split not in SPLITS:
-        raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
-    return _transformed(load_digits(split) if name == "digits" else load_mnist(split, folder), config)
+    if split not in SPLITS:
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    official: Literal["train", "test"] = "test" if split == "test" else "train"
+    images = load_digits(official) if name == "digits" else load_mnist(official, folder)
+    return _transformed(images if split == "test" else _hold_out(images, split), config)
+
+
+def _hold_out(images: LabelledImages, split: Split) -> LabelledImages:
+    """Take the last training images for validation, or the others."""
+    count = HELD_OUT[images.name]
+    part = slice(-count, None) if split == "validation" else slice(-count)
+    return replace(images, images=images.images[part], labels=images.labels[part], split=split)
 
 
 def _transformed(images: LabelledImages, config: SequenceConfig) -> TransformedImages:

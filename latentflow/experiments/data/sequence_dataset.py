@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
 import torch
@@ -36,6 +37,10 @@ class SequenceDataset(Protocol):
     def shape(self) -> tuple[int, int, int]:
         """The shape of a frame, ``(channels, height, width)``."""
 
+    @property
+    def fractional(self) -> bool:
+        """Whether :meth:`composed` takes states that lie between two frames of a sequence."""
+
     def starts(self, k: int) -> Tensor:
         """List the sequences of one transformation in this split.
 
@@ -69,6 +74,39 @@ class SequenceDataset(Protocol):
 
         Raises:
             ValueError: If ``indices`` or ``k`` has another shape or dtype, or is out of range.
+            DataError: If an image cannot be read.
+        """
+
+    def composed_starts(self, kinds: Sequence[int]) -> Tensor:
+        """List the distinct first images of sequences in which several transformations take part.
+
+        Args:
+            kinds: The transformations; their order does not matter.
+
+        Returns:
+            Indices of images in state 0 of all of them, shape ``(n,)``, int64, on the CPU.
+
+        Raises:
+            ValueError: If there are none, or they are out of range or not distinct.
+        """
+
+    def composed(self, indices: Tensor, states: Tensor) -> Tensor:
+        """Give sequences in which several transformations take part.
+
+        A transformation that is in state 0 in all frames takes no part: it stays as the index has it, as in
+        :meth:`sequence`. Of the others, what the index has does not matter. So ``sequence(indices, k)`` is this with
+        the states 0 to ``T`` of ``k`` and 0 of the others, and a frame in state 0 of all is the image of the index.
+
+        Args:
+            indices: Indices of images, shape ``(b,)``, int64.
+            states: The state of each transformation in each frame, the same for all, shape ``(frames, K)``, int64 or
+                floating point from 0 to ``T``; integers unless :attr:`fractional`.
+
+        Returns:
+            Frames in [0, 1], shape ``(b, frames, channels, height, width)``, float32, on the data set's device.
+
+        Raises:
+            ValueError: If ``indices`` or ``states`` has another shape or dtype, or is out of range.
             DataError: If an image cannot be read.
         """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from kornia.enhance import adjust_hue
 from kornia.geometry.transform import get_rotation_matrix2d, warp_affine
 from torch import Tensor
 
+from latentflow.experiments.data.composed import as_states, interpolate
 from latentflow.experiments.data.sequence_dataset import as_kinds
 
 __all__ = ["TransformationSequences"]
@@ -130,12 +132,46 @@ class TransformationSequences:
         kinds = as_kinds(k, count, len(self.names)).to(grey.device)
         state = self._checked(start, count).to(grey.device)[:, None].repeat(1, frames, 1)  # (b, T + 1, 3)
         state[torch.arange(count, device=grey.device), :, kinds] = torch.arange(frames, device=grey.device)
-        scale, angle = (grey.new_tensor(states)[state[..., j]] for j, states in enumerate((self.scales, self.angles)))
-        red = grey[:, None].repeat(1, frames, 1, 1)
-        moved = ((scale != 1) | (angle != 0)).nonzero(as_tuple=True)
+        return self._render(grey, state)
+
+    def composed(self, images: Tensor, states: Tensor) -> Tensor:
+        """Make frames of images that are scaled, rotated and coloured at once.
+
+        Between two states, scale, angle and hue are interpolated linearly.
+
+        Args:
+            images: Grey images, shape ``(b, h, w)``, uint8 from 0 to 255 or floating point from 0 to 1.
+            states: State of each transformation in each frame, shape ``(b, frames, 3)``, int64 or floating point.
+
+        Returns:
+            Frames in [0, 1], shape ``(b, frames, 3, h, w)``, float32, on the device of ``images``.
+
+        Raises:
+            ValueError: If ``images`` or ``states`` has another shape, dtype or range.
+
+        Example:
+            >>> sequences, image = TransformationSequences(), torch.rand(1, 5, 5)
+            >>> frames = sequences.composed(image, torch.tensor([[[0.0, 0.0, 6.0], [0.5, 2.0, 0.0]]]))
+            >>> assert torch.allclose(frames[0, 0, 1], image[0], atol=1e-6)  # a hue of 120 degrees is green
+            >>> assert torch.equal(sequences.composed(image, torch.zeros(1, 1, 3))[0, 0, 0], image[0])
+        """
+        grey = _unit_interval(images)
+        if states.ndim != 3 or states.shape[::2] != (len(grey), len(self.names)):
+            raise ValueError(f"states: expected shape ({len(grey)}, frames, 3), got {tuple(states.shape)}")
+        return self._render(grey, as_states(states.flatten(0, 1), 3, self.steps).view(states.shape).to(grey.device))
+
+    def _render(self, grey: Tensor, states: Tensor) -> Tensor:
+        """Make the frame of each state ``(b, frames, 3)``."""
+        known, which = torch.unique(states, return_inverse=True)
+        scale, angle, hue = (
+            [interpolate(values, state) for state in known.tolist()] for values in (self.scales, self.angles, self.hues)
+        )
+        scales, angles = grey.new_tensor(scale)[which[..., 0]], grey.new_tensor(angle)[which[..., 1]]
+        red = grey[:, None].repeat(1, states.shape[1], 1, 1)
+        moved = ((scales != 1) | (angles != 0)).nonzero(as_tuple=True)
         if len(moved[0]):
-            red[moved] = _warp(grey[moved[0]], scale[moved], angle[moved])
-        return red[:, :, None] * _colours(grey, self.hues)[state[..., 2]][..., None, None]
+            red[moved] = _warp(grey[moved[0]], scales[moved], angles[moved])
+        return red[:, :, None] * _colours(grey, hue)[which[..., 2]][..., None, None]
 
     def _checked(self, start: Tensor | None, count: int) -> Tensor:
         if start is None:
@@ -174,9 +210,9 @@ def _warp(grey: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
     return warped[:, 0].clamp(0, 1)
 
 
-def _colours(like: Tensor, hues: tuple[float, ...]) -> Tensor:
-    """Turn pure red by each hue in degrees, shape ``(T + 1, 3)``; the first is red to the last bit."""
+def _colours(like: Tensor, hues: Sequence[float]) -> Tensor:
+    """Turn pure red by each hue in degrees, shape ``(n, 3)``; a hue of 0 is red to the last bit."""
     red = like.new_tensor([1.0, 0.0, 0.0]).view(3, 1, 1).expand(len(hues), 3, 1, 1)
     turn = like.new_tensor([math.radians(hue % 360) for hue in hues])
-    colours = adjust_hue(red, turn).clamp(0, 1).view(len(hues), 3)
-    return torch.cat([red[:1, :, 0, 0], colours[1:]])
+    colours = adjust_hue(red, turn).clamp(0, 1)
+    return torch.where(turn.view(-1, 1, 1, 1) == 0, red, colours).view(len(hues), 3)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from latentflow.experiments.data.composed import as_composed_kinds, as_states, moving
 from latentflow.experiments.data.grid import FactorGrid
 from latentflow.experiments.data.images import LabelledImages
 from latentflow.experiments.data.sequence_dataset import as_kinds
@@ -73,6 +75,11 @@ class TransformedImages:
         return self.transformations.steps
 
     @property
+    def fractional(self) -> bool:
+        """That :meth:`composed` takes states between two others."""
+        return True
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of a frame, ``(channels, height, width)``."""
         height, width = self.images.images.shape[1:]
@@ -92,8 +99,16 @@ class TransformedImages:
         every = torch.arange(len(grid))
         if self.start == "canonical":
             return every
-        j = 1 + k
-        return every[every // grid.bases[j] % grid.sizes[j] == 0]
+        return self._first_states(every, k)
+
+    def composed_starts(self, kinds: Sequence[int]) -> Tensor:
+        """List all images, with a random start in the first state of these transformations and all of the others."""
+        first, *others = as_composed_kinds(kinds, len(self.names))
+        indices = self.starts(first)
+        if self.start == "random":
+            for k in others:
+                indices = self._first_states(indices, k)
+        return indices
 
     def examples(self, k: int, count: int) -> Tensor:
         """Choose the first images of a few digits, of other images some at equal distances, in fixed random states."""
@@ -123,12 +138,38 @@ class TransformedImages:
             ValueError: If ``indices`` or ``k`` has another shape or dtype, or is out of range.
         """
         kinds = as_kinds(k, len(indices), len(self.names)).to(self.device)
-        places = torch.tensor([self.transformations.names.index(name) for name in self.names], device=self.device)
-        digits = torch.from_numpy(self.grid.decode(indices.cpu().numpy())).to(self.device)
-        start = digits.new_zeros(len(digits), len(self.transformations.names))
-        if self.start == "random":
-            start[:, places] = digits[:, 1:]
-        return self.transformations(self.images.images[digits[:, 0]], places[kinds], start)
+        grey, start = self._decode(indices)
+        return self.transformations(grey, self._places[kinds], start)
+
+    def composed(self, indices: Tensor, states: Tensor) -> Tensor:
+        """Make sequences in which several transformations act at once, each on the image itself.
+
+        Scale, angle and hue between two states are interpolated linearly. A transformation that is in state 0 in all
+        frames stays in its first state, or with a random start in the state that the index says.
+
+        Args:
+            indices: Which images, and with a random start which states, shape ``(b,)``, int64.
+            states: State of each transformation in use in each frame, shape ``(frames, K)``, int64 or floating point
+                from 0 to ``T``.
+
+        Returns:
+            Frames in [0, 1], shape ``(b, frames, 3, height, width)``, float32.
+
+        Raises:
+            ValueError: If ``indices`` or ``states`` has another shape or dtype, or is out of range.
+
+        Example:
+            >>> pixels = torch.full((1, 28, 28), 255, dtype=torch.uint8)
+            >>> data = TransformedImages(LabelledImages(pixels, torch.tensor([0]), "white", "test"))
+            >>> frames = data.composed(torch.tensor([0]), torch.tensor([[0.0, 0.0, 0.0], [8.0, 2.5, 6.0]]))
+            >>> assert frames[0, :, :, 14, 14].tolist() == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]  # red, then green
+        """
+        states = as_states(states, len(self.names), self.steps)
+        grey, start = self._decode(indices)
+        every = start[:, None].repeat(1, len(states), 1).to(states.dtype)
+        for k in moving(states):
+            every[..., self._places[k]] = states[:, k].to(every.device)
+        return self.transformations.composed(grey, every)
 
     def to(self, device: torch.device | str) -> Self:
         """Give the same data set with its images and frames on a device."""
@@ -138,3 +179,21 @@ class TransformedImages:
     def identity(self) -> dict[str, Any]:
         """Name the data for the record of a run: name, split and SHA-256 of the untransformed images."""
         return dict(self.images.identity())
+
+    @property
+    def _places(self) -> Tensor:
+        """The place of each transformation in use among all."""
+        return torch.tensor([self.transformations.names.index(name) for name in self.names], device=self.device)
+
+    def _decode(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Look up images, and the states ``(b, 3)`` of all transformations in them."""
+        digits = torch.from_numpy(self.grid.decode(indices.cpu().numpy())).to(self.device)
+        start = digits.new_zeros(len(digits), len(self.transformations.names))
+        if self.start == "random":
+            start[:, self._places] = digits[:, 1:]
+        return self.images.images[digits[:, 0]], start
+
+    def _first_states(self, indices: Tensor, k: int) -> Tensor:
+        """Keep the indices that are in the first state of a transformation, where they number states."""
+        j = 1 + k
+        return indices[indices // self.grid.bases[j] % self.grid.sizes[j] == 0]
