@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks import bank, compiled, densities, hopf_lax, imports, jets, rendering, sequences
+from benchmarks import bank, compiled, densities, frames, hopf_lax, imports, jets, rendering, sequences
 from benchmarks.record import ROOT, Comparison, Record, describe_run, load, save
 from benchmarks.report import render
 from benchmarks.text import duration
@@ -21,6 +21,7 @@ PARTS = (
     bank.PART,
     hopf_lax.PART,
     sequences.PART,
+    frames.PART,
     rendering.PART,
     imports.PART,
     compiled.PART,

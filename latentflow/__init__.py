@@ -107,6 +107,8 @@ from latentflow.vae import Objective as Objective
 from latentflow.vae import StochasticBound as StochasticBound
 from latentflow.vae import StraightThrough as StraightThrough
 from latentflow.vae import annealed_temperature as annealed_temperature
+from latentflow.vae import effective_sample_size as effective_sample_size
+from latentflow.vae import importance_weighted_bound as importance_weighted_bound
 
 __all__ = [
     "AlongPath",
@@ -200,6 +202,7 @@ __all__ = [
     "annealed_temperature",
     "barycentric_map",
     "benamou_brenier_action",
+    "effective_sample_size",
     "estimate_laplacian",
     "gaussian_transport_potential",
     "gaussian_wasserstein2",
@@ -207,6 +210,7 @@ __all__ = [
     "gradient_time_derivative",
     "hessian",
     "hessian_vector_product",
+    "importance_weighted_bound",
     "jet",
     "laplacian",
     "log_cosh",

@@ -1,4 +1,4 @@
-"""The command line: ``latentflow train``, ``evaluate``, ``compare`` and ``data``."""
+"""The command line: ``latentflow train``, ``evaluate``, ``measure``, ``compare`` and ``data``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from latentflow.experiments.data_commands import Data
 from latentflow.experiments.errors import ExperimentError, UsageError
 from latentflow.experiments.evaluation import evaluate, evaluate_elsewhere
 from latentflow.experiments.hardware import Hardware
+from latentflow.experiments.measures import MeasureConfig, Part, measure
 from latentflow.experiments.provenance import provenance
 from latentflow.experiments.run_folder import RunFolder
 from latentflow.experiments.training import train
@@ -131,6 +132,33 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """Measure more of an evaluated run, and write it into its folder.
+
+    Attributes:
+        folder: Folder of the run.
+        parts: What to measure: likelihood bounds, predictability of variations, composition of flows, or the
+            disentanglement of latents that are coordinates.
+        config: How much of it.
+        source: Where the data is.
+        device: Where to compute, as torch names it.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    parts: tuple[Part, ...] = ("likelihood", "vp")
+    config: MeasureConfig = field(default_factory=MeasureConfig)
+    source: Source = field(default_factory=Source)
+    device: str = "cpu"
+
+    def run(self) -> None:
+        """Measure and print the tables."""
+        folder = RunFolder(self.folder)
+        for part in self.parts:
+            print(measure(folder, part, self.config, self.source, self.device))
+            print(f"wrote {folder.measured(part)}", flush=True)
+
+
+@dataclass(frozen=True)
 class Compare:
     """Print the errors of several evaluated runs and the transport of their flows as one table.
 
@@ -166,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Compare | Data:
+def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Compare | Data:
     """Read the arguments; what is wrong with them becomes one line instead of a box of several."""
     said = io.StringIO()
     try:
@@ -174,6 +202,7 @@ def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Compare | Data
             return tyro.cli(
                 Annotated[Train, tyro.conf.subcommand("train")]
                 | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+                | Annotated[Measure, tyro.conf.subcommand("measure")]
                 | Annotated[Compare, tyro.conf.subcommand("compare")]
                 | Annotated[Data, tyro.conf.subcommand("data")],
                 prog="latentflow",

@@ -9,43 +9,90 @@ from typing import Any
 
 from latentflow.experiments.configuration import TrainConfig, options
 from latentflow.experiments.errors import ExperimentError
+from latentflow.experiments.evaluation import read_evaluation
 from latentflow.experiments.markdown import lay_out
 from latentflow.experiments.run_folder import RunFolder
 
+Columns = dict[str, str]
+
 
 def compare(folders: Sequence[RunFolder]) -> str:
-    """Lay out the equivariance errors and the transport of several runs side by side, in Markdown.
+    """Lay out what was measured of several runs side by side, in Markdown.
 
     Args:
         folders: The runs, evaluated.
 
     Returns:
-        The table, a row for each run, named by the options in which it differs from the default. The last column is the
-        largest share of folded samples among the transformations.
+        Tables with a row for each run, named by the options in which it differs from the default. The first has the
+        equivariance errors and, where there are flows, the transport of each transformation and the largest share of
+        folded samples among them. Where a run has them, one follows of the bounds of the log-likelihood of a frame,
+        with the most samples that were taken, and one of the predictability after the last epoch and of the
+        transformations that were recovered without labels.
 
     Raises:
         ExperimentError: If a run has no evaluation, or the runs are not of the same transformations.
     """
-    rows: list[tuple[str, ...]] = []
-    header: tuple[str, ...] = ()
+    tables: tuple[list[Columns], ...] = ([], [], [])
+    transformations: tuple[str, ...] = ()
     for folder in folders:
-        evaluation = _read(folder)
-        errors, transport = evaluation["result"]["errors"], evaluation["transport"]
-        names = (*(f"E {name}" for name in errors), *(f"cost / W2^2 {name}" for name in transport))
-        columns = ("run", "steps", *names, "folded")
-        if header not in ((), columns):
-            raise ExperimentError(f"{folder.path}: expected the columns {', '.join(header)}, got {', '.join(columns)}")
-        header = columns
-        rows.append(
-            (
-                _label(evaluation["provenance"]),
-                f"{evaluation['provenance']['steps']:,}",
-                *(f"{error['output']:.1f}" for error in errors.values()),
-                *(_ratio(entry["ratio"]) for entry in transport.values()),
-                f"{100 * max(entry['folded'] for entry in transport.values()):.1f} %",
+        evaluation = read_evaluation(folder)
+        names = tuple(evaluation["result"]["errors"])
+        if transformations not in ((), names):
+            raise ExperimentError(
+                f"{folder.path}: expected the transformations {', '.join(transformations)}, got {', '.join(names)}"
             )
-        )
-    return lay_out([header, *rows])
+        transformations = names
+        label = {"run": _label(evaluation["provenance"])}
+        parts = (_errors(evaluation), _likelihood(folder), _predictability(folder, evaluation))
+        for table, part in zip(tables, parts, strict=True):
+            if part:
+                table.append(label | part)
+    return "\n\n".join(_table(rows) for rows in tables if rows)
+
+
+def _table(rows: Sequence[Columns]) -> str:
+    columns = tuple(dict.fromkeys(column for row in sorted(rows, key=len, reverse=True) for column in row))
+    return lay_out([columns, *(tuple(row.get(column, "") for column in columns) for row in rows)])
+
+
+def _errors(evaluation: dict[str, Any]) -> Columns:
+    row = {"steps": f"{evaluation['provenance']['steps']:,}"}
+    row |= {f"E {name}": f"{error['output']:.1f}" for name, error in evaluation["result"]["errors"].items()}
+    transport = evaluation["transport"]
+    row |= {f"cost / W2^2 {name}": _ratio(entry["ratio"]) for name, entry in transport.items()}
+    if transport:
+        row["folded"] = f"{100 * max(entry['folded'] for entry in transport.values()):.1f} %"
+    return row
+
+
+def _likelihood(folder: RunFolder) -> Columns:
+    """Give the bounds by every proposal, and those of whole sequences."""
+    if not folder.measured("likelihood").exists():
+        return {}
+    proposals = json.loads(folder.measured("likelihood").read_text(encoding="utf-8"))["result"]
+    columns: Columns = {}
+    for proposal, found in proposals.items():
+        bounds = found["bounds"]
+        samples, steps = str(max(bounds["samples"])), bounds["steps"]
+        for observation, average in bounds["average"].items():
+            columns[f"{observation}: {proposal}"] = "folds" if average is None else f"{average[samples]:.1f}"
+            sequence = bounds["sequence"][observation]
+            if sequence is not None:
+                columns[f"{observation}: sequence / T"] = f"{sequence[samples] / steps:.1f}"
+    return dict(sorted(columns.items()))
+
+
+def _predictability(folder: RunFolder, evaluation: dict[str, Any]) -> Columns:
+    columns: Columns = {}
+    if folder.measured("vp").exists():
+        scores = json.loads(folder.measured("vp").read_text(encoding="utf-8"))["result"]
+        for kind, score in scores.items():
+            last, best = (f"{100 * score[name]:.1f} %" for name in ("last", "best"))
+            columns[f"VP, labels {kind}"] = f"{last} ({best})"
+    recovery = evaluation.get("recovery")
+    if recovery is not None:
+        columns["k recovered"] = f"{100 * recovery['accuracy']:.2f} %"
+    return columns
 
 
 def _label(provenance: dict[str, Any]) -> str:
@@ -58,15 +105,3 @@ def _label(provenance: dict[str, Any]) -> str:
 
 def _ratio(ratio: float | None) -> str:
     return "inf" if ratio is None else f"{ratio:.3f}"
-
-
-def _read(folder: RunFolder) -> dict[str, Any]:
-    try:
-        evaluation: dict[str, Any] = json.loads(folder.evaluation.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ExperimentError(f"{folder.path}: expected an evaluated run, got none; use: latentflow evaluate") from None
-    except ValueError as error:
-        raise ExperimentError(f"{folder.evaluation}: expected JSON, got {error}") from error
-    if "transport" not in evaluation:
-        raise ExperimentError(f"{folder.evaluation}: expected the transport of the flows, got none; evaluate it again")
-    return evaluation

@@ -16,6 +16,7 @@ from latentflow.experiments.checkpoint import Progress, load_checkpoint
 from latentflow.experiments.configuration import TrainConfig
 from latentflow.experiments.data import SequenceDataset, Source, open_sequences, open_sprites_as_digits
 from latentflow.experiments.equivariance import Equivariance, measure_equivariance, table
+from latentflow.experiments.errors import ExperimentError
 from latentflow.experiments.files import write_text
 from latentflow.experiments.methods import AlongFlow, Choice, Recovery, choose, measure_recovery, method_of
 from latentflow.experiments.model import build_model
@@ -179,3 +180,26 @@ def facts_of(run: TrainedRun, folder: RunFolder) -> dict[str, Any]:
         validation=run.validation.identity(),
         training=folder.sessions(),
     )
+
+
+def read_evaluation(folder: RunFolder) -> dict[str, Any]:
+    """Read what was found when a run was evaluated.
+
+    Args:
+        folder: The run.
+
+    Returns:
+        The values.
+
+    Raises:
+        ExperimentError: If the run was not evaluated, or by an older version.
+    """
+    try:
+        evaluation: dict[str, Any] = json.loads(folder.evaluation.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExperimentError(f"{folder.path}: expected an evaluated run, got none; use: latentflow evaluate") from None
+    except ValueError as error:
+        raise ExperimentError(f"{folder.evaluation}: expected JSON, got {error}") from error
+    if "transport" not in evaluation:
+        raise ExperimentError(f"{folder.evaluation}: expected the transport of the flows, got none; evaluate it again")
+    return evaluation

@@ -52,6 +52,15 @@ class RunFolder:
         """The picture of flow strips."""
         return self.path / "strips.png"
 
+    def measured(self, part: str) -> Path:
+        """What was measured of one part."""
+        return self.path / f"{part}.json"
+
+    @property
+    def composition_strips(self) -> Path:
+        """The picture of composed flows."""
+        return self.path / "composition.png"
+
     @property
     def elsewhere(self) -> Path:
         """The evaluation on images of a kind that the run never saw."""

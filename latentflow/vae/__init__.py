@@ -5,6 +5,8 @@ from latentflow.vae.bounds import JointBound as JointBound
 from latentflow.vae.bounds import MarginalBound as MarginalBound
 from latentflow.vae.dynamics import Dynamics as Dynamics
 from latentflow.vae.flow_vae import FlowVAE as FlowVAE
+from latentflow.vae.importance import effective_sample_size as effective_sample_size
+from latentflow.vae.importance import importance_weighted_bound as importance_weighted_bound
 from latentflow.vae.label_posterior import ExactSum as ExactSum
 from latentflow.vae.label_posterior import LabelPosterior as LabelPosterior
 from latentflow.vae.label_posterior import MLPSequenceClassifier as MLPSequenceClassifier

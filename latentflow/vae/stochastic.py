@@ -2,6 +2,7 @@ r"""The bound of a sequence whose latents diffuse."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +71,8 @@ class StochasticBound(nn.Module):
 
     def __init__(self, dim: int | None = None, diffusion: float = 1e-2) -> None:
         super().__init__()
+        if not 0 < diffusion < math.inf:
+            raise ValueError(f"diffusion: expected a positive number, got {diffusion!r}")
         self._diffusion = PositiveParameter(diffusion)
         gain = torch.full(() if dim is None else (dim,), GAIN).logit()
         self.raw_gain = None if dim is None else nn.Parameter(gain)
@@ -107,7 +110,7 @@ class StochasticBound(nn.Module):
             raise ValueError("later: expected what the encoder says of the later frames, got None")
         z, drifts, actions = [z0], [], [z0.new_zeros(z0.shape[:-1])]
         for n in range(steps):
-            step = flow.rollout(z[-1], 1, start=float(n))
+            step = flow.rollout(z[-1], 1, start=float(n), volume=None)  # noise spreads a fold: there is none to report
             drift = step.z[1] - step.z[0]
             if later is not None and self.gain is not None:
                 drift = drift + self.gain * (later[n] - step.z[1])

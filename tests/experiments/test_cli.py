@@ -77,7 +77,10 @@ def test_evaluate_prints_the_table_it_writes(run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        (["train", "digits", "--steps", "3", "--minutes", "1"], "either steps or minutes"),
+        (
+            ["train", "digits", "--steps", "3", "--minutes", "1"],
+            "expected one of steps, minutes and cpu-minutes, got steps and minutes",
+        ),
         (["train", "digits", "--resume"], "resume: expected --out"),
         (["train", "digits", "--steps", "0"], "steps: expected a positive integer, got 0"),
         (["train", "digits", "--minutes", "nan"], "minutes: expected a positive number, got nan"),

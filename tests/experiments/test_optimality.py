@@ -20,6 +20,7 @@ from latentflow.experiments.comparison import compare
 from latentflow.experiments.configuration import ModelConfig, TrainConfig
 from latentflow.experiments.data import LabelledImages, TransformedImages
 from latentflow.experiments.errors import ExperimentError
+from latentflow.experiments.methods import AlongFlow
 from latentflow.experiments.optimality import measure_optimality, transport_table
 from latentflow.experiments.run_folder import RunFolder
 
@@ -50,9 +51,13 @@ def model(dynamics):
     )
 
 
+def along(model, order=(0, 1, 2)):
+    return AlongFlow(model.eval(), order)
+
+
 def test_known_flows():
     """Catches a cost without the time, a defect of another flow, and a certificate of the first transformation only."""
-    result = measure_optimality(model(PotentialFlow), sequences(40))
+    result = measure_optimality(along(model(PotentialFlow)), sequences(40))
     shift, spread, back = result.values()
     assert shift.cost == pytest.approx((8 * 5) ** 2, rel=1e-5)
     assert shift.wasserstein == pytest.approx(40, rel=1e-5)
@@ -69,9 +74,18 @@ def test_known_flows():
     assert [entry.folded for entry in result.values()] == [0, 0, 0]
 
 
+def test_the_order_says_which_potential_a_transformation_has():
+    """Catches a certificate of the potential of the same number, for a model that learned them in another order."""
+    data = sequences(10)
+    known = list(measure_optimality(along(model(PotentialFlow)), data).values())
+    permuted = measure_optimality(along(model(PotentialFlow), (2, 0, 1)), data)
+    assert list(permuted) == ["scaling", "rotation", "colouring"]
+    assert list(permuted.values()) == [known[2], known[0], known[1]]
+
+
 def test_flows_that_solve_the_equation_are_optimal():
     """Catches a certificate that reads the potential at time 0 instead of that of the flow."""
-    result = measure_optimality(model(HopfLaxFlow), sequences(40))
+    result = measure_optimality(along(model(HopfLaxFlow)), sequences(40))
     for entry in result.values():
         assert entry.ratio == pytest.approx(1, abs=1e-4)
         assert entry.defect == pytest.approx(0, abs=1e-5)
@@ -81,7 +95,7 @@ def test_after_a_shock_there_is_no_bound_by_the_potential():
     """Catches an evaluation that looks for the potential where the paths have met, which takes minutes or fails."""
     met = model(HopfLaxFlow)
     met.bank = PotentialBank([QuadraticPotential(2, -0.5 * torch.eye(2)) for _ in range(3)])
-    for entry in measure_optimality(met, sequences(20)).values():
+    for entry in measure_optimality(along(met), sequences(20)).values():
         assert entry.folded == 1
         assert entry.dual is None
         assert entry.ratio >= 1
@@ -91,13 +105,13 @@ def test_folds_are_counted_and_do_not_raise():
     """Catches an evaluation that stops at the first fold, and a share of steps instead of samples."""
     folding = model(PotentialFlow)
     folding.bank = PotentialBank([QuadraticPotential(2, -2 * TURN) for _ in range(3)])
-    result = measure_optimality(folding, sequences(5))
+    result = measure_optimality(along(folding), sequences(5))
     assert [entry.folded for entry in result.values()] == [1, 1, 1]
 
 
 def test_at_most_1024_images_count():
     """Catches a table of all pairs of a large data set."""
-    assert measure_optimality(model(PotentialFlow), sequences(1500))["scaling"].samples == 1024
+    assert measure_optimality(along(model(PotentialFlow)), sequences(1500))["scaling"].samples == 1024
 
 
 def evaluation(path, errors, ratio, **options):

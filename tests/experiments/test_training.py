@@ -3,21 +3,42 @@
 import json
 import math
 import signal
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from closed_forms import generator
 from safetensors.torch import load_file
 
+from latentflow import ExactSum, StraightThrough
 from latentflow.experiments import training
+from latentflow.experiments.checkpoint import load_checkpoint
 from latentflow.experiments.configuration import Budget, ModelConfig, TrainConfig
 from latentflow.experiments.data import open_sequences
 from latentflow.experiments.errors import ExperimentError, UsageError
 from latentflow.experiments.hardware import Hardware
+from latentflow.experiments.model import build_model, parameter_groups
 from latentflow.experiments.run_folder import RunFolder
-from latentflow.experiments.training import learning_rate, step_generator, train
+from latentflow.experiments.training import anneal, draw_kinds, draw_starts, learning_rate, step_generator, train
 
 SMALL = TrainConfig("digits", batch_size=6, warmup_steps=2, model=ModelConfig(dim=3, hidden=(5,), width=8))
 CPU = Hardware(device="cpu")
+METHODS = ("vae", "beta-vae", "factor-vae", "slow-vae", "tvae", "poflow")
+
+
+def small(**options):
+    return TrainConfig("digits", batch_size=6, model=ModelConfig(dim=3, hidden=(5,), width=8, **options))
+
+
+KINDS = {
+    "marginal": small(pde="forced-hj"),
+    "joint": small(bound="joint", pde="forced-hj"),
+    "looking": small(bound="looking"),
+    "weak": small(supervision="weak"),
+    "weak-exact": small(supervision="weak", label_estimator="exact"),
+    **{method: small(method=method) for method in METHODS},
+}
 
 
 def run(tmp_path, name, steps, *, resume=False, config=SMALL):
@@ -29,14 +50,14 @@ def run(tmp_path, name, steps, *, resume=False, config=SMALL):
 
 
 def interrupt_at(monkeypatch, step):
-    original = training.learning_rate
+    original = training.draw_kinds
 
-    def rate(config, at, progress):
+    def kinds(config, at, *others):
         if at == step:
             signal.raise_signal(signal.SIGINT)
-        return original(config, at, progress)
+        return original(config, at, *others)
 
-    monkeypatch.setattr(training, "learning_rate", rate)
+    monkeypatch.setattr(training, "draw_kinds", kinds)
 
 
 def assert_same(ours, theirs):
@@ -55,10 +76,10 @@ def test_a_run_is_a_function_of_its_seed(tmp_path):
     assert not torch.equal(first[name], other[name])
 
 
-@pytest.mark.parametrize(("bound", "precision"), [("marginal", "bf16-mixed"), ("joint", "32")])
-def test_ctrl_c_and_resume_end_in_the_same_bits(tmp_path, monkeypatch, bound, precision):
-    """Catches state that a checkpoint misses: optimiser moments, the schedule's position, the order of batches."""
-    config = TrainConfig("digits", batch_size=6, model=ModelConfig(3, (5,), 8, bound=bound, pde="forced-hj"))
+@pytest.mark.parametrize(("kind", "precision"), [*((kind, "32") for kind in KINDS), ("marginal", "bf16-mixed")])
+def test_ctrl_c_and_resume_end_in_the_same_bits(tmp_path, monkeypatch, kind, precision):
+    """Catches state that a checkpoint misses: optimiser moments, schedules, the order of batches, a temperature."""
+    config = KINDS[kind]
     monkeypatch.setattr(f"{__name__}.CPU", Hardware(device="cpu", precision=precision))
     straight = run(tmp_path, "straight", 9, config=config)
     with monkeypatch.context() as patch:
@@ -137,12 +158,140 @@ def test_every_step_and_rank_has_its_own_noise():
 
 
 def test_budgets():
-    """Catches a budget that mixes steps and minutes, or counts minutes as seconds."""
+    """Catches a budget that mixes steps and minutes, counts minutes as seconds, or takes none of them."""
     assert Budget(minutes=2).progress(10**6, 60) == 0.5
+    assert Budget(cpu_minutes=2).progress(10**6, 60) == 0.5
     assert Budget(steps=4).progress(1, 10**6) == 0.25
-    with pytest.raises(UsageError, match="either steps or minutes, got neither"):
+    with pytest.raises(UsageError, match="one of steps, minutes and cpu-minutes, got none"):
         Budget()
     with pytest.raises(UsageError, match="got steps and minutes"):
         Budget(3, 1.0)
+    with pytest.raises(UsageError, match="got minutes and cpu_minutes"):
+        Budget(minutes=1.0, cpu_minutes=1.0)
     with pytest.raises(UsageError, match="steps: expected a positive integer, got 0"):
         Budget(0)
+    with pytest.raises(UsageError, match="cpu-minutes: expected a positive number, got 0"):
+        Budget(cpu_minutes=0)
+
+
+def test_minutes_of_the_processor_are_those_of_the_process(tmp_path, monkeypatch):
+    """Catches a budget of the processor's time that the clock on the wall uses up, and time that resuming forgets."""
+    ticks = iter(range(10**6))
+    walls = SimpleNamespace(process_time=lambda: next(ticks), perf_counter=lambda: pytest.fail("the wall was read"))
+    monkeypatch.setattr(training, "time", walls)
+    folder = RunFolder(tmp_path / "run")
+    folder.create(SMALL)
+    data = open_sequences("digits", "train")
+    train(SMALL, Budget(cpu_minutes=0.5), data, folder, CPU.launch())
+    assert 30 <= load_checkpoint(folder.checkpoint, build_model(SMALL.model, data)).seconds < 40
+    before = load_file(folder.checkpoint)
+    train(SMALL, Budget(cpu_minutes=0.5), data, folder, CPU.launch(), resume=True)
+    assert_same(before, load_file(folder.checkpoint))  # it was spent
+
+
+def recorded(monkeypatch):
+    """What every step of training is given."""
+    original, calls = training._finite_terms, []
+
+    def terms(terms_of, frames, k, *others):
+        calls.append((frames, k))
+        return original(terms_of, frames, k, *others)
+
+    monkeypatch.setattr(training, "_finite_terms", terms)
+    return calls
+
+
+@pytest.mark.parametrize("kind", ["marginal", "poflow", "weak", "vae", "tvae"])
+def test_only_methods_with_labels_are_given_them(tmp_path, monkeypatch, kind):
+    """Catches labels that reach a method that is to do without, frames of other transformations than the labels say."""
+    calls, config = recorded(monkeypatch), KINDS[kind]
+    run(tmp_path, "run", 3, config=config)
+    data = open_sequences("digits", "train")
+    for step, (frames, k) in enumerate(calls):
+        source = step_generator(config.seed, 0, step, torch.device("cpu"))
+        kinds = draw_kinds(config, step, 3, source)
+        indices = draw_starts([data.starts(n) for n in range(3)], kinds, source)
+        assert torch.equal(frames, data.sequence(indices, kinds))
+        assert k is None if kind in ("weak", "vae", "tvae") else torch.equal(k, torch.full((6,), step % 3))
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("kind", ["weak", "weak-exact", *METHODS[:-1]])
+def test_without_labels_a_batch_mixes_transformations(kind):
+    """Catches batches of one transformation, which tell what is not to be told, and kinds that are drawn unequally."""
+    config = TrainConfig("digits", batch_size=3000, model=KINDS[kind].model)
+    drawn = draw_kinds(config, 1, 3, generator(0))
+    assert drawn.dtype == torch.int64
+    assert (torch.bincount(drawn, minlength=3) - 1000).abs().max() < 4 * (3000 * 2 / 9) ** 0.5
+    assert torch.equal(drawn, draw_kinds(config, 2, 3, generator(0)))
+
+
+def test_with_labels_transformations_take_turns():
+    """Catches a transformation that is never trained, and a mixed batch where the log names one."""
+    for kind in ("marginal", "poflow"):
+        batches = [draw_kinds(KINDS[kind], step, 3, generator(0)) for step in range(6)]
+        assert torch.equal(torch.stack(batches), torch.tensor([0, 1, 2, 0, 1, 2])[:, None].expand(6, 6))
+
+
+def test_starts_are_drawn_evenly_from_those_of_the_transformation():
+    """Catches places for indices, the starts of another transformation, and a first or last one left out."""
+    starts = [torch.arange(100, 103), torch.arange(200, 205), torch.tensor([7])]
+    k = torch.arange(3).repeat(5000)
+    drawn = draw_starts(starts, k, generator(0))
+    assert drawn.dtype == torch.int64
+    for kind, first in enumerate(starts):
+        counts = (drawn[k == kind] == first[:, None]).sum(1)
+        assert counts.sum() == 5000
+        assert (counts - 5000 / len(first)).abs().max() < 4 * (5000 / len(first)) ** 0.5
+
+
+def test_a_group_of_parameters_has_its_own_learning_rate(tmp_path, monkeypatch):
+    """Catches a scale that is ignored, that adds up from step to step, or that falls on all groups."""
+    torch.manual_seed(0)
+    start = build_model(SMALL.model, open_sequences("digits", "train")).state_dict()
+    plain, slow = run(tmp_path, "plain", 1), run(tmp_path, "slow", 3, config=replace(SMALL, learning_rate=2e-3))
+    monkeypatch.setattr(training, "parameter_groups", lambda model: [{"params": [*model.parameters()], "scale": 0.5}])
+    halved = run(tmp_path, "halved", 3)
+    parts = {True: 0.5, False: 1.0}  # of the decoder, of the others
+
+    def groups(model):
+        named = list(model.named_parameters())
+        return [{"params": [p for n, p in named if ("decoder" in n) == d], "scale": parts[d]} for d in parts]
+
+    monkeypatch.setattr(training, "parameter_groups", groups)
+    apart = run(tmp_path, "apart", 1)
+    for name, weight in start.items():
+        key = f"model.{name}"
+        assert torch.equal(halved[key], slow[key])
+        move = parts["decoder" in name] * (plain[key] - weight)
+        torch.testing.assert_close(apart[key] - weight, move, rtol=1e-3, atol=1e-7)
+
+
+def test_the_discriminator_learns_as_its_paper_has_it():
+    """Catches the groups of a factor VAE left out: its discriminator has other moments, and no parameter is in both."""
+    model = build_model(KINDS["factor-vae"].model, open_sequences("digits", "test"))
+    ours, theirs = parameter_groups(model)
+    assert theirs["betas"] == (0.5, 0.9)
+    assert theirs["scale"] == model.discriminator_scale
+    both = [id(parameter) for parameter in (*ours["params"], *theirs["params"])]
+    assert sorted(both) == sorted(id(parameter) for parameter in model.parameters())
+
+
+def test_the_temperature_falls_with_the_budget(tmp_path, monkeypatch):
+    """Catches a temperature that follows the steps of a short run, stays at 1, or freezes the exact sum."""
+    temperatures = []
+
+    def watched(model, spent):
+        anneal(model, spent)
+        temperatures.append(model.label_posterior.estimator.temperature)
+
+    monkeypatch.setattr(training, "anneal", watched)
+    run(tmp_path, "run", 4, config=KINDS["weak"])
+    assert temperatures == pytest.approx([math.exp(-3e-5 * 90_000 * n / 4) for n in range(4)])
+    data = open_sequences("digits", "test")
+    exact, free, labelled = (build_model(KINDS[kind].model, data) for kind in ("weak-exact", "weak", "marginal"))
+    for model in (exact, free, labelled, build_model(KINDS["vae"].model, data)):
+        anneal(model, 1.0)
+    assert exact.label_posterior.estimator == ExactSum()
+    assert free.label_posterior.estimator == StraightThrough(math.exp(-2.7))
+    assert labelled.label_posterior is None

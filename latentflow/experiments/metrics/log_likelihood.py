@@ -5,182 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, ContinuousBernoulli, Distribution, Independent
-from torch.nn.functional import logsigmoid
+from torch.distributions import Distribution
 from tqdm import tqdm
 
 from latentflow.calculus import check_count
 from latentflow.experiments.data import SequenceDataset, subsample
 from latentflow.experiments.markdown import lay_out
+from latentflow.experiments.metrics.bound_estimate import BoundEstimate, estimate_bounds
+from latentflow.experiments.metrics.observations import BinarisedBernoulli, CeilingError, Observation, UnitGaussian
 from latentflow.experiments.metrics.proposals import Proposal, ProposalFoldError
-from latentflow.vae.importance import effective_sample_size, importance_weighted_bound, largest_weight_share
 
-__all__ = [
-    "AsTrained",
-    "BinarisedBernoulli",
-    "BoundEstimate",
-    "CeilingError",
-    "LogLikelihood",
-    "LogLikelihoods",
-    "Observation",
-    "UnitGaussian",
-    "legacy_score",
-    "log_likelihood_table",
-    "measure_log_likelihood",
-]
+__all__ = ["LogLikelihood", "LogLikelihoods", "log_likelihood_table", "measure_log_likelihood"]
 
 PIXELS = 2**22  # decoded at once: 16 MB, and a few temporaries of that size
 DRAWN, BINARISED = 0, 1  # two independent streams of randomness for each sequence
 ALARM = 20.0  # nats; a right estimate sets the alarm off with a probability of at most exp(-20)
-
-
-class CeilingError(RuntimeError):
-    """A likelihood lies above the largest one that its observation model allows."""
-
-
-class Observation(Protocol):
-    """Says what is seen of a frame, and how likely a decoder finds it."""
-
-    @property
-    def name(self) -> str:
-        """What it is, for tables."""
-
-    def observe(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        """Give what is seen of frames in [0, 1], of the same shape; the generator lives on the CPU."""
-
-    def log_prob(self, x: Tensor, distribution: Distribution) -> Tensor:
-        """Compute the log-probability of what is seen, in nats.
-
-        Args:
-            x: What is seen, of shape ``(T, channels, height, width)``.
-            distribution: The decoder's, of batch shape ``(S, T)``.
-
-        Returns:
-            The log-probability, of shape ``(S, T)``.
-        """
-
-    def ceiling(self, pixels: int) -> float | None:
-        """Give the largest log-likelihood that an image of so many pixel values can have; None if not known."""
-
-
-@dataclass(frozen=True)
-class BinarisedBernoulli:
-    r"""Frames with every pixel value drawn as 0 or 1, :math:`x_b \sim \mathrm{Bernoulli}(x)`, by a Bernoulli decoder.
-
-    Grey values under a Bernoulli distribution have no normalised density; binary ones have a probability, at most 1.
-
-    Example:
-        >>> from latentflow import BernoulliLikelihood
-        >>> observation, frames = BinarisedBernoulli(), torch.rand(3, 1, 4, 4)
-        >>> x = observation.observe(frames, torch.Generator().manual_seed(0))
-        >>> decoded = BernoulliLikelihood()(torch.randn(7, 3, 1, 4, 4))
-        >>> torch.testing.assert_close(observation.log_prob(x, decoded), decoded.log_prob(x))
-    """
-
-    name: str = "Bernoulli, binarised"
-
-    def observe(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw the pixels."""
-        drawn: Tensor = torch.bernoulli(frames.cpu(), generator=generator)
-        return drawn.to(frames.device)
-
-    def log_prob(self, x: Tensor, distribution: Distribution) -> Tensor:
-        r"""Compute :math:`\sum_i \log \sigma((2 x_i - 1)\,l_i)` with the logits :math:`l` of the decoder."""
-        base = _base(distribution)
-        if not isinstance(base, Bernoulli | ContinuousBernoulli):
-            raise TypeError(f"distribution: expected a Bernoulli, got {type(base).__name__}")
-        log_prob: Tensor = logsigmoid((2 * x - 1).flatten(-3) * base.logits.flatten(-3)).sum(-1)
-        return log_prob
-
-    def ceiling(self, pixels: int) -> float:  # noqa: ARG002 - the protocol's signature
-        """Give 0: a probability is at most 1."""
-        return 0.0
-
-
-@dataclass(frozen=True)
-class UnitGaussian:
-    r"""Grey frames as normal variables of variance 1 around the mean picture, whatever the decoder was trained with.
-
-    Example:
-        >>> from latentflow import BernoulliLikelihood
-        >>> decoded = BernoulliLikelihood()(torch.zeros(7, 3, 1, 4, 4))
-        >>> log_prob = UnitGaussian().log_prob(torch.ones(3, 1, 4, 4), decoded)
-        >>> expected = UnitGaussian().ceiling(16) - 16 * 0.5**2 / 2
-        >>> torch.testing.assert_close(log_prob, torch.full((7, 3), expected, dtype=torch.float64))
-    """
-
-    name: str = "Gaussian, variance 1"
-
-    def observe(self, frames: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - nothing is drawn
-        """Give the frames themselves."""
-        return frames
-
-    def log_prob(self, x: Tensor, distribution: Distribution) -> Tensor:
-        r"""Compute :math:`-\tfrac12 |x - m|^2 - \tfrac P2 \log 2\pi` with the mean picture :math:`m`."""
-        distance: Tensor = torch.linalg.vector_norm((distribution.mean - x).flatten(-3), dim=-1)
-        return self.ceiling(distribution.event_shape.numel()) - distance.double().square() / 2
-
-    def ceiling(self, pixels: int) -> float:
-        r"""Give :math:`-\tfrac P2 \log 2\pi`, the density at the mean."""
-        return -pixels / 2 * math.log(2 * math.pi)
-
-
-@dataclass(frozen=True)
-class AsTrained:
-    """Grey frames under the decoder's own distribution, which has to be a density of grey values.
-
-    Attributes:
-        name: What the distribution is.
-        highest: The largest log-likelihood of one pixel value, in nats, or None if it is not bounded or not known.
-    """
-
-    name: str
-    highest: float | None = None
-
-    def observe(self, frames: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - nothing is drawn
-        """Give the frames themselves."""
-        return frames
-
-    def log_prob(self, x: Tensor, distribution: Distribution) -> Tensor:
-        """Ask the distribution."""
-        if isinstance(_base(distribution), Bernoulli):
-            raise TypeError("distribution: expected a density of grey values, got a Bernoulli; binarise the frames")
-        log_prob: Tensor = distribution.log_prob(x)
-        return log_prob
-
-    def ceiling(self, pixels: int) -> float | None:
-        """Multiply the largest log-likelihood of a pixel value by their number."""
-        return None if self.highest is None else pixels * self.highest
-
-
-def _base(distribution: Distribution) -> Distribution:
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return distribution
-
-
-@dataclass(frozen=True)
-class BoundEstimate:
-    r"""The bound with :math:`S` samples for one transformation, in nats.
-
-    Attributes:
-        bound: :math:`E \log \tfrac1S \sum_s p(x_t | z^s) p_t(z^s) / r(z^s)`, the mean over images and :math:`t \ge 1`.
-        standard_error: Its standard error over the images, NaN for a single one.
-        per_time: The mean over the images at each time :math:`t = 1, \dots, T`.
-        effective_samples: The effective sample size, averaged over images and times.
-        largest_share: The largest share of a single sample in the weight of all, averaged over images and times.
-    """
-
-    bound: float
-    standard_error: float
-    per_time: tuple[float, ...]
-    effective_samples: float
-    largest_share: float
 
 
 @dataclass(frozen=True)
@@ -206,6 +49,7 @@ class LogLikelihoods:
         transformations: By the name of the observation model, then by that of the transformation.
         average: The mean of the bounds over the transformations, by the name of the observation model, then by the
             number of samples; None where the flow of a transformation folds.
+        sequence: The mean of the bounds of whole sequences, in the same way; None also where there are none.
         samples: The numbers of samples.
         images: The number of sequences of each transformation.
         steps: The number of steps ``T``.
@@ -213,6 +57,7 @@ class LogLikelihoods:
 
     transformations: dict[str, dict[str, LogLikelihood]]
     average: dict[str, dict[int, float] | None]
+    sequence: dict[str, dict[int, float] | None]
     samples: tuple[int, ...]
     images: int
     steps: int
@@ -262,12 +107,13 @@ def measure_log_likelihood(
     for n in samples:
         check_count("samples", n)
     check_count("block", block)
-    starts = _choose(data, images)
+    starts = choose_sequences(data, images)
     count = len(starts[0])
     found: dict[str, dict[str, LogLikelihood]] = {name: {} for name in names}
     with torch.no_grad(), tqdm(total=len(starts) * count, unit="image", desc="log-likelihood") as bar:
         for k, transformation in enumerate(data.names):
-            weigher = _Weigher(decode, proposal_of_k(k), data, k, observations, seed, block)
+            proposal = proposal_of_k(k)
+            weigher = _Weigher(decode, proposal, data, k, observations, seed, block)
             weights, folded = [], 0.0
             for start in starts[k]:
                 each, share = weigher.weigh(start, max(samples))
@@ -278,11 +124,15 @@ def measure_log_likelihood(
                 ceiling = observation.ceiling(math.prod(data.shape))
                 estimates = None
                 if folded == 0:
-                    estimates = _estimate(torch.stack([each[i] for each in weights], 1), samples)
+                    log_weights, log_ratios = (torch.stack([each[row] for each in weights], 1) for row in (i, -1))
+                    estimates = estimate_bounds(log_weights, log_ratios, samples, proposal.shares_latent)
                     _check_bounds(observation.name, transformation, estimates, ceiling, count)
                 found[observation.name][transformation] = LogLikelihood(estimates, ceiling, folded)
-    average = {name: _average(list(each.values()), samples) for name, each in found.items()}
-    return LogLikelihoods(found, average, tuple(samples), count, data.steps)
+    average, sequence = (
+        {name: _average([one.estimates for one in each.values()], samples, field) for name, each in found.items()}
+        for field in ("bound", "sequence")
+    )
+    return LogLikelihoods(found, average, sequence, tuple(samples), count, data.steps)
 
 
 @dataclass(frozen=True)
@@ -298,9 +148,9 @@ class _Weigher:
     block: int
 
     def weigh(self, start: int, samples: int) -> tuple[Tensor, float]:
-        """Weigh samples: log-weights ``(observations, S, T)``, of no use if the share of folded ones is not 0."""
+        """Weigh samples: log-weights ``(observations, S, T)`` and below them the log-ratios; void if a sample folds."""
         frames = self.data.sequence(torch.tensor([start]), self.k)
-        source = _source(frames.device, self.seed, DRAWN, self.k, start)
+        source = source_of(frames.device, self.seed, DRAWN, self.k, start)
         seen = [o.observe(frames[0, 1:], self._binarising(start)) for o in self.observations]
         weights: list[Tensor] = []
         folded = 0.0
@@ -316,7 +166,7 @@ class _Weigher:
         return torch.cat(weights, 1) if weights else torch.empty(0), folded
 
     def _binarising(self, start: int) -> torch.Generator:
-        return _source(torch.device("cpu"), self.seed, BINARISED, self.k, start)
+        return source_of(torch.device("cpu"), self.seed, BINARISED, self.k, start)
 
     def _decode(self, z: Tensor, log_ratio: Tensor, seen: Sequence[Tensor]) -> Iterator[Tensor]:
         """Weigh latents ``(S, T, dim)``, as many at a time as there is memory for."""
@@ -333,28 +183,21 @@ class _Weigher:
                         f"{observation.name}: expected log p(x | z) of at most {ceiling:.2f}, got {log_prob.max():.2f}"
                     )
                 rows.append((log_prob + ratios).cpu())
-            yield torch.stack(rows)
+            yield torch.stack([*rows, ratios.cpu()])
 
 
-def _source(device: torch.device, *key: int) -> torch.Generator:
-    """Make a generator of its own for a key."""
+def source_of(device: torch.device, *key: int) -> torch.Generator:
+    """Make a generator of its own for a key.
+
+    Args:
+        device: Where it draws.
+        *key: Integers of at least 0.
+
+    Returns:
+        The generator.
+    """
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(seed)
-
-
-def _estimate(log_weights: Tensor, samples: Sequence[int]) -> dict[int, BoundEstimate]:
-    """Estimate the bounds from log-weights ``(S, images, T)``."""
-    estimates = {}
-    for n in samples:
-        bounds = importance_weighted_bound(log_weights, n)
-        estimates[n] = BoundEstimate(
-            bound=float(bounds.mean()),
-            standard_error=float(bounds.mean(1).std() / len(bounds) ** 0.5) if len(bounds) > 1 else math.nan,
-            per_time=tuple(bounds.mean(0).tolist()),
-            effective_samples=float(effective_sample_size(log_weights, n).mean()),
-            largest_share=float(largest_weight_share(log_weights, n).mean()),
-        )
-    return estimates
 
 
 def _check_bounds(
@@ -370,67 +213,38 @@ def _check_bounds(
             )
 
 
-def _average(each: Sequence[LogLikelihood], samples: Sequence[int]) -> dict[int, float] | None:
-    known = [one.estimates for one in each if one.estimates is not None]
-    if len(known) < len(each):
-        return None
-    return {n: sum(estimates[n].bound for estimates in known) / len(known) for n in samples}
+def _average(
+    each: Sequence[dict[int, BoundEstimate] | None], samples: Sequence[int], field: str
+) -> dict[int, float] | None:
+    means = {}
+    for n in samples:
+        values = [None if estimates is None else getattr(estimates[n], field) for estimates in each]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            return None
+        means[n] = sum(known) / len(known)
+    return means
 
 
-def _choose(data: SequenceDataset, images: int) -> list[list[int]]:
-    """Choose as many sequences of every transformation, always the same ones."""
+def choose_sequences(data: SequenceDataset, images: int) -> list[list[int]]:
+    """Choose as many sequences of every transformation, always the same ones.
+
+    Args:
+        data: The sequences.
+        images: How many of each transformation, at most.
+
+    Returns:
+        The indices of the first images, by transformation.
+
+    Raises:
+        ValueError: If ``images`` is not positive, or a split is empty.
+    """
     check_count("images", images)
     starts = [data.starts(k) for k in range(len(data.names))]
     count = min(images, *map(len, starts))
     if count == 0:
         raise ValueError("data: expected sequences of every transformation, got none of some")
     return [subsample(each, count).tolist() for each in starts]
-
-
-def legacy_score(
-    decode: Callable[[Tensor], Distribution],
-    proposal_of_k: Callable[[int], Proposal],
-    data: SequenceDataset,
-    images: int = 50,
-    seed: int = 0,
-) -> float:
-    r"""Compute the number that the paper's code reports as a log-likelihood, which it is not.
-
-    .. math:: \frac1{KT} \sum_{k, t} E\big[\log N(x_t; m(z_t), I) + \log r(z_t) - \log p_t(z_t)\big]
-
-    One sample and the wrong sign: the divergence of the proposal from the prior is added where a lower bound subtracts
-    it. The score exceeds the evidence lower bound by twice that divergence, it grows without limit as the posterior
-    moves away from the prior, and it can exceed :math:`-\tfrac P2 \log 2\pi`, the largest log-likelihood that a decoder
-    of variance 1 can have. Two models cannot be compared by it.
-
-    Args:
-        decode: Maps latents ``(S, T, dim)`` to a distribution over images, in evaluation mode.
-        proposal_of_k: Gives the proposal of a transformation.
-        data: The sequences, on the device of the model.
-        images: How many sequences of each transformation, at most; they are chosen from a fixed seed.
-        seed: The seed.
-
-    Returns:
-        The score, in nats.
-
-    Raises:
-        ProposalFoldError: If a flow folds.
-        ValueError: If ``images`` is not positive, or a split is empty.
-
-    References:
-        | Flow Factorized Representation Learning (Song et al., 2023), the columns of log-likelihoods
-        | https://arxiv.org/abs/2309.13167
-    """
-    scores = []
-    with torch.no_grad():
-        for k, starts in enumerate(_choose(data, images)):
-            proposal = proposal_of_k(k)
-            for start in starts:
-                frames = data.sequence(torch.tensor([start]), k)
-                z, log_ratio = proposal.draw(frames, 1, _source(frames.device, seed, DRAWN, k, start))
-                log_prob = UnitGaussian().log_prob(frames[0, 1:], decode(z[:, 1:, 0]))
-                scores.append(float((log_prob.double() - log_ratio[:, 1:, 0].double()).mean()))
-    return sum(scores) / len(scores)
 
 
 def log_likelihood_table(result: LogLikelihoods) -> str:
@@ -450,4 +264,9 @@ def log_likelihood_table(result: LogLikelihoods) -> str:
         average = result.average[observation]
         means = [""] * len(numbers) if average is None else [f"{average[n]:.2f}" for n in numbers]
         rows.append((observation, "average", *means, "", "", "", "", ""))
+        sequence = result.sequence[observation]
+        if sequence is not None:
+            rows.append(
+                (observation, "sequence / T", *(f"{sequence[n] / result.steps:.2f}" for n in numbers), *[""] * 5)
+            )
     return f"{lay_out(rows)}\n\n{result.images} images, T = {result.steps}"

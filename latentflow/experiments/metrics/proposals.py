@@ -19,7 +19,16 @@ from latentflow.experiments.baselines.autoencoder import Autoencoder
 from latentflow.flow import Path
 from latentflow.vae import reparameterised_sample
 
-__all__ = ["FromEncoder", "FromEncoderStandard", "FromFlow", "FromTVAE", "Proposal", "ProposalFoldError", "Proposer"]
+__all__ = [
+    "FromEncoder",
+    "FromEncoderStandard",
+    "FromFlow",
+    "FromSharedFlow",
+    "FromTVAE",
+    "Proposal",
+    "ProposalFoldError",
+    "Proposer",
+]
 
 
 class ProposalFoldError(FoldError):
@@ -39,6 +48,14 @@ class ProposalFoldError(FoldError):
 
 class Proposal(Protocol):
     """Draws latents for the frames of sequences of one transformation, and knows their densities."""
+
+    @property
+    def shares_latent(self) -> bool | None:
+        """Whether all frames of a sequence come from one draw (True), each from its own (False); else None.
+
+        With True the log-ratio is the same at all times, and the product of the likelihoods of the frames is that of
+        the sequence; with False frames are independent. With None the model is one of single frames at their times.
+        """
 
     def draw(self, frames: Tensor, samples: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         r"""Draw independent samples of the latents of every frame.
@@ -90,6 +107,10 @@ class FromFlow:
     model: FlowVAE
     k: int
 
+    @property
+    def shares_latent(self) -> None:
+        """None: it knows the frames at their times, not together."""
+
     def draw(self, frames: Tensor, samples: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw independent samples of the latents of every frame; see :class:`Proposal`."""
         _check(frames, samples)
@@ -111,6 +132,38 @@ class FromFlow:
 
 
 @dataclass(frozen=True)
+class FromSharedFlow:
+    r"""The posterior of the first frame, in a model of which the flow is a part.
+
+    .. math:: z_0 \sim q(z_0 | x_0), \qquad \frac{p_t(z_t)}{r(z_t)} = \frac{p_0(z_0)}{q(z_0 | x_0)}
+
+    For a model that was trained by the joint bound, whose prior at time t is what the flow makes of :math:`p_0`: the
+    volumes of prior and proposal cancel. The bound also holds where the flow folds.
+
+    Attributes:
+        model: The model, in evaluation mode, with a posterior that is normal.
+        k: Its potential.
+    """
+
+    model: FlowVAE
+    k: int
+
+    @property
+    def shares_latent(self) -> bool:
+        """True: one latent explains all frames."""
+        return True
+
+    def draw(self, frames: Tensor, samples: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw independent samples of the latents of every frame; see :class:`Proposal`."""
+        _check(frames, samples)
+        z0, log_q = _sample(self.model.encode(frames[:, 0]), samples, generator)
+        with torch.autocast(z0.device.type, enabled=False):
+            path = self.model.flow(z0, self.k, frames.shape[1] - 1)
+            log_ratio = self.model.prior(t=0.0, k=self.k).log_prob(z0) - log_q
+        return path.z.transpose(0, 1), log_ratio.unsqueeze(1).expand(path.z.shape[1], len(path.z), -1)
+
+
+@dataclass(frozen=True)
 class FromEncoder:
     r"""The posterior :math:`q(z | x_t)` of each frame itself, against the prior :math:`p_t` of a transformation.
 
@@ -123,6 +176,10 @@ class FromEncoder:
 
     model: FlowVAE
     k: int
+
+    @property
+    def shares_latent(self) -> None:
+        """None: it knows the frames at their times, not together."""
 
     def draw(self, frames: Tensor, samples: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw independent samples of the latents of every frame; see :class:`Proposal`."""
@@ -149,6 +206,11 @@ class FromEncoderStandard:
 
     model: Autoencoder
 
+    @property
+    def shares_latent(self) -> bool:
+        """False: frames are independent."""
+        return False
+
     def draw(self, frames: Tensor, samples: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw independent samples of the latents of every frame; see :class:`Proposal`."""
         z, log_q = _sample_each_frame(self.model.encode, frames, samples, generator)
@@ -173,6 +235,10 @@ class FromTVAE:
     """
 
     model: Proposer
+
+    @property
+    def shares_latent(self) -> None:
+        """None: it knows the frames at their times, not together."""
 
     def draw(self, frames: Tensor, samples: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw independent samples of the latents of every frame; see :class:`Proposal`."""

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from latentflow import FlowVAE, InversionError
-from latentflow.experiments.composition import Composition, superpositions, switchings
+from latentflow.experiments.composition.lists import Composition, superpositions, switchings
+from latentflow.experiments.composition.measuring import evaluating
 from latentflow.experiments.data import SequenceDataset
 from latentflow.experiments.files import replacing
 
@@ -70,10 +71,8 @@ def draw_composition_strips(
     clocks = [switched[i : i + 2] for i in range(0, len(switched), 2)]  # each switch with both of them
     superposed = [[c] for c in superpositions(names, order, steps) if len(c.kinds) in (2, len(names))]
     lines = [*_lines(clocks), *_lines(superposed)]
-    training = model.training
-    model.eval()
-    pictures = [[composition_strips(model, data, panel, count) for panel in line] for line in lines]
-    model.train(training)
+    with evaluating(model):
+        pictures = [[composition_strips(model, data, panel, count) for panel in line] for line in lines]
     figure, grid = _figure(pictures, f"{data.name}, {data.split}")
     for row, line, panels in zip(grid, pictures, lines, strict=True):
         for axes, picture, panel in zip(row, line, panels, strict=False):
