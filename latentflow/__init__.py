@@ -104,6 +104,7 @@ from latentflow.vae import MLPDecoder as MLPDecoder
 from latentflow.vae import MLPEncoder as MLPEncoder
 from latentflow.vae import MLPSequenceClassifier as MLPSequenceClassifier
 from latentflow.vae import Objective as Objective
+from latentflow.vae import PaperDensity as PaperDensity
 from latentflow.vae import StochasticBound as StochasticBound
 from latentflow.vae import StraightThrough as StraightThrough
 from latentflow.vae import annealed_temperature as annealed_temperature
@@ -171,6 +172,7 @@ __all__ = [
     "ODEOptions",
     "Objective",
     "PDEResidual",
+    "PaperDensity",
     "PaperPoints",
     "Path",
     "PositiveParameter",

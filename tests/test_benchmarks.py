@@ -235,7 +235,7 @@ def test_the_closest_competitor_decides_on_jets():
     assert [aim.met for aim in found.values()] == [False, True, False, True, False, True, True]
 
 
-@pytest.mark.parametrize("module", ["densities", "record", "report", "text", "timing"])
+@pytest.mark.parametrize("module", ["densities", "frames", "record", "report", "text", "timing"])
 def test_examples_of_the_benchmarks_run(module):
     """Catches an example that no longer holds."""
     assert doctest.testmod(importlib.import_module(f"benchmarks.{module}")).failed == 0
@@ -245,7 +245,7 @@ def test_an_unknown_part_is_an_error(capsys):
     """Catches a misspelt part that measures nothing and says so to nobody."""
     with pytest.raises(SystemExit):
         main(["jet"])
-    parts = "jets, densities, bank, hopf_lax, sequences, rendering, imports, compiled"
+    parts = "jets, densities, bank, hopf_lax, sequences, frames, rendering, imports, compiled"
     assert f"expected one of {parts}, got jet" in capsys.readouterr().err
 
 

@@ -51,7 +51,8 @@ class ModelConfig:
         likelihood: Distribution of a pixel.
         decoded_frames: Frames of a sequence to decode in a training step, drawn by lot; all by default.
         bound: Lower bound to train: the marginals at every time, or the whole sequence jointly, with latents that flow
-            (joint), that flow and diffuse (stochastic), or that also look at the later frames (looking).
+            (joint), that flow and diffuse (stochastic), or that also look at the later frames (looking); or the
+            densities of the paper, which bound nothing.
         pde: Equation of the potentials: hj, exact-hj (by construction, without a residual), convex-hj (so, and optimal
             transport by construction), forced-hj (with a learned non-positive force), hj-inequality, viscous-hj, heat,
             fokker-planck, linear-fokker-planck, wave, none, or your own residual as MODULE:CLASS or FILE.py:CLASS.
@@ -68,7 +69,7 @@ class ModelConfig:
     width: int = 512
     likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian"] = "bernoulli"
     decoded_frames: int | None = None
-    bound: Literal["marginal", "joint", "stochastic", "looking"] = "marginal"
+    bound: Literal["marginal", "joint", "stochastic", "looking", "paper"] = "marginal"
     pde: str = "hj"
     residual_weight: float = 100.0
     prior: Literal["diffusion", "gaussian", "mixture", "vamp"] = "diffusion"
@@ -84,7 +85,7 @@ class ModelConfig:
         _require(frames is None or frames >= 1, "decoded-frames", "a positive integer", frames)
         if self.supervision == "weak":
             _require(self.method == "flow", "supervision", "labels for every method but flow", self.supervision)
-        if self.bound in ("stochastic", "looking"):
+        if self.bound in ("stochastic", "looking", "paper"):
             _require(self.prior == "diffusion", "prior", f"diffusion for --bound {self.bound}", self.prior)
         check_pde(self.pde)
 

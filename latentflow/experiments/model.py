@@ -28,6 +28,7 @@ from latentflow import (
     MLPEncoder,
     MLPPotential,
     MLPSequenceClassifier,
+    PaperDensity,
     Potential,
     PotentialBank,
     PotentialFlow,
@@ -150,6 +151,8 @@ def _build_bound(config: ModelConfig) -> Bound:
             return StochasticBound()
         case "looking":
             return StochasticBound(config.dim)
+        case "paper":
+            return PaperDensity()
 
 
 def _build_label_posterior(config: ModelConfig, data: SequenceDataset) -> LabelPosterior:

@@ -19,5 +19,6 @@ from latentflow.vae.likelihood import Likelihood as Likelihood
 from latentflow.vae.networks import MLPDecoder as MLPDecoder
 from latentflow.vae.networks import MLPEncoder as MLPEncoder
 from latentflow.vae.objective import Objective as Objective
+from latentflow.vae.paper_density import PaperDensity as PaperDensity
 from latentflow.vae.sampling import reparameterised_sample as reparameterised_sample
 from latentflow.vae.stochastic import StochasticBound as StochasticBound

@@ -62,7 +62,7 @@ class Bound(Protocol):
         """
 
 
-class _AlongFlow:
+class AlongFlow:
     """A posterior that is carried along the flow without noise."""
 
     @property
@@ -87,7 +87,7 @@ class _AlongFlow:
 
 
 @dataclass(frozen=True)
-class MarginalBound(_AlongFlow):
+class MarginalBound(AlongFlow):
     r"""Match the marginals at every time: :math:`\sum_t E[\log p(x_t | z_t)] - KL(q_t \| p_t)`.
 
     The posterior density is carried along the flow, :math:`\log q_t(z_t) = \log q(z_0 | x_0) - \log|\det|`, and the
@@ -121,7 +121,7 @@ class MarginalBound(_AlongFlow):
 
 
 @dataclass(frozen=True)
-class JointBound(_AlongFlow):
+class JointBound(AlongFlow):
     r"""Bound the whole sequence: :math:`\sum_t E[\log p(x_t | z_t)] - KL(q_0 \| p_0) \le \log p(x_0, \dots, x_T | k)`.
 
     The deterministic flow belongs to the model and the posterior alike, so the divergence is that of the first latents

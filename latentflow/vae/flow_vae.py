@@ -74,8 +74,8 @@ class FlowVAE(nn.Module):
             None, the mode of the model decides: ``"warn"`` in training, ``"raise"`` in evaluation.
         collocation: The choice of points at which the residual is evaluated.
         label_posterior: Infers the transformation of sequences without a label, or None if there are none.
-        decoded_frames: In training, how many frames to decode, drawn anew in every step without replacement and scaled
-            up to all of them, so that the gradient stays unbiased; None for all.
+        decoded_frames: In training, how many frames of each sequence to decode, drawn anew in every step without
+            replacement and scaled up to all of them, so that the gradient stays unbiased; None for all.
 
     Raises:
         ValueError: If a weight is negative, there is an initial weight without a residual, or ``decoded_frames`` is not
@@ -312,9 +312,11 @@ class FlowVAE(nn.Module):
         count = self.decoded_frames
         if count is None or count >= len(z) or not self.training:
             return -self.decode(z).log_prob(x)
-        chosen = torch.randperm(len(z), generator=generator, device=z.device)[:count]
-        some = -self.decode(z[chosen]).log_prob(x[chosen]) * (len(z) / count)
-        return some.new_zeros(z.shape[:-1]).index_copy(0, chosen, some)
+        lots = torch.rand(z.shape[:-1], generator=generator, device=z.device)  # of every sequence its own
+        chosen = lots.argsort(0)[:count]
+        some_x = x.expand(*z.shape[:-1], *x.shape[-3:]).take_along_dim(chosen[..., None, None, None], 0)
+        some = -self.decode(z.take_along_dim(chosen[..., None], 0)).log_prob(some_x) * (len(z) / count)
+        return some.new_zeros(z.shape[:-1]).scatter(0, chosen, some)
 
     def generate(self, x0: Tensor, k: int | Tensor | Field, steps: int) -> Tensor:
         """Transform images by the flow, from the mean of their posterior.

@@ -21,8 +21,8 @@ class Objective:
         collapse: The weighted penalty against the collapse of the label posterior, of shape ``()``; zero with labels.
         residual: The mean squared residual of the PDE, with its penalty, of shape ``()``.
         initial_condition: The mean of :math:`|\nabla u(z_0, 0)|^2`, of shape ``()``; zero where its weight is zero.
-        reconstruction_per_time: The summands of ``reconstruction``, of shape ``(T+1,)``; zero for a frame that was not
-            decoded.
+        reconstruction_per_time: The summands of ``reconstruction``, of shape ``(T+1,)``; where not all are decoded,
+            from those that were.
         kl_per_time: The summands of ``kl``, of shape ``(T+1,)``.
         action: The mean of :math:`\int |\nabla u|^2 dt` along the path, of shape ``()``, in squared lengths per time.
         folded: The share of samples with a step that folds, of shape ``()``.

@@ -7,6 +7,10 @@ from mutants.fault import Fault
 PRIORS = ("priors/test_priors.py",)
 MIXTURES = ("priors/test_mixture_priors.py",)
 BOUNDS = ("vae/test_vae_linear_gaussian.py", "vae/test_vae_objective.py")
+LABELS = ("vae/test_label_posterior.py", "vae/test_assignment.py")
+ASSIGNMENTS = ("vae/test_assignment.py",)
+SOME_FRAMES = ("vae/test_decoded_frames.py",)
+DIFFUSING = ("vae/test_stochastic_bound.py",)
 
 FAULTS = (
     Fault(
@@ -113,8 +117,8 @@ FAULTS = (
     Fault(
         "the prior of the time before",
         "vae/bounds.py",
-        "prior(t=path.times[1:].unsqueeze(-1), k=k)",
-        "prior(t=path.times[:-1].unsqueeze(-1), k=k)",
+        "later = path.times[1:].reshape",
+        "later = path.times[:-1].reshape",
         BOUNDS,
     ),
     Fault(
@@ -127,8 +131,8 @@ FAULTS = (
     Fault(
         "a Jacobian in the joint bound",
         "vae/bounds.py",
-        "return torch.cat([first.unsqueeze(0), first.new_zeros(len(path.times) - 1, len(first))])",
-        "return first.expand(len(path.times), -1)",
+        "return torch.cat([first, first.new_zeros(len(path.times) - 1, *first.shape[1:])])",
+        "return first.expand(len(path.times), *first.shape[1:])",
         BOUNDS,
     ),
     Fault(
@@ -148,8 +152,128 @@ FAULTS = (
     Fault(
         "the bound minimised",
         "vae/flow_vae.py",
-        "self.initial_weight * initial - bound",
-        "self.initial_weight * initial + bound",
+        "self.initial_weight * initial + collapse - bound",
+        "self.initial_weight * initial + collapse + bound",
         BOUNDS,
+    ),
+    Fault(
+        "the noise of a label drawn twice",
+        "vae/label_posterior.py",
+        "soft = (noisy / self.temperature).softmax(-1)",
+        "again = torch.empty_like(noisy).exponential_(generator=generator).log()\n"
+        "        soft = ((posterior.logits - again) / self.temperature).softmax(-1)",
+        LABELS,
+    ),
+    Fault(
+        "a temperature that changes the law of the label",
+        "vae/label_posterior.py",
+        "noisy = posterior.logits - uniform.log()",
+        "noisy = posterior.logits / self.temperature - uniform.log()",
+        LABELS,
+    ),
+    Fault(
+        "a label without a gradient",
+        "vae/label_posterior.py",
+        "return Mixed(hard + (soft - soft.detach()))",
+        "return Mixed(hard)",
+        LABELS,
+    ),
+    Fault(
+        "the mean divergence of the labels for that of their mean",
+        "vae/label_posterior.py",
+        "_divergence_from_uniform(logits.logsumexp(0) - math.log(len(logits)))",
+        "_divergence_from_uniform(logits).mean()",
+        LABELS,
+    ),
+    Fault(
+        "0 log 0 of a label that is certain",
+        "vae/label_posterior.py",
+        "return (log_q.exp() * log_q).sum(-1)",
+        "return (log_q.exp() * log_q.exp().log()).sum(-1)",
+        LABELS,
+    ),
+    Fault(
+        "the mean responsibility of the batch",
+        "vae/assignment.py",
+        "return bank.mix(self.responsibilities)",
+        "return bank.mix(self.responsibilities.mean(0))",
+        ASSIGNMENTS,
+    ),
+    Fault(
+        "densities of all labels alike",
+        "vae/assignment.py",
+        "return (torch.stack(each, -1) * self.responsibilities).sum(-1)",
+        "return torch.stack(each, -1).mean(-1)",
+        ASSIGNMENTS,
+    ),
+    Fault(
+        "the sum over labels divided by their number",
+        "vae/assignment.py",
+        "return self.probabilities.mT * self.probabilities.shape[-1]",
+        "return self.probabilities.mT",
+        ASSIGNMENTS,
+    ),
+    Fault(
+        "the residual outside of the sum over labels",
+        "vae/flow_vae.py",
+        "weights = assignment.weights()",
+        "weights = None",
+        ASSIGNMENTS,
+    ),
+    Fault(
+        "the divergence of the label left out",
+        "vae/flow_vae.py",
+        "bound = -(reconstruction.sum() + kl.sum() + label_kl)",
+        "bound = -(reconstruction.sum() + kl.sum())",
+        ASSIGNMENTS,
+    ),
+    Fault(
+        "some frames taken for all",
+        "vae/flow_vae.py",
+        "-self.decode(z[chosen]).log_prob(x[chosen]) * (len(z) / count)",
+        "-self.decode(z[chosen]).log_prob(x[chosen])",
+        SOME_FRAMES,
+    ),
+    Fault(
+        "some frames in evaluation",
+        "vae/flow_vae.py",
+        "count >= len(z) or not self.training",
+        "count >= len(z)",
+        SOME_FRAMES,
+    ),
+    Fault(
+        "D for 2 D in the cost of a step",
+        "vae/stochastic.py",
+        "path.drift.square().sum(-1) / (4 * diffusivity)",
+        "path.drift.square().sum(-1) / (2 * diffusivity)",
+        DIFFUSING,
+    ),
+    Fault(
+        "D for 2 D in the noise of a step",
+        "vae/stochastic.py",
+        "(2 * self.diffusion).sqrt() * noise",
+        "self.diffusion.sqrt() * noise",
+        DIFFUSING,
+    ),
+    Fault(
+        "a correction without its forecast",
+        "vae/stochastic.py",
+        "self.gain * (later[n] - step.z[1])",
+        "self.gain * (later[n] - z[-1])",
+        DIFFUSING,
+    ),
+    Fault(
+        "a clock that restarts in every noisy step",
+        "vae/stochastic.py",
+        "start=float(n), volume=None",
+        "start=0.0, volume=None",
+        DIFFUSING,
+    ),
+    Fault(
+        "grey pixels without their constant",
+        "vae/likelihood.py",
+        "Independent(ContinuousBernoulli(logits",
+        "Independent(Bernoulli(logits",
+        ("vae/test_likelihoods.py",),
     ),
 )

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from latentflow.experiments.cli import Train, _parse, main
-from latentflow.experiments.configuration import Budget, TrainConfig
+from latentflow.experiments.configuration import BaselineConfig, Budget, ModelConfig, TrainConfig
+from latentflow.experiments.data import open_sequences
+from latentflow.experiments.methods import Choice
 from latentflow.experiments.run_folder import RunFolder
 
 SMALL = ["--dim", "3", "--hidden", "5", "--width", "8", "--batch-size", "6", "--device", "cpu"]
@@ -75,6 +77,32 @@ def test_evaluate_prints_the_table_it_writes(run, capsys):
 
 
 @pytest.mark.parametrize(
+    ("options", "chosen", "flows"),
+    [
+        (["--method", "vae"], None, False),
+        (["--method", "beta-vae"], "traversals", False),
+        (["--method", "poflow"], None, True),
+        (["--supervision", "weak"], "matching", True),
+    ],
+)
+def test_every_kind_of_method_is_evaluated(options, chosen, flows, tmp_path, capsys):
+    """Catches a choice that is made on test images or not kept, and a certificate for a method without flows."""
+    out = tmp_path / "run"
+    assert main(["train", "digits", "--steps", "2", "--out", str(out), *SMALL, *options]) == 0
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    choice = Choice.from_values(evaluation["choice"])
+    assert [name for name, value in vars(choice).items() if value is not None] == ([chosen] if chosen else [])
+    assert set(evaluation["transport"]) == ({"scaling", "rotation", "colouring"} if flows else set())
+    assert (evaluation["recovery"] is not None) == (chosen == "matching")
+    assert ("recovered without labels: accuracy" in capsys.readouterr().out) == (chosen == "matching")
+    assert evaluation["provenance"]["validation"] == open_sequences("digits", "validation").identity()
+    errors = evaluation["result"]["errors"].values()
+    assert all(error["output_interval"][0] < error["output"] < error["output_interval"][1] for error in errors)
+    if options[-1] == "vae":
+        assert all(error["output"] == error["static"] for error in errors)
+
+
+@pytest.mark.parametrize(
     ("arguments", "cause"),
     [
         (
@@ -87,6 +115,12 @@ def test_evaluate_prints_the_table_it_writes(run, capsys):
         (["train", "digits", "--learning-rate", "-1"], "learning-rate: expected a positive number, got -1.0"),
         (["train", "digits", "--dim", "0"], "dim: expected a positive integer, got 0"),
         (["train", "digits", "--seed", "-1"], "seed: expected an integer of at least 0, got -1"),
+        (["train", "digits", "--cpu-minutes", "0"], "cpu-minutes: expected a positive number, got 0.0"),
+        (["train", "digits", "--balance", "-1"], "balance: expected a number of at least 0, got -1.0"),
+        (["train", "digits", "--beta", "-1"], "beta: expected a number of at least 0, got -1.0"),
+        (["train", "digits", "--decoded-frames", "0"], "decoded-frames: expected a positive integer, got 0"),
+        (["train", "digits", "--method", "vae", "--supervision", "weak"], "supervision: expected labels"),
+        (["train", "digits", "--bound", "looking", "--prior", "gaussian"], "prior: expected diffusion"),
     ],
 )
 def test_values_out_of_range_are_usage_errors(arguments, cause, capsys, tmp_path, monkeypatch):
@@ -170,9 +204,19 @@ def test_a_loss_that_is_not_finite_is_one_line(tmp_path, capsys):
 
 def test_configurations_survive_json(tmp_path):
     """Catches a tuple that comes back as a list, so that a resumed run differs from itself."""
-    config = TrainConfig("mnist", seed=3, learning_rate=0.25)
+    model = ModelConfig(method="slow-vae", hidden=(4, 5), baseline=BaselineConfig(slow_rate=2.5))
+    config = TrainConfig("mnist", seed=3, learning_rate=0.25, model=model)
     (tmp_path / "config.json").write_text(config.to_json())
     assert TrainConfig.from_json(tmp_path / "config.json") == config
+
+
+def test_configurations_of_before_are_read(tmp_path):
+    """Catches a run that was made before there were methods and supervision, and that no version can evaluate now."""
+    values = json.loads(TrainConfig("digits").to_json())
+    for name in ("method", "supervision", "label_estimator", "balance", "likelihood", "decoded_frames", "baseline"):
+        del values["model"][name]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert TrainConfig.from_json(tmp_path / "config.json") == TrainConfig("digits")
 
 
 @pytest.mark.parametrize(
@@ -180,6 +224,8 @@ def test_configurations_survive_json(tmp_path):
     [
         [],
         ["--minutes", "2.5", "--seed", "3", "--precision", "32", "--data", "a folder"],
+        ["--cpu-minutes", "3", "--method", "slow-vae", "--slow-rate", "2.5", "--likelihood", "continuous-bernoulli"],
+        ["--supervision", "weak", "--label-estimator", "exact", "--balance", "3.5", "--decoded-frames", "2"],
         ["--steps", "7", "--hidden", "4", "5", "--pde", "heat", "--bound", "joint", "--prior", "vamp", *SMALL[4:]],
     ],
 )
@@ -193,6 +239,7 @@ def test_default_budgets():
     """Catches a quick start that is not quick."""
     assert Train(TrainConfig("digits")).budget() == Budget(minutes=4)
     assert Train(TrainConfig("mnist")).budget() == Budget(minutes=30)
+    assert Train(TrainConfig("digits"), cpu_minutes=2.0).budget() == Budget(cpu_minutes=2.0)
 
 
 def test_missing_extras_are_named():

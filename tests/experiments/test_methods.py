@@ -69,7 +69,7 @@ METHODS = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_keeps_the_protocol(name):
-    """Catches swapped batch and time, a path that does not begin at its start, samples for means, latents overwritten."""
+    """Catches swapped batch and time, a path that does not begin at its start, samples for means, changed latents."""
     method, dim = METHODS[name](), STEPS + 1 if name == "tvae" else DIM
     frames = torch.rand(3, STEPS + 1, 1, 1, dim, generator=generator(1), dtype=torch.float64)
     state = torch.get_rng_state()
@@ -115,7 +115,7 @@ def test_the_order_finds_the_potential_of_a_transformation(order):
     found = AlongFlow(model, tuple(order.index(k) for k in range(3)))
     for error in measure_equivariance(found, DATA).errors.values():
         assert error.output == pytest.approx(0, abs=1e-9)
-    wrong = measure_equivariance(AlongFlow(model, tuple((order.index(k) + 1) % 3 for k in range(3))), DATA)
+    wrong = measure_equivariance(AlongFlow(model, tuple(order.index((k + 1) % 3) for k in range(3))), DATA)
     times = STEPS * (STEPS + 1) / 2
     for k, error in enumerate(wrong.errors.values()):
         assert error.output == pytest.approx(times * (SHIFTS[k] - SHIFTS[(k + 1) % 3]).abs().sum().item())

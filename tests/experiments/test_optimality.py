@@ -138,11 +138,30 @@ def test_runs_side_by_side(tmp_path):
     assert rows[3] == ["`digits --hidden 4 5 --pde heat`", "1,500", "30.0", "40.0", "inf", "inf", "25.0 %"]
 
 
+def test_runs_with_and_without_flows_side_by_side(tmp_path):
+    """Catches a run without flows that cannot stand in the table, or stands there as if nothing of it folded."""
+    plain = evaluation(tmp_path / "a", {"scaling": 10.0}, None, method="vae")
+    record = json.loads(plain.evaluation.read_text())
+    plain.evaluation.write_text(json.dumps(record | {"transport": {}, "recovery": None}))
+    flows = evaluation(tmp_path / "b", {"scaling": 20.0}, 1.25)
+    weak = evaluation(tmp_path / "c", {"scaling": 30.0}, 1.5, supervision="weak")
+    record = json.loads(weak.evaluation.read_text())
+    weak.evaluation.write_text(json.dumps(record | {"recovery": {"accuracy": 0.875}}))
+    first, second = compare([plain, flows, weak]).split("\n\n")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in first.splitlines()]
+    assert rows[0] == ["run", "steps", "E scaling", "cost / W2^2 scaling", "folded"]
+    assert rows[2] == ["`digits --method vae`", "1,500", "10.0", "", ""]
+    assert rows[3] == ["`digits`", "1,500", "20.0", "1.250", "25.0 %"]
+    assert rows[4] == ["`digits --supervision weak`", "1,500", "30.0", "1.500", "25.0 %"]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in second.splitlines()]
+    assert rows[::2] == [["run", "k recovered"], ["`digits --supervision weak`", "87.50 %"]]
+
+
 def test_runs_that_cannot_be_compared(tmp_path):
     """Catches a table with columns of different things, and a traceback for a run that is not evaluated."""
     first = evaluation(tmp_path / "a", {"scaling": 10.0}, 1.0)
     other = evaluation(tmp_path / "b", {"hue": 10.0}, 1.0)
-    with pytest.raises(ExperimentError, match="expected the columns"):
+    with pytest.raises(ExperimentError, match="expected the transformations scaling, got hue"):
         compare([first, other])
     with pytest.raises(ExperimentError, match="expected an evaluated run"):
         compare([RunFolder(tmp_path / "c")])

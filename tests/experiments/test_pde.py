@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from latentflow import FunctionPotential, HJResidual, PDEResidual
-from latentflow.experiments.configuration import ModelConfig
+from latentflow.experiments.configuration import BaselineConfig, ModelConfig
 from latentflow.experiments.data import open_sequences
 from latentflow.experiments.errors import UsageError
 from latentflow.experiments.model import build_model
@@ -77,6 +77,35 @@ def test_every_prior_trains(prior):
     model = build_model(ModelConfig(dim=3, hidden=(5,), width=8, prior=prior), DIGITS)
     model(torch.rand(2, 3, 3, 28, 28), torch.tensor([0, 2]))["total"].backward()
     assert all(parameter.grad is not None for parameter in model.prior.parameters())
+
+
+@pytest.mark.parametrize("method", ["flow", "vae", "beta-vae", "factor-vae", "slow-vae", "tvae", "poflow"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "continuous-bernoulli", "gaussian"])
+def test_every_method_is_built_alike(method, likelihood):
+    """Catches a method with another encoder, decoder or likelihood, which a comparison of methods would measure."""
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(method=method, dim=9, hidden=(5,), width=8, likelihood=likelihood), DIGITS)
+    if method == "poflow":
+        model = model.model
+    flow = build_model(ModelConfig(dim=9, hidden=(5,), width=8, likelihood=likelihood), DIGITS)  # 9 is a whole capsule
+    for part in ("encoder", "decoder"):
+        shapes = [[p.shape for p in getattr(some, part).parameters()] for some in (model, flow)]
+        assert shapes[0] == shapes[1]
+    assert type(model.likelihood) is type(flow.likelihood)
+    terms = model(torch.rand(2, 9, 3, 28, 28), torch.tensor([0, 2]), torch.Generator().manual_seed(0))
+    assert terms["total"].isfinite()
+
+
+def test_the_options_of_a_baseline_reach_it():
+    """Catches a weight of the command line that is read and not used."""
+    weights = BaselineConfig(beta=2.0, tc_weight=3.0, slow_weight=5.0, slow_rate=7.0)
+    beta, factor, slow = (
+        build_model(ModelConfig(method=method, dim=3, width=8, baseline=weights), DIGITS)
+        for method in ("beta-vae", "factor-vae", "slow-vae")
+    )
+    assert (beta.beta, factor.gamma, slow.gamma, slow.rate) == (2.0, 3.0, 5.0, 7.0)
+    capsules = build_model(ModelConfig(method="tvae", dim=10, width=8), DIGITS)
+    assert capsules.mean.shape == (18,)  # two capsules of nine slots, the least that hold ten coordinates
 
 
 def test_a_module_works_as_a_file_does(tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ class PoFlow(nn.Module):
             "reconstruction": reconstruction,
             "kl": kl,
             "position": here,
-            "step": change,
+            "displacement": change,
             "initial_condition": initial,
             "residual": residual,
         }
