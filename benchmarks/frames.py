@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -21,38 +23,101 @@ from latentflow.experiments.training import draw_starts
 BATCH, STEPS, RATE = 64, 200, 1e-3
 COUNTS = (1, 3, 9)
 ALL = COUNTS[-1]
+SEQUENCES = 4  # of each transformation in a round, whose frames are taken apart
 TASK = "training step"
+OVER, BETWEEN = "variance over batches", "variance between the frames of a sequence"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The mean of independent samples, or what was computed from such means.
+
+    Attributes:
+        mean: The mean.
+        error: Its standard error.
+    """
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Estimate:
+        """Average two or more independent samples.
+
+        Example:
+            >>> assert Estimate.of([1.0, 3.0]) == Estimate(mean=2.0, error=1.0)
+        """
+        return cls(statistics.fmean(samples), statistics.stdev(samples) / len(samples) ** 0.5)
+
+    @classmethod
+    def average(cls, estimates: Sequence[Estimate]) -> Estimate:
+        """Average independent estimates, all with the same weight.
+
+        Example:
+            >>> assert Estimate.average([Estimate(2.0, 3.0), Estimate(4.0, 4.0)]) == Estimate(mean=3.0, error=2.5)
+        """
+        return cls(
+            statistics.fmean(e.mean for e in estimates), math.hypot(*(e.error for e in estimates)) / len(estimates)
+        )
+
+    def over(self, other: Estimate) -> Estimate:
+        """Divide by an independent estimate; the error is that of the linearised ratio.
+
+        Example:
+            >>> assert Estimate(8.0, 0.0).over(Estimate(2.0, 0.5)) == Estimate(mean=4.0, error=1.0)
+        """
+        ratio = self.mean / other.mean
+        return Estimate(ratio, math.hypot(self.error, ratio * other.error) / other.mean)
+
+
+def draw_factor(count: int, frames: int, sequences: int) -> float:
+    r"""Compute by what the variance between frames is multiplied in the gradient of a batch.
+
+    The gradients :math:`g_{i1}, \dots, g_{iN}` of the frames of sequence ``i`` have the variance :math:`S_i^2`. The sum
+    of ``m`` of them, drawn without replacement and scaled by ``N / m``, has the variance
+    :math:`N^2 (1/m - 1/N) S_i^2`. As every one of ``B`` sequences draws its own, their mean has the variance
+
+    .. math:: N^2 \Big(\frac{1}{m} - \frac{1}{N}\Big) \frac{1}{B} \cdot \frac{1}{B} \sum_{i=1}^{B} S_i^2 .
+
+    Args:
+        count: The number ``m`` of frames that a sequence draws.
+        frames: The number ``N`` of frames that it has.
+        sequences: The number ``B`` of sequences.
+
+    Returns:
+        What is multiplied with the mean of :math:`S_i^2`.
+
+    Example:
+        >>> assert draw_factor(1, frames=9, sequences=8) == 9.0
+        >>> assert draw_factor(9, frames=9, sequences=8) == 0.0
+    """
+    return frames * (frames / count - 1) / sequences
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Variances of the gradient of the objective, summed over all parameters.
+    """Variances of gradients, summed over all parameters.
 
     Attributes:
-        batches: The variance over batches and the noise of the latents, with all frames decoded.
-        frames: The variance between the gradients of the reconstructions of the frames of a batch, on average.
+        batches: The variance of the gradient of the objective over batches, the noise of the latents and the points of
+            the residual, with all frames decoded.
+        frames: The variance between the gradients of the reconstructions of the frames of one sequence, on average over
+            sequences and the noise of the latents.
     """
 
-    batches: float
-    frames: float
+    batches: Estimate
+    frames: Estimate
 
-    def share(self, count: int) -> float:
-        r"""Divide the variance over draws of the frames by that over batches and noise.
-
-        The gradients :math:`g_t` of ``N`` frames have the variance :math:`S^2`. The sum of ``m`` of them, drawn without
-        replacement and scaled by ``N / m``, has the variance :math:`N^2 (1/m - 1/N) S^2`.
-
-        Args:
-            count: The number ``m`` of frames that are drawn.
-
-        Returns:
-            The share.
+    def share(self, count: int) -> Estimate:
+        """Divide the variance over draws of so many frames by that over batches and noise; the whole is their sum.
 
         Example:
-            >>> noise = Noise(batches=36.0, frames=1.0)
-            >>> assert [noise.share(count) for count in (1, 9)] == [2.0, 0.0]
+            >>> noise = Noise(batches=Estimate(9.0, 0.0), frames=Estimate(8.0, 1.0))
+            >>> assert noise.share(1) == Estimate(1.0, 0.125)
+            >>> assert noise.share(9).mean == 0.0
         """
-        return ALL**2 * (1 / count - 1 / ALL) * self.frames / self.batches
+        factor = draw_factor(count, ALL, BATCH)
+        return Estimate(factor * self.frames.mean, factor * self.frames.error).over(self.batches)
 
 
 class Batches:
@@ -150,29 +215,51 @@ def gradient(value: Tensor, model: FlowVAE) -> Tensor:
     return torch.cat([slope.flatten() for slope in slopes])
 
 
-def frame_gradients(model: FlowVAE, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Iterator[Tensor]:
-    """Compute the gradient of the objective with all frames, and then that of the reconstruction of each frame."""
-    objective = model.objective(*batch, generator)
-    yield gradient(objective.total, model)
-    for each in objective.reconstruction_per_time:
-        yield gradient(each, model)
+def batch_variance(model: FlowVAE, batches: Batches, kind: int) -> float:
+    """Estimate the variance of the gradient with all frames decoded, from two batches, each with its own noise."""
+    return variance(gradient(model(*batches(kind), batches.generator)["total"], model) for _ in range(2))
 
 
-def measure_noise(model: FlowVAE, batches: Batches, kind: int, count: int) -> Noise:
-    """Measure the variances of the gradient for one transformation, from ``count`` batches, each with its own noise."""
-    frames = []
+def frame_variances(model: FlowVAE, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Iterator[float]:
+    """Compute for every sequence alone the variance between the gradients of the reconstructions of its frames.
 
-    def whole() -> Iterator[Tensor]:
-        for _ in range(count):
-            gradients = frame_gradients(model, batches(kind), batches.generator)
-            yield next(gradients)
-            frames.append(variance(gradients))
+    Args:
+        model: The model, which decodes all frames.
+        batch: The sequences, and the transformation of each.
+        generator: The source of the noise of the latents.
 
-    return Noise(batches=variance(whole()), frames=sum(frames) / count)
+    Yields:
+        :math:`S_i^2`, summed over all parameters.
+    """
+    sequences, k = batch
+    for i in range(len(k)):
+        each = model.objective(sequences[i : i + 1], k[i : i + 1], generator).reconstruction_per_time
+        yield variance(gradient(value, model) for value in each)
+
+
+def measure_noise(model: FlowVAE, batches: Batches, kind: int, rounds: int) -> Noise:
+    """Measure the variances for one transformation, from ``rounds`` pairs of batches and as many times some sequences.
+
+    Args:
+        model: The model, which decodes all frames.
+        batches: Draws the batches.
+        kind: The transformation.
+        rounds: Two or more.
+
+    Returns:
+        The variances, with the standard errors over the pairs and over the sequences.
+    """
+    over: list[float] = []
+    between: list[float] = []
+    for _ in range(rounds):
+        over.append(batch_variance(model, batches, kind))
+        sequences, k = batches(kind)
+        between += frame_variances(model, (sequences[:SEQUENCES], k[:SEQUENCES]), batches.generator)
+    return Noise(Estimate.of(over), Estimate.of(between))
 
 
 def run(plan: Plan) -> Iterator[Comparison]:
-    """Train for a while, measure the noise with as many batches as there are rounds, and time the steps."""
+    """Train for a while, measure the noise in as many rounds as the plan has, and time the steps."""
     data = open_sequences("digits", "train")
     batches = Batches(data)
     model = train(build(data), batches, STEPS)
@@ -181,9 +268,10 @@ def run(plan: Plan) -> Iterator[Comparison]:
     facts = {
         "batch": BATCH,
         "training steps": STEPS,
-        "batches": plan.rounds,
-        "variance over batches": {name: noise.batches for name, noise in noises.items()},
-        "variance between frames": {name: noise.frames for name, noise in noises.items()},
+        "batches": 2 * plan.rounds,
+        "sequences": SEQUENCES * plan.rounds,
+        OVER: {name: asdict(noise.batches) for name, noise in noises.items()},
+        BETWEEN: {name: asdict(noise.frames) for name, noise in noises.items()},
     }
     yield Comparison(f"{data.name}, {BATCH} x {data.steps + 1} frames", TASK, timings, facts)
 
@@ -195,25 +283,40 @@ def label(count: int) -> str:
 
 def noises_of(comparison: Comparison) -> list[Noise]:
     """Read the noise of a step, whose transformations take turns, as the mean of the variances; then that of each."""
-    over, between = (list(comparison.facts[f"variance {kind}"].values()) for kind in ("over batches", "between frames"))
+    over, between = ([Estimate(**each) for each in comparison.facts[kind].values()] for kind in (OVER, BETWEEN))
     each = [Noise(*pair) for pair in zip(over, between, strict=True)]
-    return [Noise(sum(over) / len(over), sum(between) / len(between)), *each]
+    return [Noise(Estimate.average(over), Estimate.average(between)), *each]
 
 
 def tables(comparisons: list[Comparison]) -> str:
-    """Write the table."""
-    rows = []
+    """Write the table, and under it from how much the variances were estimated."""
+    rows, notes = [], []
     for comparison in comparisons:
         mean, *each = noises_of(comparison)
         for count in COUNTS:
-            shares = [noise.share(count) for noise in each]
+            shares = [noise.share(count).mean for noise in each]
             scatter = f"{significant(min(shares), 2)} to {significant(max(shares), 2)}" if count < ALL else ""
             ratio = comparison.ratio(label(count), label(ALL))
             time = duration(comparison.timings[label(count)].median)
-            share = significant(mean.share(count), 2)
-            rows.append([label(count), share, scatter, time, times(ratio), times(ratio * (1 + mean.share(count)))])
+            share = mean.share(count)
+            rows.append([label(count), plus_minus(share), scatter, time, times(ratio), times(ratio * (1 + share.mean))])
+        facts = comparison.facts
+        notes.append(
+            f"{comparison.case}; variances from {facts['batches']} batches and the frames of {facts['sequences']} "
+            "sequences of each transformation, ± the standard error."
+        )
     header = ["decoded", "variance of the draw", "by transformation", "training step", "time", "time * variance"]
-    return table(header, rows)
+    return "\n\n".join([table(header, rows), *notes])
+
+
+def plus_minus(estimate: Estimate) -> str:
+    """Write an estimate and its standard error; an exact one without.
+
+    Example:
+        >>> assert plus_minus(Estimate(0.1234, 0.0056)) == "0.12 ± 0.006"
+        >>> assert plus_minus(Estimate(0.0, 0.0)) == "0.0"
+    """
+    return significant(estimate.mean, 2) + (f" ± {significant(estimate.error, 1)}" if estimate.error else "")
 
 
 def aims(comparisons: list[Comparison]) -> list[Aim]:  # noqa: ARG001 - of every part

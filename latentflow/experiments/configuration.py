@@ -42,7 +42,8 @@ class ModelConfig:
     Attributes:
         method: The flows of latentflow, or one of the methods that the paper compares with, with the same encoder,
             decoder and likelihood: vae, beta-vae, factor-vae, slow-vae, tvae, poflow.
-        supervision: Whether training reads which transformation a sequence has, or infers it.
+        supervision: Whether training reads which transformation a sequence has (labels), also teaches a posterior to
+            tell it (taught), or infers it without labels (weak).
         label_estimator: Expectation over an inferred transformation: one straight-through sample, or the exact sum.
         balance: Weight of the penalty that keeps an inferred transformation from collapsing onto one flow.
         dim: Number of latent coordinates.
@@ -61,7 +62,7 @@ class ModelConfig:
     """
 
     method: Literal["flow", "vae", "beta-vae", "factor-vae", "slow-vae", "tvae", "poflow"] = "flow"
-    supervision: Literal["labels", "weak"] = "labels"
+    supervision: Literal["labels", "taught", "weak"] = "labels"
     label_estimator: Literal["straight-through", "exact"] = "straight-through"
     balance: float = 100.0
     dim: int = 32
@@ -83,7 +84,7 @@ class ModelConfig:
         _require(self.balance >= 0, "balance", "a number of at least 0", self.balance)
         frames = self.decoded_frames
         _require(frames is None or frames >= 1, "decoded-frames", "a positive integer", frames)
-        if self.supervision == "weak":
+        if self.supervision != "labels":
             _require(self.method == "flow", "supervision", "labels for every method but flow", self.supervision)
         if self.bound in ("stochastic", "looking", "paper"):
             _require(self.prior == "diffusion", "prior", f"diffusion for --bound {self.bound}", self.prior)
@@ -92,7 +93,7 @@ class ModelConfig:
     @property
     def reads_labels(self) -> bool:
         """Whether training reads which transformation a sequence has."""
-        return self.method in ("flow", "poflow") and self.supervision == "labels"
+        return self.method in ("flow", "poflow") and self.supervision != "weak"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class TrainConfig:
     Attributes:
         dataset: The images.
         seed: Seed of the initial weights and of every batch.
-        batch_size: Sequences in a step, all of one transformation.
+        batch_size: Sequences in a step, of one transformation where training reads which, mixed elsewhere.
         learning_rate: Peak learning rate of Adam, after the warm-up; it falls to zero by a cosine.
         warmup_steps: Steps over which the learning rate rises.
         sequences: Which sequences of images.

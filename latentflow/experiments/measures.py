@@ -64,7 +64,7 @@ class MeasureConfig:
 
     images: int = 50
     samples: tuple[int, ...] = (1, 100, 1000)
-    pairs: int = 2000
+    pairs: int = 1000
     epochs: int = 60
 
     def __post_init__(self) -> None:
@@ -159,7 +159,7 @@ def _predictability(run: TrainedRun, choice: Choice, config: MeasureConfig, fold
     rows: list[tuple[str, ...]] = [("labels", "trained on", "last epoch", "s.e.", "best epoch", "chance", "tested on")]
     shuffled = shuffle_labels(pairs.labels, generator)
     for labels, kind in ((pairs.labels, "true"), (shuffled, "shuffled")):
-        for share in SHARES if kind == "true" else SHARES[:1]:
+        for share in SHARES if kind == "true" else SHARES[1:]:
             score = vp_score(
                 pairs.first, pairs.last, labels, share, torch.Generator().manual_seed(0), epochs=config.epochs
             )

@@ -114,7 +114,7 @@ def build_flow_vae(config: ModelConfig, data: SequenceDataset) -> FlowVAE:
         bound=_build_bound(config),
         residual_weight=config.residual_weight,
         dynamics=HopfLaxFlow if config.pde in SOLVED else PotentialFlow,
-        label_posterior=_build_label_posterior(config, data) if config.supervision == "weak" else None,
+        label_posterior=None if config.supervision == "labels" else _build_label_posterior(config, data),
         decoded_frames=config.decoded_frames,
     )
 

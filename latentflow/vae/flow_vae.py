@@ -200,7 +200,8 @@ class FlowVAE(nn.Module):
 
         Args:
             frames: The sequences, of shape ``(batch, T+1, channels, height, width)``, in [0, 1].
-            k: The transformation of each sequence, int64 of shape ``(batch,)``; None to infer it.
+            k: The transformation of each sequence, int64 of shape ``(batch,)``; None to infer it. Where a label
+                posterior is there and labels are given, it learns them.
             generator: The source of randomness, or None for torch's global one.
 
         Returns:
@@ -218,6 +219,8 @@ class FlowVAE(nn.Module):
         label_kl = collapse = frames.new_zeros(())
         if k is not None:
             assignment = Known(k)
+            if self.label_posterior is not None:
+                label_kl = -self.label_posterior(frames).log_prob(k).mean()
         elif self.label_posterior is not None:
             label = self.label_posterior(frames)
             label_kl = self.label_posterior.divergence(label).mean()

@@ -17,7 +17,8 @@ class Objective:
         reconstruction: :math:`-\sum_t E \log p(x_t | z_t)`, of shape ``()``; an unbiased estimate where not all frames
             are decoded.
         kl: :math:`\sum_t E[\log q_t(z_t) - \log p_t(z_t)]`, as the bound computes it, of shape ``()``.
-        label_kl: :math:`KL(q(k | x_0, \dots, x_T) \| p(k))`, of shape ``()``; zero where the labels are given.
+        label_kl: :math:`KL(q(k | x_0, \dots, x_T) \| p(k))`, of shape ``()``; where labels are given, the cross-entropy
+            :math:`-\log q(k | x_0, \dots, x_T)` of the label posterior if there is one, else zero.
         collapse: The weighted penalty against the collapse of the label posterior, of shape ``()``; zero with labels.
         residual: The mean squared residual of the PDE, with its penalty, of shape ``()``.
         initial_condition: The mean of :math:`|\nabla u(z_0, 0)|^2`, of shape ``()``; zero where its weight is zero.

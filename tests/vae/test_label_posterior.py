@@ -14,6 +14,7 @@ from latentflow import (
     DiffusionPrior,
     ExactSum,
     FlowVAE,
+    HJResidual,
     LabelPosterior,
     MLPDecoder,
     MLPEncoder,
@@ -216,3 +217,17 @@ def test_wrong_arguments(name, call):
     """Catches messages that do not name the argument, and sequences of another length."""
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         call()
+
+
+def test_labels_teach_the_posterior():
+    """Catches labels that reach the flows only, and a posterior that is pushed to uniform where labels are given."""
+    frames = torch.rand(5, 3, 1, 4, 4, generator=generator(3))
+    k = torch.tensor([0, 1, 1, 0, 1])
+    parts = {"encoder": MLPEncoder((1, 4, 4), 2), "decoder": MLPDecoder(2, (1, 4, 4)), "residual": HJResidual()}
+    parts |= {"bank": PotentialBank([MLPPotential(2, (4,)) for _ in range(2)]), "prior": DiffusionPrior(2, fields=2)}
+    plain = FlowVAE(**parts).objective(frames, k, generator(0))
+    posterior = LabelPosterior(MLPSequenceClassifier((1, 4, 4), 3, 2))
+    taught = FlowVAE(**parts, label_posterior=posterior).objective(frames, k, generator(0))
+    expected = torch.nn.functional.cross_entropy(posterior.network(frames), k)
+    torch.testing.assert_close(taught.label_kl, expected)
+    torch.testing.assert_close(taught.total, plain.total + expected)
