@@ -1,6 +1,7 @@
 """The published results: every number on the page is one that a run wrote."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,55 @@ def test_the_comparison_shows_what_the_runs_measured(path):
     assert not session["commit"].endswith("dirty")
     assert len(facts["data"]["sha256"]) == 64
     assert f"`{session['commit']}`" in (RESULTS / "digits.md").read_text()
+
+
+METHODS = ("vae", "beta-vae", "factor-vae", "slow-vae", "tvae", "poflow", "flow", "weak", "marginal")
+
+
+def block(page, name):
+    """What stands between the marks of a block."""
+    begin = page.index(f"<!-- begin {name} -->")
+    return page[begin : page.index("<!-- end -->", begin)]
+
+
+def test_the_page_of_methods_shows_what_the_runs_measured():
+    """Catches a table that was edited by hand, and a row without command, commit, steps and seed."""
+    page = (RESULTS / "methods.md").read_text()
+    folders = [RunFolder(RESULTS / "methods" / name) for name in METHODS]
+    tables = compare(folders).split("\n\n")
+    for name, table_of in zip(("errors", "likelihood", "predictability"), tables, strict=True):
+        assert table_of in block(page, name)
+    for folder in [*folders, RunFolder(RESULTS / "methods" / "random")]:
+        facts = json.loads(folder.evaluation.read_text())["provenance"]
+        (session,) = facts["training"]
+        (row,) = [line for line in block(page, "runs").splitlines() if cells(line)[1:2] == (folder.path.name,)]
+        for value in (session["command"], f"{facts['steps']:,}", session["commit"], facts["commit"]):
+            assert value in row
+            assert "dirty" not in value
+        assert session["seed"] == 0
+        assert facts["data"]["sha256"].startswith("6d87418db22c")
+        assert facts["validation"]["split"] == "validation"
+
+
+def test_the_page_of_methods_shows_the_compositions():
+    """Catches an error of another composition or model."""
+    page = (RESULTS / "methods.md").read_text()
+    rows = [cells(line)[1:-1] for line in block(page, "composition").splitlines()[1:] if line.startswith("|")]
+    found = {
+        name: json.loads((RESULTS / "methods" / name / "composition.json").read_text())["result"]["errors"]
+        for name in ("flow", "random")
+    }
+    assert rows[0] == ("composition", "static", "flow", "random")
+    assert [row[0] for row in rows[2:]] == list(found["flow"])
+    for name, static, flow, random in rows[2:]:
+        assert static == f"{found['flow'][name]['static']:.0f}"
+        assert (flow, random) == tuple(f"{found[run][name]['output']:.0f}" for run in ("flow", "random"))
+
+
+def test_every_bound_stays_below_its_ceiling():
+    """Catches a published likelihood that no model can have."""
+    for path in RESULTS.glob("methods/*/likelihood.json"):
+        for proposal in json.loads(path.read_text())["result"].values():
+            for name, average in proposal["bounds"]["average"].items():
+                ceiling = -3 * 28 * 28 / 2 * math.log(2 * math.pi) if "Gaussian" in name else 0.0
+                assert average is None or max(average.values()) < ceiling
