@@ -235,6 +235,20 @@ FAULTS = (
         SOME_FRAMES,
     ),
     Fault(
+        "the same frames drawn for all sequences",
+        "vae/flow_vae.py",
+        "lots = torch.rand(z.shape[:-1], generator=generator, device=z.device)",
+        "lots = torch.rand(len(z), generator=generator).reshape(-1, *(1,) * (z.ndim - 2)).expand(z.shape[:-1])",
+        SOME_FRAMES,
+    ),
+    Fault(
+        "the volume of the prior of the wrong sign in the paper's densities",
+        "vae/paper_density.py",
+        "path.log_det[1:] + spread",
+        "path.log_det[1:] - spread",
+        ("vae/test_paper_density.py",),
+    ),
+    Fault(
         "some frames in evaluation",
         "vae/flow_vae.py",
         "count >= len(z) or not self.training",
