@@ -117,12 +117,26 @@ def test_every_term_by_hand():
     torch.testing.assert_close(terms["total"], terms["reconstruction"] + sum(kl))
 
 
+def test_energies_of_an_idle_posterior_are_those_of_the_prior():
+    """Catches energies of the mean, which is zero there: the decoder never saw latents of that length."""
+    idle = Independent(Normal(torch.zeros(4 * FRAMES, DIM), 1.0), 1)
+    model = build()
+    del model.energy_encoder
+    model.energy_encoder = lambda x: idle
+    s = model.infer(frames)
+    energy = 3 * (2 * model.spread + 1)  # squares of variance 1 in the window
+    z = torch.stack([model.encoder(x).mean for x in frames.unbind(1)])
+    torch.testing.assert_close(s, (z + model.mean) / energy**0.5)
+
+
 def test_inference():
     """Catches latents of the wrong frame or sequence, samples in place of means, and frames that the start sees."""
     model = build()
     s = model.infer(frames)
     assert s.shape == (FRAMES, 4, DIM)
-    z, u = (torch.stack([e(x).mean for x in frames.unbind(1)]) for e in (model.encoder, model.energy_encoder))
+    z = torch.stack([model.encoder(x).mean for x in frames.unbind(1)])
+    energies = [model.energy_encoder(x) for x in frames.unbind(1)]
+    u = torch.stack([(energy.mean**2 + energy.variance) ** 0.5 for energy in energies])
     torch.testing.assert_close(s, model.group(z, u))
     torch.testing.assert_close(model.start(frames), s[0])
     torch.testing.assert_close(model.infer(frames[[2, 0]]), s[:, [2, 0]])

@@ -169,7 +169,10 @@ class TVAE(nn.Module):
         return (z + self.mean) / (self.energy(u) + FLOOR).sqrt()
 
     def infer(self, frames: Tensor) -> Tensor:
-        r"""Infer the topographic latents of all frames, from the means of the posteriors of :math:`z` and :math:`u`.
+        r"""Infer the topographic latents of all frames, without noise.
+
+        They are those of the posterior mean of :math:`z` and of :math:`E[u^2] = \mu_u^2 + \sigma_u^2`. The mean of
+        :math:`u` alone would not do: where the posterior is the prior it is zero, and :math:`s` without bounds.
 
         Args:
             frames: Sequences, of shape ``(batch, T+1, channels, height, width)``, in [0, 1].
@@ -180,8 +183,9 @@ class TVAE(nn.Module):
         Raises:
             ValueError: If ``frames`` has another number of dimensions or of frames.
         """
-        z, u = (self._by_frame(posterior.mean) for posterior in self._posteriors(frames))
-        return self.group(z, u)
+        z, u = self._posteriors(frames)
+        root_mean_square = (u.mean.square() + u.variance).sqrt()
+        return self.group(self._by_frame(z.mean), self._by_frame(root_mean_square))
 
     def start(self, frames: Tensor) -> Tensor:
         r"""Infer :math:`s_0`, of shape ``(batch, dim)``, from sequences as in :meth:`infer`.
