@@ -3,7 +3,6 @@ r"""The variational autoencoder whose latents flow along potentials."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,24 +16,13 @@ from latentflow.priors import Prior
 from latentflow.vae.assignment import Assignment, Enumerated, Known
 from latentflow.vae.bounds import Bound, MarginalBound
 from latentflow.vae.dynamics import Dynamics
+from latentflow.vae.explanation import Explanation, reconstruct
 from latentflow.vae.label_posterior import LabelPosterior
 from latentflow.vae.likelihood import BernoulliLikelihood, Likelihood
 from latentflow.vae.objective import Objective
 from latentflow.vae.sampling import reparameterised_sample
 
 FRAME_DIMS = 5
-
-
-@dataclass(frozen=True)
-class _Explanation:
-    """What the potentials that were assigned make of the sequences of a batch."""
-
-    reconstruction: Tensor  # (T+1, *batch)
-    kl: Tensor  # (T+1, *batch)
-    residual: Tensor  # ()
-    initial_condition: Tensor  # ()
-    action: Tensor  # (*batch,)
-    folded: Tensor  # (*batch,)
 
 
 class FlowVAE(nn.Module):
@@ -279,7 +267,7 @@ class FlowVAE(nn.Module):
                 "the noise of random probes biases the bound upwards"
             )
 
-    def _explain(self, frames: Tensor, assignment: Assignment, generator: torch.Generator | None) -> _Explanation:
+    def _explain(self, frames: Tensor, assignment: Assignment, generator: torch.Generator | None) -> Explanation:
         """Explain every sequence by the potential that it is assigned."""
         batch = assignment.batch_shape(len(frames))
         x = frames.transpose(0, 1)
@@ -297,8 +285,9 @@ class FlowVAE(nn.Module):
                     initial = assignment.average(self.residual.initial_condition(flow.potential, z0))
             kl = assignment.divergence(self.bound, posterior, path, self.prior)
         spread = x.reshape(len(x), *(1,) * (len(batch) - 1), *x.shape[1:])
-        return _Explanation(
-            reconstruction=self._reconstruct(path.z, spread, generator),
+        count = self.decoded_frames if self.training else None
+        return Explanation(
+            reconstruction=reconstruct(self.decode, path.z, spread, count, generator),
             kl=kl,
             residual=residual,
             initial_condition=initial,
@@ -309,17 +298,6 @@ class FlowVAE(nn.Module):
     def _means(self, x: Tensor) -> Tensor:
         """Give what the encoder says of frames ``(T, batch, ...)``, of shape ``(T, batch, dim)``."""
         return self.encode(x.flatten(0, 1)).mean.reshape(*x.shape[:2], -1)
-
-    def _reconstruct(self, z: Tensor, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Compute the negative log-likelihood of the frames, of shape ``(T+1, *batch)``, from all or some of them."""
-        count = self.decoded_frames
-        if count is None or count >= len(z) or not self.training:
-            return -self.decode(z).log_prob(x)
-        lots = torch.rand(z.shape[:-1], generator=generator, device=z.device)  # of every sequence its own
-        chosen = lots.argsort(0)[:count]
-        some_x = x.expand(*z.shape[:-1], *x.shape[-3:]).take_along_dim(chosen[..., None, None, None], 0)
-        some = -self.decode(z.take_along_dim(chosen[..., None], 0)).log_prob(some_x) * (len(z) / count)
-        return some.new_zeros(z.shape[:-1]).scatter(0, chosen, some)
 
     def generate(self, x0: Tensor, k: int | Tensor | Field, steps: int) -> Tensor:
         """Transform images by the flow, from the mean of their posterior.

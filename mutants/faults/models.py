@@ -229,14 +229,14 @@ FAULTS = (
     ),
     Fault(
         "some frames taken for all",
-        "vae/flow_vae.py",
+        "vae/explanation.py",
         ".log_prob(some_x) * (len(z) / count)",
         ".log_prob(some_x)",
         SOME_FRAMES,
     ),
     Fault(
         "the same frames drawn for all sequences",
-        "vae/flow_vae.py",
+        "vae/explanation.py",
         "lots = torch.rand(z.shape[:-1], generator=generator, device=z.device)",
         "lots = torch.rand(len(z), generator=generator).reshape(-1, *(1,) * (z.ndim - 2)).expand(z.shape[:-1])",
         SOME_FRAMES,
@@ -251,8 +251,8 @@ FAULTS = (
     Fault(
         "some frames in evaluation",
         "vae/flow_vae.py",
-        "count >= len(z) or not self.training",
-        "count >= len(z)",
+        "self.decoded_frames if self.training else None",
+        "self.decoded_frames",
         SOME_FRAMES,
     ),
     Fault(
