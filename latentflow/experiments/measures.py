@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from latentflow.experiments.composition import (
     measure_compositions,
     measure_interactions,
 )
-from latentflow.experiments.data import Source
+from latentflow.experiments.data import Source, open_sequences
 from latentflow.experiments.errors import UsageError
 from latentflow.experiments.evaluation import TrainedRun, facts_of, open_run, read_evaluation
 from latentflow.experiments.files import write_text
@@ -60,15 +60,18 @@ class MeasureConfig:
         samples: Numbers of importance samples.
         pairs: Pairs of each transformation for the predictability score.
         epochs: Passes through the training pairs of its classifier.
+        start: State of the transformations that do not change, for digits and MNIST; by default as the run was trained.
     """
 
     images: int = 50
     samples: tuple[int, ...] = (1, 100, 1000)
     pairs: int = 1000
     epochs: int = 60
+    start: Literal["canonical", "random"] | None = None
 
     def __post_init__(self) -> None:
-        for name, values in {k.replace("_", "-"): v for k, v in asdict(self).items()}.items():
+        for name in ("images", "samples", "pairs", "epochs"):
+            values = getattr(self, name)
             least = min(values) if isinstance(values, tuple) and values else values
             if isinstance(least, tuple) or least < 1:
                 raise UsageError(f"{name}: expected positive integers, got {values!r}")
@@ -94,6 +97,9 @@ def measure(
         UsageError: If the part does not apply to the method of the run.
     """
     run = open_run(folder, source, device)
+    if config.start is not None:
+        sequences = replace(run.config.sequences, start=config.start)
+        run = replace(run, data=open_sequences(run.config.dataset, "test", sequences, source).to(device))
     choice = Choice.from_values(read_evaluation(folder)["choice"])
     result, text = PARTS[part](run, choice, config, folder)
     written = {"result": result, "settings": asdict(config), "provenance": facts_of(run, folder)}

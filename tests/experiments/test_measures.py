@@ -75,6 +75,18 @@ def test_composition(runs, monkeypatch):
     assert (runs / "weak" / "composition.png").stat().st_size > 10_000
 
 
+def test_another_start(runs):
+    """Catches an option that is read and not used, or that changes what the model was trained on."""
+    folder = runs / "weak"
+    assert main(["measure", str(folder), "--parts", "composition", "--start", "random"]) == 0
+    record = read(folder / "composition.json")
+    assert record["settings"]["start"] == "random"
+    assert record["provenance"]["run"]["sequences"]["start"] == "canonical"
+    drawn = record["result"]["errors"]["rotation + colouring"]["static"]
+    assert main(["measure", str(folder), "--parts", "composition"]) == 0
+    assert read(folder / "composition.json")["result"]["errors"]["rotation + colouring"]["static"] != drawn
+
+
 def test_disentanglement(runs):
     """Catches a metric that is missing or outside its range."""
     assert main(["measure", str(runs / "vae"), "--parts", "disentanglement"]) == 0
