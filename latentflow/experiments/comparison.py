@@ -14,6 +14,7 @@ from latentflow.experiments.markdown import lay_out
 from latentflow.experiments.run_folder import RunFolder
 
 Columns = dict[str, str]
+PROPOSED = (": by flow", ": by encoder")
 
 
 def compare(folders: Sequence[RunFolder]) -> str:
@@ -51,7 +52,10 @@ def compare(folders: Sequence[RunFolder]) -> str:
 
 
 def _table(rows: Sequence[Columns]) -> str:
-    columns = tuple(dict.fromkeys(column for row in sorted(rows, key=len, reverse=True) for column in row))
+    longest = max(rows, key=len)
+    columns = tuple(dict.fromkeys([*longest, *(column for row in rows for column in row)]))
+    if any(column.endswith(PROPOSED) for column in columns):
+        columns = ("run", *sorted(columns[1:]))
     return lay_out([columns, *(tuple(row.get(column, "") for column in columns) for row in rows)])
 
 
@@ -75,11 +79,11 @@ def _likelihood(folder: RunFolder) -> Columns:
         bounds = found["bounds"]
         samples, steps = str(max(bounds["samples"])), bounds["steps"]
         for observation, average in bounds["average"].items():
-            columns[f"{observation}: {proposal}"] = "folds" if average is None else f"{average[samples]:.1f}"
+            columns[f"{observation}: by {proposal}"] = "folds" if average is None else _nats(average[samples])
             sequence = bounds["sequence"][observation]
             if sequence is not None:
-                columns[f"{observation}: sequence / T"] = f"{sequence[samples] / steps:.1f}"
-    return dict(sorted(columns.items()))
+                columns[f"{observation}: sequence / T"] = _nats(sequence[samples] / steps)
+    return columns
 
 
 def _predictability(folder: RunFolder, evaluation: dict[str, Any]) -> Columns:
@@ -101,6 +105,11 @@ def _label(provenance: dict[str, Any]) -> str:
     words = options(asdict(config), asdict(TrainConfig(config.dataset)))
     synthetic = " (synthetic)" if provenance.get("data", {}).get("synthetic") else ""
     return f"`{' '.join([config.dataset, *words])}`{synthetic}"
+
+
+def _nats(bound: float) -> str:
+    """Write a bound; one that says nothing any more, as powers of ten."""
+    return f"{bound:.1f}" if abs(bound) < 1e6 else f"{bound:.0e}"
 
 
 def _ratio(ratio: float | None) -> str:
