@@ -128,7 +128,9 @@ def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path, monkeypatc
 def test_the_loss_falls(tmp_path, monkeypatch):
     """Catches a loop that computes everything and updates nothing."""
     monkeypatch.setattr(training, "LOG_STEPS", 1)
-    config = TrainConfig("digits", batch_size=6, learning_rate=1e-2, warmup_steps=2, model=ModelConfig(4, (5,), 32))
+    config = TrainConfig(
+        "digits", batch_size=6, learning_rate=1e-2, warmup_steps=2, model=ModelConfig(dim=4, hidden=(5,), width=32)
+    )
     run(tmp_path, "run", 60, config=config)
     lines = RunFolder(tmp_path / "run").metrics.read_text().splitlines()
     totals = [json.loads(line)["total"] for line in lines]
