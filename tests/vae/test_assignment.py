@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 import torch
 from closed_forms import generator, normal
+from fixed_posterior import FixedEncoder
 from torch import nn
-from torch.distributions import Independent
 
 from latentflow import (
     DiffusionPrior,
@@ -18,7 +18,6 @@ from latentflow import (
     LabelPosterior,
     MarginalBound,
     MLPDecoder,
-    MLPEncoder,
     MLPPotential,
     MLPSequenceClassifier,
     PotentialBank,
@@ -45,18 +44,6 @@ BOUNDS = {
     "stochastic": StochasticBound,
     "looking": lambda: StochasticBound(DIM),
 }
-
-
-class Fixed(Independent):
-    """A normal distribution of which every draw lies half a standard deviation above the mean."""
-
-    def rsample(self, sample_shape=()):
-        return self.mean + self.stddev / 2
-
-
-class FixedEncoder(MLPEncoder):
-    def forward(self, x):
-        return Fixed(super().forward(x).base_dist, 1)
 
 
 class Permuted(nn.Module):

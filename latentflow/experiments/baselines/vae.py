@@ -2,15 +2,18 @@ r"""The variational autoencoder."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
 
-from latentflow.experiments.baselines.autoencoder import Autoencoder
+from torch import Tensor
+from torch.distributions import Distribution
+
+from latentflow.experiments.baselines.beta_vae import BetaVAE
+from latentflow.vae import Likelihood
 
 __all__ = ["VAE"]
 
 
-class VAE(Autoencoder):
+class VAE(BetaVAE):
     r"""The variational autoencoder: every frame of every sequence is an image of its own.
 
     Training minimises, as the mean over the images,
@@ -29,22 +32,10 @@ class VAE(Autoencoder):
         D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, ICLR 2014.
     """
 
-    def forward(
+    def __init__(
         self,
-        frames: Tensor,
-        k: Tensor | None = None,  # noqa: ARG002 - sees no transformation
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """Compute the terms of the loss.
-
-        Args:
-            frames: Sequences, of shape ``(batch, T+1, channels, height, width)``, in [0, 1].
-            k: Not used.
-            generator: The source of randomness, or None for torch's global one.
-
-        Returns:
-            The terms by their names, each of shape ``()``, in nats; ``total`` is what training minimises.
-        """
-        _, _, reconstruction, divergence = self.explain(frames.flatten(0, 1), generator)
-        total = reconstruction + divergence
-        return {"total": total.mean(), "reconstruction": reconstruction.mean(), "kl": divergence.mean()}
+        encoder: Callable[[Tensor], Distribution],
+        decoder: Callable[[Tensor], Tensor],
+        likelihood: Likelihood,
+    ) -> None:
+        super().__init__(encoder, decoder, likelihood, beta=1.0)
