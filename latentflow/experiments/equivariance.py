@@ -96,9 +96,9 @@ def _measure(
         encoded = method.infer(frames).transpose(0, 1)
         path = method.path(method.start(frames), k, steps)
         flowed, decoded = path.transpose(0, 1), method.decode(path).mean.transpose(0, 1)
-        output.append(_per_image(decoded[:, 1:] - frames[:, 1:]))
-        static.append(_per_image(decoded[:, :1] - frames[:, 1:]))
-        reconstruction.append(steps * _per_image(decoded[:, :1] - frames[:, :1]))
+        output.append(sum_per_image(decoded[:, 1:] - frames[:, 1:]))
+        static.append(sum_per_image(decoded[:, :1] - frames[:, 1:]))
+        reconstruction.append(steps * sum_per_image(decoded[:, :1] - frames[:, :1]))
         latent.append(_per_coordinate(flowed[:, 1:] - encoded[:, 1:]))
         latent_static.append(_per_coordinate(flowed[:, :1] - encoded[:, 1:]))
         means.append(encoded[:, 0].double().cpu())
@@ -139,7 +139,7 @@ def bootstrap_interval(values: Tensor, resamples: int = 1000) -> tuple[float, fl
     return low, high
 
 
-def _per_image(difference: Tensor) -> Tensor:
+def sum_per_image(difference: Tensor) -> Tensor:
     """Sum absolute differences over frames, channels and pixels, for each image."""
     return difference.abs().flatten(1).sum(1, dtype=torch.float64).cpu()
 

@@ -2,8 +2,11 @@ r"""The divergence of a posterior from a prior."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
+
+from latentflow.priors import DiffusedPrior, Prior
 
 
 def estimate_divergence(posterior: Distribution, prior: Distribution, z: Tensor) -> Tensor:
@@ -29,3 +32,21 @@ def estimate_divergence(posterior: Distribution, prior: Distribution, z: Tensor)
     except NotImplementedError:  # what torch raises for a pair without a closed form, and its only way to say so
         log_q: Tensor = posterior.log_prob(z)
         return log_q - prior.log_prob(z)
+
+
+def diffusivity_of(prior: Prior, k: Tensor) -> Tensor:
+    """Give the coefficient of each sample's field.
+
+    Args:
+        prior: The prior.
+        k: The index of the field of each sample, int64 of shape ``(*batch,)``.
+
+    Returns:
+        The coefficients :math:`D_k`, of shape ``(*batch,)``, in length squared per time.
+
+    Raises:
+        TypeError: If the prior does not diffuse.
+    """
+    if not isinstance(prior, DiffusedPrior):
+        raise TypeError(f"prior: expected one that diffuses, such as DiffusionPrior, got {type(prior).__name__}")
+    return prior.diffusivity[k if len(prior.diffusivity) > 1 else torch.zeros_like(k)]

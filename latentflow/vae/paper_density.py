@@ -8,8 +8,9 @@ from torch.distributions import Distribution
 
 from latentflow.calculus import Exact
 from latentflow.flow import FirstOrder, Path, Volume
-from latentflow.priors import DiffusedPrior, Prior
+from latentflow.priors import Prior
 from latentflow.vae.bounds import AlongFlow, first_divergence
+from latentflow.vae.divergence import diffusivity_of
 
 
 class PaperDensity(AlongFlow):
@@ -54,10 +55,8 @@ class PaperDensity(AlongFlow):
         r"""Compute :math:`KL(q_0 \| p_0)`, then :math:`KL_t` as above, of shape ``(T+1, *batch)``."""
         if path.log_det is None:
             raise ValueError("path: expected a path with log_det, got one without")
-        if not isinstance(prior, DiffusedPrior):
-            raise TypeError(f"prior: expected one that diffuses, such as DiffusionPrior, got {type(prior).__name__}")
         first = first_divergence(posterior, path, prior, k).unsqueeze(0)
-        diffusivity = prior.diffusivity[k if len(prior.diffusivity) > 1 else torch.zeros_like(k)]
+        diffusivity = diffusivity_of(prior, k)
         times = path.times[:-1].reshape(-1, *(1,) * k.ndim)
         spread = (path.z.shape[-1] * diffusivity / (1 + 2 * diffusivity * times)).log1p().cumsum(0)
         start: Tensor = posterior.log_prob(path.z[0]) - prior(t=0.0, k=k).log_prob(path.z[0])

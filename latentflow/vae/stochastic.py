@@ -11,8 +11,9 @@ from torch.distributions import Distribution
 
 from latentflow.calculus import PositiveParameter
 from latentflow.flow import Path
-from latentflow.priors import DiffusedPrior, Prior
+from latentflow.priors import Prior
 from latentflow.vae.bounds import first_divergence
+from latentflow.vae.divergence import diffusivity_of
 from latentflow.vae.dynamics import Dynamics
 
 GAIN = 0.1  # to begin with, of a posterior that looks at the later frames
@@ -126,9 +127,7 @@ class StochasticBound(nn.Module):
         r"""Compute :math:`KL(q_0 \| p_0)` at the first time and :math:`KL_t` after it, of shape ``(T+1, *batch)``."""
         if not isinstance(path, StochasticPath) or path.drift is None:
             raise TypeError(f"path: expected one of this bound's own, got {type(path).__name__}")
-        if not isinstance(prior, DiffusedPrior):
-            raise TypeError(f"prior: expected one that diffuses, such as DiffusionPrior, got {type(prior).__name__}")
-        diffusivity = prior.diffusivity[k if len(prior.diffusivity) > 1 else torch.zeros_like(k)]
+        diffusivity = diffusivity_of(prior, k)
         ratio = self.diffusion / diffusivity
         spread = path.z.shape[-1] / 2 * (ratio - 1 - ratio.log())
         steps = path.drift.square().sum(-1) / (4 * diffusivity) + spread

@@ -19,6 +19,7 @@ from latentflow.experiments.composition.lists import (
 )
 from latentflow.experiments.composition.measuring import LIMIT, batched_starts, check_order, encode_first, evaluating
 from latentflow.experiments.data import SequenceDataset
+from latentflow.experiments.equivariance import sum_per_image
 from latentflow.experiments.markdown import lay_out
 
 __all__ = ["CompositionError", "composition_table", "measure_compositions"]
@@ -133,9 +134,9 @@ def _measure(
         except InversionError:
             return None
         decoded = model.decode(path[list(composition.times)]).mean.transpose(0, 1)
-        output.append(_per_image(decoded[:, 1:] - truth))
-        static.append(_per_image(decoded[:, :1] - truth))
-        reconstruction.append(frames * _per_image(model.decode(z0).mean - first[:, 0]))
+        output.append(sum_per_image(decoded[:, 1:] - truth))
+        static.append(sum_per_image(decoded[:, :1] - truth))
+        reconstruction.append(frames * sum_per_image(model.decode(z0).mean - first[:, 0]))
     errors = torch.cat(output)
     count = len(errors)
     return CompositionError(
@@ -147,7 +148,3 @@ def _measure(
         images=count,
         frames=frames,
     )
-
-
-def _per_image(difference: Tensor) -> Tensor:
-    return difference.abs().flatten(1).sum(1, dtype=torch.float64).cpu()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from latentflow.experiments.data import SequenceDataset
-from latentflow.experiments.metrics.log_likelihood import choose_sequences, source_of
+from latentflow.experiments.metrics.log_likelihood import DRAWN, choose_sequences, source_of
 from latentflow.experiments.metrics.observations import UnitGaussian
 from latentflow.experiments.metrics.proposals import Proposal
 
@@ -56,7 +56,7 @@ def legacy_score(
             proposal = proposal_of_k(k)
             for start in starts:
                 frames = data.sequence(torch.tensor([start]), k)
-                z, log_ratio = proposal.draw(frames, 1, source_of(frames.device, seed, 0, k, start))
+                z, log_ratio = proposal.draw(frames, 1, source_of(frames.device, seed, DRAWN, k, start))
                 log_prob = UnitGaussian().log_prob(frames[0, 1:], decode(z[:, 1:, 0]))
                 scores.append(float((log_prob.double() - log_ratio[:, 1:, 0].double()).mean()))
     return sum(scores) / len(scores)
