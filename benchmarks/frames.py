@@ -15,10 +15,10 @@ from benchmarks.record import Aim, Comparison, Part
 from benchmarks.text import duration, significant, table, times
 from benchmarks.timing import Plan, measure
 from latentflow import FlowVAE
-from latentflow.experiments.configuration import ModelConfig
-from latentflow.experiments.data import SequenceDataset, open_sequences
-from latentflow.experiments.model import build_model
-from latentflow.experiments.training import draw_starts
+from latentflow_experiments.configuration import ModelConfig
+from latentflow_experiments.data import SequenceDataset, open_sequences
+from latentflow_experiments.model import build_model
+from latentflow_experiments.training import draw_starts
 
 BATCH, STEPS, RATE = 64, 200, 1e-3
 COUNTS = (1, 3, 9)

@@ -33,9 +33,9 @@ from latentflow import (
     hessian,
     laplacian,
 )
-from latentflow.experiments.files import write_text
-from latentflow.experiments.provenance import provenance
-from mutants.page import write_block
+from latentflow_experiments.files import write_text
+from latentflow_experiments.provenance import provenance
+from tests.mutation.page import write_block
 
 NUMBERS, PAGE = ROOT / "docs" / "precision.json", ROOT / "docs" / "verification.md"
 DTYPES = (torch.float64, torch.float32)

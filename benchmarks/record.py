@@ -15,8 +15,8 @@ import torch
 
 import latentflow
 from benchmarks.timing import Plan, Timing
-from latentflow.experiments.files import write_text
-from latentflow.experiments.provenance import processor, source_commit, versions
+from latentflow_experiments.files import write_text
+from latentflow_experiments.provenance import processor, source_commit, versions
 
 ROOT = Path(__file__).parent.parent
 LIBRARIES = (

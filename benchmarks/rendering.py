@@ -10,8 +10,8 @@ import numpy as np
 from benchmarks.record import Aim, Comparison, Part
 from benchmarks.text import duration, table
 from benchmarks.timing import Plan, measure
-from latentflow.experiments.data import FAMILIES
-from latentflow.experiments.data.render.images import render_images
+from latentflow_experiments.data import FAMILIES
+from latentflow_experiments.data.render.images import render_images
 
 COUNT = 16
 RENDER = "render"

@@ -13,10 +13,10 @@ from torch import Tensor
 from benchmarks.record import Aim, Comparison, Part
 from benchmarks.text import duration, table
 from benchmarks.timing import Plan, measure
-from latentflow.experiments.configuration import ModelConfig
-from latentflow.experiments.data import FAMILIES, DatasetName, SequenceDataset, Source, open_sequences
-from latentflow.experiments.data.render.make import make
-from latentflow.experiments.model import build_model
+from latentflow_experiments.configuration import ModelConfig
+from latentflow_experiments.data import FAMILIES, DatasetName, SequenceDataset, Source, open_sequences
+from latentflow_experiments.data.render.make import make
+from latentflow_experiments.model import build_model
 
 BATCH = 128
 LIMIT = 0.1

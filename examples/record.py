@@ -16,8 +16,8 @@ import torch
 from matplotlib.figure import Figure
 
 import latentflow as lf
-from latentflow.experiments.files import replacing, write_text
-from latentflow.experiments.provenance import processor, source_commit, versions
+from latentflow_experiments.files import replacing, write_text
+from latentflow_experiments.provenance import processor, source_commit, versions
 
 PACKAGES = ("torch", "torchdiffeq", "numpy", "scikit-learn", "zuko", "torchcfm")
 

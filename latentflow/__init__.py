@@ -51,7 +51,6 @@ from latentflow.pde import InBox as InBox
 from latentflow.pde import LinearFokkerPlanckResidual as LinearFokkerPlanckResidual
 from latentflow.pde import LogFokkerPlanckResidual as LogFokkerPlanckResidual
 from latentflow.pde import NonPositiveForce as NonPositiveForce
-from latentflow.pde import PaperPoints as PaperPoints
 from latentflow.pde import PDEResidual as PDEResidual
 from latentflow.pde import Together as Together
 from latentflow.pde import ViscousHJResidual as ViscousHJResidual
@@ -104,7 +103,6 @@ from latentflow.vae import MLPDecoder as MLPDecoder
 from latentflow.vae import MLPEncoder as MLPEncoder
 from latentflow.vae import MLPSequenceClassifier as MLPSequenceClassifier
 from latentflow.vae import Objective as Objective
-from latentflow.vae import PaperDensity as PaperDensity
 from latentflow.vae import StochasticBound as StochasticBound
 from latentflow.vae import StraightThrough as StraightThrough
 from latentflow.vae import annealed_temperature as annealed_temperature
@@ -172,8 +170,6 @@ __all__ = [
     "ODEOptions",
     "Objective",
     "PDEResidual",
-    "PaperDensity",
-    "PaperPoints",
     "Path",
     "PositiveParameter",
     "Potential",

@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """Run the command line of the experiments, or say how to install what it needs."""
     try:
-        from latentflow.experiments.cli import main as run  # noqa: PLC0415 - the extras may be missing
+        from latentflow_experiments.cli import main as run  # noqa: PLC0415 - the extras may be missing
     except ModuleNotFoundError as error:
         print(
             f"latentflow: error: the command needs {error.name}, which is not installed: "

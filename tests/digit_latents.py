@@ -15,8 +15,8 @@ from latentflow import (
     PotentialFlow,
     QuadraticPotential,
 )
-from latentflow.experiments.data import FactorGrid, FactorSequences
-from latentflow.experiments.data.family import Factor, Family
+from latentflow_experiments.data import FactorGrid, FactorSequences
+from latentflow_experiments.data.family import Factor, Family
 
 SIZES = (3, 6, 5, 6)
 FACTORS = tuple(Factor(name, size) for name, size in zip(("kind", "x", "y", "hue"), SIZES, strict=True))

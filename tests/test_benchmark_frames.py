@@ -20,7 +20,7 @@ from latentflow import (
     MLPPotential,
     PotentialBank,
 )
-from latentflow.experiments.data import open_sequences
+from latentflow_experiments.data import open_sequences
 
 
 class Fixed(Independent):

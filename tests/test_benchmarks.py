@@ -18,7 +18,7 @@ from benchmarks.record import Comparison, Record, load, save
 from benchmarks.report import UNMEASURED, render
 from benchmarks.timing import Plan, Timing, check_close, measure
 from latentflow import ODEOptions, QuadraticPotential
-from latentflow.experiments.data import open_sequences
+from latentflow_experiments.data import open_sequences
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 

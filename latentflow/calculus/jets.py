@@ -1,13 +1,174 @@
-r"""What a derivative pass is asked for, and what it gives back."""
+"""Fields, the requests for their derivatives, and the jets that answer them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
+import torch
 from torch import Tensor
+from torch.func import jvp, vjp, vmap
 
-from latentflow.calculus.arguments import expand_weight
+Field: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""A scalar field ``u(z, t)``: ``z`` of shape ``(*batch, dim)``, ``t`` and the result of shape ``(*batch,)``."""
+
+
+Time: TypeAlias = float | Tensor
+"""A time: a number, or a tensor of shape ``()`` or ``(*batch,)``."""
+
+
+def check_points(z: Tensor, dim: int | None = None) -> None:
+    """Check that ``z`` is a floating-point tensor of shape ``(*batch, dim)``.
+
+    Args:
+        z: The points.
+        dim: The number of coordinates expected, or None for any.
+
+    Raises:
+        TypeError: If ``z`` is not a tensor of a floating-point dtype.
+        ValueError: If ``z`` has no last dimension, or one of another size than ``dim``.
+    """
+    if not isinstance(z, Tensor):
+        raise TypeError(f"z: expected a tensor of shape (*batch, dim), got {type(z).__name__}")
+    if not z.is_floating_point():
+        raise TypeError(f"z: expected a floating-point tensor, got {z.dtype}")
+    if z.ndim == 0:
+        raise ValueError("z: expected shape (*batch, dim), got a tensor of shape ()")
+    if dim is not None and z.shape[-1] != dim:
+        raise ValueError(f"z: expected shape (*batch, {dim}), got {tuple(z.shape)}")
+
+
+def expand_time(t: Time, z: Tensor) -> Tensor:
+    """Give the time ``t`` one value for each point, in the dtype and on the device of ``z``.
+
+    Args:
+        t: A number, or a tensor of shape ``()`` or one that broadcasts to ``(*batch,)``.
+        z: The points, of shape ``(*batch, dim)``.
+
+    Returns:
+        The times, of shape ``(*batch,)``.
+
+    Raises:
+        ValueError: If ``t`` does not broadcast to the batch shape of ``z``.
+
+    Example:
+        >>> z = torch.zeros(2, 3, 5)
+        >>> assert expand_time(0.5, z).shape == (2, 3)
+        >>> assert torch.equal(expand_time(torch.tensor([1, 2, 3]), z)[1], torch.tensor([1.0, 2.0, 3.0]))
+    """
+    time = torch.as_tensor(t, dtype=z.dtype, device=z.device)
+    batch = z.shape[:-1]
+    try:
+        return time.expand(batch)
+    except RuntimeError:
+        message = (
+            f"t: expected a number, shape () or a shape that broadcasts to {tuple(batch)}, got {tuple(time.shape)}"
+        )
+        raise ValueError(message) from None
+
+
+def expand_weight(weight: Tensor, batch: torch.Size) -> Tensor:
+    """Give a weight one value for each sample.
+
+    Args:
+        weight: A tensor of shape ``()`` or one that broadcasts to ``(*batch,)``.
+        batch: The batch shape.
+
+    Returns:
+        The weights, of shape ``(*batch,)``.
+
+    Raises:
+        ValueError: If the weight does not broadcast to the batch shape.
+    """
+    try:
+        return weight.expand(batch)
+    except RuntimeError:
+        message = f"weight: expected a number or a shape that broadcasts to {tuple(batch)}, got {tuple(weight.shape)}"
+        raise ValueError(message) from None
+
+
+def check_value(value: Tensor, z: Tensor) -> Tensor:
+    """Check that a field returned one value for each point and hand that value back.
+
+    Args:
+        value: What the field returned at ``z``.
+        z: The points, of shape ``(*batch, dim)``.
+
+    Returns:
+        ``value``, of shape ``(*batch,)``.
+
+    Raises:
+        TypeError: If ``value`` is not a tensor.
+        ValueError: If its shape is not the batch shape of ``z``.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"u: expected u(z, t) to return a tensor, got {type(value).__name__}")
+    if value.shape != z.shape[:-1]:
+        raise ValueError(
+            f"u: expected u(z, t) to return shape {tuple(z.shape[:-1])} for z of shape {tuple(z.shape)}, "
+            f"got {tuple(value.shape)}"
+        )
+    return value
+
+
+P = ParamSpec("P")
+
+
+U = TypeVar("U", bound=Field)
+
+
+R = TypeVar("R")
+
+
+def outside_autocast(function: Callable[Concatenate[U, Tensor, P], R]) -> Callable[Concatenate[U, Tensor, P], R]:
+    """Make a function of a field and points run outside ``torch.autocast``, in float32 or better.
+
+    Second derivatives and determinants lose too much in bfloat16. Points of a lower precision, as another layer under
+    autocast gives them, are taken to float32 first; outside autocast nothing changes.
+
+    Args:
+        function: Takes a field ``u``, points ``z``, and more.
+
+    Returns:
+        The same function, to be called in any mode.
+
+    Example:
+        >>> @outside_autocast
+        ... def square(u, z):
+        ...     return z @ z
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+        ...     assert square(None, torch.eye(2, dtype=torch.bfloat16)).dtype == torch.float32
+    """
+
+    @wraps(function)
+    def wrapped(u: U, z: Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
+        if not isinstance(z, Tensor) or not _autocasts(z.device.type):
+            return function(u, z, *args, **kwargs)
+        with torch.autocast(z.device.type, enabled=False):
+            full = z.to(torch.promote_types(z.dtype, torch.float32)) if z.is_floating_point() else z
+            return function(u, full, *args, **kwargs)
+
+    return cast("Callable[Concatenate[U, Tensor, P], R]", wrapped)
+
+
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def transformed() -> bool:
+    """Say whether the code runs inside ``torch.func.vmap``, ``grad``, ``jvp`` or their like.
+
+    Nested forward mode of torch (seen in 2.13) gives wrong numbers through a custom ``autograd.Function`` and through
+    ``torch.linalg.slogdet``. What depends on it takes another way there.
+
+    Example:
+        >>> assert not transformed()
+        >>> assert torch.func.vmap(lambda x: x * transformed())(torch.ones(3)).all()
+    """
+    return torch._C._are_functorch_transforms_active()
+
 
 DERIVATIVES = frozenset({"laplacian", "hessian", "second_time_derivative", "gradient_time_derivative"})
 """The second derivatives that can be asked for by name."""
@@ -195,3 +356,104 @@ class Jet:
 
 TENSORS = tuple(field.name for field in fields(Jet) if field.name != "inner_hessian")
 """The fields of a jet that are tensors."""
+
+
+@runtime_checkable
+class SupportsJet(Protocol):
+    """A field that knows its own derivatives."""
+
+    def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
+        """Return the jet at ``z`` of shape ``(*batch, dim)`` and ``t`` of shape ``(*batch,)``."""
+
+
+@outside_autocast
+def evaluate_jet(u: Field, z: Tensor, t: Time, request: JetRequest) -> Jet:
+    """Answer a request by the field's own rule where it has one, else by automatic differentiation.
+
+    Under ``torch.autocast`` the pass runs outside it, in float32 where ``z`` is of a lower precision: second
+    derivatives lose too much in bfloat16. Every field of the jet then is float32 (float64 where ``z`` is).
+
+    Args:
+        u: The field.
+        z: The points, of shape ``(*batch, dim)``.
+        t: The times: a number, ``()`` or ``(*batch,)``.
+        request: The second derivatives wanted.
+
+    Returns:
+        The jet.
+
+    Raises:
+        TypeError: If ``z`` is not a floating-point tensor, or ``u`` does not return a tensor.
+        ValueError: If a shape does not fit.
+    """
+    check_points(z)
+    time = expand_time(t, z)
+    if request.probes is not None and request.probes.dtype != z.dtype:
+        request = replace(request, probes=request.probes.to(z.dtype))
+    if isinstance(u, SupportsJet):
+        return u.jet_rule(z, time, request)
+    return autodiff_jet(u, z, time, request)
+
+
+def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
+    r"""Differentiate a callable by ``torch.func``: one reverse pass, then forward over reverse.
+
+    The reverse pass gives :math:`u, \nabla_z u, \partial_t u` together. Each direction :math:`v` of a
+    second-order request costs one forward-mode product :math:`H v = \partial_\epsilon \nabla u(z + \epsilon v)`;
+    the trace and the Hessian take ``dim`` of them. One more, along the time, gives :math:`\partial_t^2 u` and
+    :math:`\partial_t \nabla u`. No sample may depend on another one (so no batch norm).
+
+    Args:
+        u: The field, with values of shape ``(*batch,)``.
+        z: The points, of shape ``(*batch, dim)``.
+        t: The times, of shape ``(*batch,)``.
+        request: The second derivatives wanted; the Hessian in factors is not among them.
+
+    Returns:
+        The jet. It is differentiable to any order that ``u`` is, and can be computed under ``torch.no_grad``
+        and ``torch.inference_mode``.
+
+    Raises:
+        TypeError: If ``u`` does not return a tensor.
+        ValueError: If ``u`` does not return one value for each point.
+    """
+    z, t = z.contiguous(), t.contiguous()  # forward mode refuses points that share their memory, as a repeated time
+
+    def derivatives(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        result = vjp(lambda z, t: check_value(u(z, t), z), z, t)
+        value: Tensor = result[0]
+        gradient, time_derivative = result[1](torch.ones_like(value))
+        return value, gradient, time_derivative
+
+    def hessian_times(v: Tensor) -> Tensor:
+        product: Tensor = jvp(lambda z: derivatives(z, t)[1], (z,), (v,))[1]
+        return product
+
+    value, gradient, time_derivative = derivatives(z, t)
+    laplacian = hessian = quadratic = products = second_time = gradient_time = None
+    if request.laplacian or request.hessian:
+        basis = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+        directions = basis.reshape(-1, *(1,) * (z.ndim - 1), z.shape[-1]).expand(-1, *z.shape)
+        columns = vmap(hessian_times)(directions).movedim(0, -1)
+        hessian = columns if request.hessian else None
+        laplacian = columns.diagonal(dim1=-2, dim2=-1).sum(-1) if request.laplacian else None
+    if request.probes is not None:
+        products = request.probes  # vmap does not map over nothing
+        if products.shape[-2] > 0:
+            products = vmap(hessian_times, in_dims=-2)(request.probes).movedim(0, -2)
+        quadratic = (request.probes * products).sum(-1)
+    if request.second_time_derivative or request.gradient_time_derivative:
+        change = jvp(lambda t: derivatives(z, t)[1:], (t,), (torch.ones_like(t),))[1]
+        gradient_time = change[0] if request.gradient_time_derivative else None
+        second_time = change[1] if request.second_time_derivative else None
+    return Jet(
+        value,
+        gradient,
+        time_derivative,
+        laplacian,
+        hessian,
+        quadratic,
+        products=products if request.products else None,
+        second_time_derivative=second_time,
+        gradient_time_derivative=gradient_time,
+    )

@@ -1,4 +1,4 @@
-r"""The choice of an ODE solver, and what to say when it fails."""
+"""The continuous flow by a solver of ordinary differential equations."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 from torchdiffeq._impl.fixed_adams import AdamsBashforthMoulton
 from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.rk_common import RKAdaptiveStepsizeODESolver
 
+from latentflow.calculus import Estimator, Jet, JetRequest, check_points, evaluate_jet, expand_time, outside_autocast
+from latentflow.flow.trajectory import Path, check_finite, check_numbers, check_times
+
 State: TypeAlias = tuple[Tensor, ...]
 """The parts of the state of an equation: the points first, then one number or more for each of them."""
 
+
 SCIPY = "scipy_solver"
+
+
 LANDINGS = {"jump_t", "step_t"}
+
+
 LONG_STEP_ORDER = 5
 """The highest order of a method that may start with a long step: the error estimate of dopri8 is too small for it."""
 
@@ -101,35 +109,6 @@ class ODEOptions:
         for name, number in (("rtol", self.rtol), ("atol", self.atol), ("step_size", step_size)):
             if not (isinstance(number, (int, float)) and 0 < number < math.inf):
                 raise ValueError(f"{name}: expected a positive number, got {number!r}")
-
-
-def check_times(times: Tensor | Sequence[float], z: Tensor) -> Tensor:
-    """Check the times of a path.
-
-    Args:
-        times: The times, of shape ``(T+1,)``.
-        z: The points that the path belongs to.
-
-    Returns:
-        The times on the device of ``z``, in float64 where the device has it, since ``0.1`` in float32 is another time.
-
-    Raises:
-        TypeError: If the times are not numbers.
-        ValueError: If they are not one or more finite numbers in strictly increasing or decreasing order.
-    """
-    dtype = torch.float32 if z.device.type == "mps" else torch.float64
-    try:
-        result = torch.as_tensor(times, dtype=dtype, device=z.device)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"times: expected a tensor or sequence of numbers, got {times!r}") from error
-    if result.ndim != 1 or len(result) == 0:
-        raise ValueError(f"times: expected shape (T+1,) with at least one time, got {tuple(result.shape)}")
-    steps = result.detach().diff()
-    if not torch.isfinite(result).all() or not ((steps > 0).all() or (steps < 0).all()):
-        raise ValueError(
-            f"times: expected finite times in strictly increasing or decreasing order, got {result.tolist()}"
-        )
-    return result
 
 
 class _Watch:
@@ -270,3 +249,121 @@ def _explain(error: Exception, watch: _Watch, method: str) -> SolverError | None
             "or use a smoother potential"
         )
     return None
+
+
+class RunningCost(Protocol):
+    r"""A rate :math:`c(z, t)` whose integral :math:`\int c(z_t, t)\,dt` along a flow is wanted.
+
+    The flow hands over the jet that it computes anyway for the velocity. Residuals of PDEs are running costs.
+
+    Example:
+        >>> import torch
+        >>> from latentflow import PotentialFlow, QuadraticPotential
+        >>> class Power:  # |grad u|^2 / 2
+        ...     requires = frozenset()
+        ...     def running_cost(self, jet, z, t):
+        ...         return jet.gradient.square().sum(-1) / 2
+        >>> flow = PotentialFlow(QuadraticPotential(2, torch.eye(2)))
+        >>> path = flow.integrate(torch.randn(4, 2), [0.0, 1.0], running_cost=Power())
+        >>> torch.testing.assert_close(path.cost, path.action / 2)
+    """
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """The second derivatives that it reads, see :attr:`PDEResidual.requires`; a Laplacian is the exact one."""
+
+    def running_cost(self, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
+        """Compute the rate.
+
+        Args:
+            jet: The jet of the potential.
+            z: The points, of shape ``(*batch, dim)``.
+            t: The times, of shape ``(*batch,)``.
+
+        Returns:
+            The rate, of shape ``(*batch,)``.
+        """
+
+
+def evaluate_cost(cost: RunningCost, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
+    """Compute a rate and check its shape.
+
+    Args:
+        cost: The running cost.
+        jet: The jet of the potential.
+        z: The points, of shape ``(*batch, dim)``.
+        t: The times, of shape ``(*batch,)``.
+
+    Returns:
+        The rate, of shape ``(*batch,)``.
+
+    Raises:
+        ValueError: If it has another shape.
+    """
+    rate = cost.running_cost(jet, z, t)
+    if rate.shape != z.shape[:-1]:
+        raise ValueError(f"running_cost: expected a rate of shape {tuple(z.shape[:-1])}, got {tuple(rate.shape)}")
+    return rate
+
+
+class _Rates:
+    """The derivative of (z, [log_det,] action[, cost]) from one jet."""
+
+    def __init__(self, potential: nn.Module, divergence: Estimator | None, cost: RunningCost | None) -> None:
+        self.potential = potential
+        self.divergence = divergence
+        self.cost = cost
+        self.required = frozenset() if cost is None else cost.requires
+        JetRequest().including(self.required)  # refuses unknown names before the solver starts
+
+    def __call__(self, t: Tensor, state: State) -> State:
+        z = state[0]
+        request = JetRequest() if self.divergence is None else self.divergence.request(self.potential, z, t)
+        request = request.including(self.required)
+        jet = evaluate_jet(self.potential, z, t, request)
+        rates = [jet.gradient]
+        if self.divergence is not None:
+            rates.append(self.divergence.laplacian(jet))
+        rates.append(jet.gradient.square().sum(-1))
+        if self.cost is not None:
+            rates.append(evaluate_cost(self.cost, jet, z, expand_time(t, z)))
+        return tuple(rates)
+
+
+def _learnable(module: object) -> list[Tensor]:
+    if not isinstance(module, nn.Module):
+        return []
+    return [*module.parameters(), *(buffer for buffer in module.buffers() if buffer.requires_grad)]
+
+
+@outside_autocast
+def integrate(
+    potential: nn.Module,
+    z0: Tensor,
+    times: Tensor | Sequence[float],
+    ode: ODEOptions,
+    divergence: Estimator | None,
+    running_cost: RunningCost | None,
+) -> Path:
+    """Follow the continuous flow of a potential; see :meth:`PotentialFlow.integrate`."""
+    check_points(z0)
+    clock = check_times(times, z0)
+    divergence = None if divergence is None else divergence.fixed(z0)
+    check_finite(z0.unsqueeze(0), clock)
+    zero = z0.new_zeros(z0.shape[:-1])
+    start = (z0, *(zero for part in (divergence, True, running_cost) if part is not None))
+    rates = _Rates(potential, divergence, running_cost)
+    parameters = [*_learnable(potential), *_learnable(running_cost)]
+    scales = [1.0] * len(start)
+    if divergence is not None and divergence.stochastic:
+        scales[1] = max(z0.shape[-1], 1)  # the noise of the probes is far larger
+    points, *rest = solve(rates, start, clock, ode, scales, parameters)
+    check_finite(points, clock)
+    log_det = None if divergence is None else rest.pop(0)
+    action = rest.pop(0)
+    cost = None if running_cost is None else rest.pop(0)
+    if log_det is not None:
+        check_numbers("log_det", log_det)
+    if cost is not None:
+        check_numbers("cost", cost)
+    return Path(clock.to(z0), points, log_det, action, cost=cost)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from latentflow.flow.path import Path
+from latentflow.flow.trajectory import Path
 
 Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 """A shape of samples or of a batch."""

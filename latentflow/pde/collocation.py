@@ -1,4 +1,4 @@
-r"""Where a residual is evaluated."""
+"""Collocation points: where a residual is evaluated."""
 
 from __future__ import annotations
 
@@ -59,31 +59,6 @@ class AlongPath:
     def points(self, path: Path, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw one point in each step, ``(T, *batch, dim)``, and its time, ``(T, *batch)``."""
         return path.sample(generator, detach=self.detach)
-
-
-@dataclass(frozen=True)
-class PaperPoints:
-    r"""The points of the paper's loop: :math:`z_{t_{n-1}}` with the time :math:`t_n`, for :math:`n = 1, \dots, T`.
-
-    Each point is the one before the step, its time the one after it, and gradients flow to the path. Offered for
-    parity: between these times the potential is free, and training may lower the residual by moving the points to where
-    it is small.
-
-    References:
-        | Flow Factorized Representation Learning (Song et al., 2023), equation 14
-        | https://arxiv.org/abs/2309.13167
-
-    Example:
-        >>> z = torch.stack([torch.zeros(4, 2), torch.ones(4, 2)])
-        >>> path = Path(times=torch.tensor([0.0, 2.0]), z=z, log_det=None, action=torch.zeros(2, 4))
-        >>> z, t = PaperPoints().points(path)
-        >>> assert torch.equal(z, torch.zeros(1, 4, 2)) and torch.equal(t, torch.full((1, 4), 2.0))
-    """
-
-    def points(self, path: Path, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - not random
-        """Give the points before each step, ``(T, *batch, dim)``, and the times after it, ``(T, *batch)``."""
-        z = path.z[:-1]
-        return z, path.times[1:].reshape(-1, *(1,) * (z.ndim - 2)).to(z).expand(z.shape[:-1])
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,41 @@
-r"""Potentials and the vector space that they form."""
+"""Potentials and their vector space."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Field, Jet, JetRequest, autodiff_jet, evaluate_jet, expand_time, expand_weight
-from latentflow.potentials.bounds import gradient_bounds
+
+
+@runtime_checkable
+class SupportsLipschitz(Protocol):
+    """A field that may know a Lipschitz constant of its gradient."""
+
+    def lipschitz_gradient(self) -> Tensor | None:
+        r"""Return an upper bound of :math:`\sup_{z, t} |\nabla_z^2 u|_2`, of shape ``()``, or None."""
+
+
+def gradient_bounds(fields: Iterable[object]) -> Tensor | None:
+    """Give the bounds of several fields.
+
+    Args:
+        fields: The fields.
+
+    Returns:
+        Their bounds, of shape ``(fields,)``; None if one of them is not known.
+    """
+    bounds = []
+    for field in fields:
+        bound = field.lipschitz_gradient() if isinstance(field, SupportsLipschitz) else None
+        if bound is None:
+            return None
+        bounds.append(bound)
+    return torch.stack(bounds)
 
 
 class Potential(nn.Module, ABC):

@@ -1,16 +1,21 @@
-r"""A bank of potentials: one for each transformation, selected, mixed or superposed."""
+"""Banks of potentials: selected, mixed, superposed and switched, one field for each sample."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate, pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Field, Jet, JetRequest, check_index, evaluate_jet, expand_time, expand_weight
-from latentflow.potentials.algebra import Potential, SumPotential, as_module
-from latentflow.potentials.bounds import gradient_bounds
-from latentflow.potentials.grouping import Groups
+from latentflow.potentials.algebra import Potential, SumPotential, as_module, gradient_bounds
+from latentflow.potentials.features import side_by_side
+from latentflow.potentials.layered import LayeredPotential, Layers, layered_jet
 
 
 class PotentialBank(nn.Module):
@@ -202,3 +207,243 @@ class MixedPotential(Potential):
         weights = self.weights.unbind(-1)
         jets = [evaluate_jet(potential, z, t, request) for potential in self.bank.potentials]
         return Jet.total([jet.scale(weight) for jet, weight in zip(jets, weights, strict=True)])
+
+
+class SwitchedPotential(Potential):
+    r"""Potentials that follow one another: :math:`u_i` acts for :math:`t_{i-1} \le t < t_i`.
+
+    In a discrete flow with unit steps from time 0, ``times=[4]`` gives four steps with the first potential and
+    the rest with the second.
+
+    Args:
+        potentials: The fields, in their order.
+        times: The times of the switches, increasing; one fewer than the potentials.
+        clock: Whether a potential reads the time as it is (``"continue"``) or the time since its own switch
+            (``"restart"``).
+
+    Raises:
+        ValueError: If the number or order of the times, or the clock, does not fit.
+
+    References:
+        | Flow Factorized Representation Learning (Song et al., 2023), section 5.2
+        | https://arxiv.org/abs/2309.13167
+
+    Example:
+        >>> from latentflow import gradient
+        >>> u = SwitchedPotential([lambda z, t: z.sum(-1), lambda z, t: -z.sum(-1)], times=[4.0])
+        >>> z = torch.zeros(2, 1)
+        >>> velocity = gradient(u, z, torch.tensor([3.0, 4.0]))
+        >>> torch.testing.assert_close(velocity, torch.tensor([[1.0], [-1.0]]))
+    """
+
+    times: Tensor
+
+    def __init__(
+        self,
+        potentials: Sequence[Field],
+        times: Sequence[float],
+        clock: Literal["continue", "restart"] = "continue",
+    ) -> None:
+        super().__init__()
+        if len(potentials) == 0 or len(times) != len(potentials) - 1:
+            raise ValueError(f"times: expected one fewer than the {len(potentials)} potentials, got {len(times)}")
+        if not all(map(math.isfinite, times)) or any(later <= earlier for earlier, later in pairwise(times)):
+            raise ValueError(f"times: expected finite, increasing times, got {list(times)}")
+        if clock not in ("continue", "restart"):
+            raise ValueError(f"clock: expected 'continue' or 'restart', got {clock!r}")
+        self.potentials = nn.ModuleList(as_module(potential) for potential in potentials)
+        self.clock = clock
+        self.register_buffer("times", torch.tensor([float(time) for time in times], dtype=torch.float64))
+
+    def _at(self, t: Tensor) -> tuple[Groups, Tensor]:
+        times = self.times.to(t)
+        index = torch.bucketize(t.detach().contiguous(), times, right=True)
+        if self.clock == "restart":
+            t = t - torch.cat([times.new_zeros(1), times])[index]
+        return Groups(index, len(self.potentials)), t
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        """Evaluate the potential in force at ``z`` of shape ``(*batch, dim)`` and ``t``, as ``(*batch,)``."""
+        groups, clock = self._at(expand_time(t, z))
+        return groups.evaluate(list(self.potentials), z, clock)
+
+    def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
+        """Compute the jet of the potential in force by that potential's own rule."""
+        groups, clock = self._at(t)
+        return groups.jet(list(self.potentials), z, clock, request)
+
+    def lipschitz_gradient(self) -> Tensor | None:
+        """Give the largest bound of the potentials; None if one of them is not known."""
+        bounds = gradient_bounds(self.potentials)
+        return None if bounds is None else bounds.amax(0)
+
+
+WORTH_FILLING = 1.5
+"""How much larger a batch may become for all its groups to be evaluated at once."""
+
+
+LARGE = 2**24
+"""How many samples times weights fill the processor without being evaluated together with others."""
+
+
+def _weights(field: Field) -> int:
+    return sum(weight.numel() for weight in field.parameters()) if isinstance(field, nn.Module) else 0
+
+
+def has_samples(field: Field) -> bool:
+    """Whether a field holds data for each sample of one batch, so that it can be evaluated on the whole batch only."""
+    modules = field.modules() if isinstance(field, nn.Module) else ()
+    return any(getattr(module, "per_sample", False) for module in modules)
+
+
+class Groups:
+    r"""The samples of a batch, sorted by the index of the field that each belongs to.
+
+    Networks of one structure are evaluated side by side, in the same products; any other field once, on a contiguous
+    batch of its own samples. Where all samples share a field, the batch is handed over as it is. A field that holds
+    data for each sample is evaluated on the whole batch.
+
+    Args:
+        index: The index of each sample's field, int64 of shape ``(*batch,)``.
+        count: The number of fields.
+    """
+
+    def __init__(self, index: Tensor, count: int) -> None:
+        flat = index.reshape(-1)
+        sizes: list[int] = torch.bincount(flat, minlength=count).tolist()
+        self.batch = index.shape
+        self.shared = sizes.index(len(flat)) if len(flat) in sizes else None
+        if self.shared is not None:
+            return
+        self.sizes = sizes
+        self.order = torch.argsort(flat, stable=True)
+
+    def evaluate(self, fields: Sequence[Field], z: Tensor, t: Tensor) -> Tensor:
+        """Evaluate each sample's own field at ``z`` of shape ``(*batch, dim)`` and ``t`` of shape ``(*batch,)``."""
+        if self.shared is not None:
+            return fields[self.shared](z, t)
+        parts = []
+        for field, rows in self._occupied(fields):
+            if has_samples(field):
+                parts.append(self._take(field(z, t), rows))
+            else:
+                parts.append(field(self._take(z, rows), self._take(t, rows)))
+        return self._merge(*parts)
+
+    def jet(self, fields: Sequence[Field], z: Tensor, t: Tensor, request: JetRequest) -> Jet:
+        """Compute the jet of each sample's own field."""
+        if self.shared is not None:
+            return evaluate_jet(fields[self.shared], z, t, request)
+        beside = self._jet_side_by_side(fields, z, t, request)
+        if beside is not None:
+            return beside
+        parts = []
+        for field, rows in self._occupied(fields):
+            if has_samples(field):
+                parts.append(evaluate_jet(field, z, t, request).map(partial(self._take, rows=rows)))
+            else:
+                probes = None if request.probes is None else self._take(request.probes, rows)
+                own = replace(request, probes=probes)
+                parts.append(evaluate_jet(field, self._take(z, rows), self._take(t, rows), own))
+        return Jet.combine(self._merge, *parts)
+
+    def _jet_side_by_side(self, fields: Sequence[Field], z: Tensor, t: Tensor, request: JetRequest) -> Jet | None:
+        """Fill every group to the size of the largest, with samples that do not count, and evaluate all at once."""
+        kept = [k for k, size in enumerate(self.sizes) if size > 0]
+        largest, total = max(self.sizes), sum(self.sizes)
+        if len(kept) * largest > WORTH_FILLING * total or total * _weights(fields[kept[0]]) > LARGE:
+            return None
+        own = [fields[k] for k in kept]
+        if alike(own) is None:
+            return None
+        starts = list(accumulate((self.sizes[k] for k in kept), initial=0))
+        shifts = torch.tensor([largest * row - start for row, start in enumerate(starts[:-1])], device=z.device)
+        sizes = torch.tensor([self.sizes[k] for k in kept], device=z.device)
+        places = torch.arange(total, device=z.device) + torch.repeat_interleave(shifts, sizes, output_size=total)
+        places = torch.empty_like(places).scatter_(0, self.order, places)
+        filled = torch.zeros(len(kept) * largest, dtype=places.dtype, device=z.device)
+        filled.scatter_(0, places, torch.arange(total, device=z.device))
+
+        def spread(x: Tensor) -> Tensor:
+            return self._take(x, filled).reshape(len(kept), largest, *x.shape[len(self.batch) :])
+
+        probes = None if request.probes is None else spread(request.probes)
+        jet = stacked_jet(own, spread(z), spread(t), replace(request, probes=probes))
+        if jet is None:
+            return None
+        return jet.map(lambda x: x.flatten(0, 1).index_select(0, places).reshape(*self.batch, *x.shape[2:]))
+
+    def _occupied(self, fields: Sequence[Field]) -> Iterator[tuple[Field, Tensor]]:
+        rows = torch.split(self.order, self.sizes)
+        return ((field, own) for field, own in zip(fields, rows, strict=True) if len(own) > 0)
+
+    def _take(self, x: Tensor, rows: Tensor) -> Tensor:
+        return x.reshape(len(self.order), *x.shape[len(self.batch) :]).index_select(0, rows)
+
+    def _merge(self, *parts: Tensor) -> Tensor:
+        sorted_samples = torch.cat(parts)
+        flat = torch.empty_like(sorted_samples).index_copy(0, self.order, sorted_samples)
+        return flat.reshape(*self.batch, *flat.shape[1:])
+
+
+def stack_layers(networks: Sequence[Layers]) -> Layers | None:
+    """Put the weights of networks side by side.
+
+    Args:
+        networks: The weights of each.
+
+    Returns:
+        The weights with a leading dimension, of the size of ``networks``; None if the structures differ.
+    """
+    first = networks[0]
+    if any(_structure(network) != _structure(first) for network in networks[1:]):
+        return None
+
+    def stack(columns: Iterable[Sequence[Tensor]]) -> list[Tensor]:
+        return [torch.stack(parts) for parts in zip(*columns, strict=True)]
+
+    def stack_known(columns: Iterable[Sequence[Tensor | None]]) -> list[Tensor | None]:
+        rows = zip(*columns, strict=True)
+        known = [[part for part in parts if part is not None] for parts in rows]
+        return [torch.stack(parts) if parts else None for parts in known]
+
+    return Layers(
+        entries=stack_known(network.entries for network in networks),
+        clocks=stack_known(network.clocks for network in networks),
+        links=stack(network.links for network in networks),
+        biases=stack(network.biases for network in networks),
+        output=torch.stack([network.output for network in networks]),
+        residual=first.residual,
+    )
+
+
+def alike(potentials: Sequence[Field]) -> list[LayeredPotential] | None:
+    """Give the potentials back if all are layered networks alone, with one activation; None otherwise."""
+    layered = [own for own in potentials if isinstance(own, LayeredPotential) and own.remainder is None]
+    same = len(layered) == len(potentials) and all(own.activation is layered[0].activation for own in layered)
+    return layered if same else None
+
+
+def stacked_jet(potentials: Sequence[Field], z: Tensor, t: Tensor, request: JetRequest) -> Jet | None:
+    """Compute the jets of layered potentials of one structure, each at points of its own.
+
+    Args:
+        potentials: The K fields.
+        z: The points, of shape ``(K, samples, dim)``.
+        t: The times, of shape ``(K, samples)``.
+        request: The second derivatives wanted; its probes are of shape ``(K, samples, probes, dim)``.
+
+    Returns:
+        The jet, every field of which leads with ``(K, samples)``; None if the fields cannot be put side by side.
+    """
+    layered = alike(potentials)
+    layers = None if layered is None else stack_layers([own.layers() for own in layered])
+    if layered is None or layers is None:
+        return None
+    first = layered[0]
+    return layered_jet(layers, side_by_side([own.embedding for own in layered]), first.rule, z, t, request)
+
+
+def _structure(layers: Layers) -> tuple[object, ...]:
+    parts = (*layers.entries, *layers.clocks, *layers.links, *layers.biases, layers.output)
+    return (*(None if part is None else part.shape for part in parts), layers.residual)

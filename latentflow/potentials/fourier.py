@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import check_count
+from latentflow.potentials.features import IdentityEmbedding
 from latentflow.potentials.layered import LayeredPotential, Layers
-from latentflow.potentials.time_embedding import IdentityEmbedding
 
 
 class FourierPotential(LayeredPotential):

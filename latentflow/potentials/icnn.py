@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Jet, JetRequest, check_hidden
-from latentflow.potentials.activation import Activation, is_convex_nondecreasing
 from latentflow.potentials.algebra import Potential
+from latentflow.potentials.features import Activation, SinusoidalEmbedding, TimeEmbedding, is_convex_nondecreasing
 from latentflow.potentials.layered import LayeredPotential, Layers
-from latentflow.potentials.time_embedding import SinusoidalEmbedding, TimeEmbedding
 
 
 class ICNNPotential(LayeredPotential):

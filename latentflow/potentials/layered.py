@@ -1,20 +1,19 @@
-r"""Potentials given by a layered network, with all derivatives in one forward and one backward sweep."""
+"""Potentials given by a layered network: weights, jets, the layer sum of second derivatives, and bounds."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from latentflow.calculus import InnerHessian, Jet, JetRequest, check_count, check_points, expand_time, transformed
-from latentflow.potentials.activation import Activation, ActivationRule, activation_rule, slope_bounds
 from latentflow.potentials.algebra import Potential
-from latentflow.potentials.bounds import layered_bound
-from latentflow.potentials.layer_sum import LayerSum, add_up
-from latentflow.potentials.time_embedding import TimeEmbedding
+from latentflow.potentials.features import Activation, ActivationRule, TimeEmbedding, activation_rule, slope_bounds
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,203 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return x @ weight.mT if bias is None else x @ weight.mT + bias.unsqueeze(-2)
 
 
+@dataclass(frozen=True)
+class LayerSum:
+    r"""The Hessian :math:`H = \sum_l J_l^\top \operatorname{diag}(c_l) J_l` of a network, in its parts.
+
+    :math:`J_l = \partial a_l / \partial z` are the tangents of the pre-activations. They follow
+    :math:`J_{l+1} = W_{l+1} P_l + E_{l+1}` with :math:`P_l = \operatorname{diag}(s_l) J_l`, to which a residual network
+    adds :math:`P_{l-1}`. Nothing here differentiates: the sum is a first-order program that one backward pass trains.
+
+    Every tensor may lead with the same ``*stack`` dimensions, for as many networks side by side.
+
+    Attributes:
+        entries: The matrices :math:`E_l`, of shape ``(*stack, n_l, dim)``, through which the point enters layer ``l``;
+            None where it does not. The first is never None.
+        links: The matrices :math:`W_2, \dots, W_L`, of shape ``(*stack, n_l, n_{l-1})``.
+        gains: The diagonals :math:`s_1, \dots, s_{L-1}`, of shape ``(*stack, samples, n_l)``.
+        curvatures: The diagonals :math:`c_1, \dots, c_L`, of shape ``(*stack, samples, n_l)``.
+        residual: Whether :math:`P_l` includes :math:`P_{l-1}`.
+
+    References:
+        | Forward Laplacian: A New Computational Framework for Neural Network-based Variational Monte Carlo
+          (Li et al., 2023)
+        | https://arxiv.org/abs/2307.08214
+    """
+
+    entries: Sequence[Tensor | None]
+    links: Sequence[Tensor]
+    gains: Sequence[Tensor]
+    curvatures: Sequence[Tensor]
+    residual: bool = False
+
+    @property
+    def first(self) -> Tensor:
+        """The first entry :math:`E_1`, of shape ``(*stack, n_1, dim)``."""
+        if self.entries[0] is None:
+            raise ValueError("entries: expected the point to enter the first layer, got None")
+        return self.entries[0]
+
+    @property
+    def enters_once(self) -> bool:
+        """Whether the point enters through the first layer alone."""
+        return all(entry is None for entry in self.entries[1:])
+
+    def drives(self, v: Tensor) -> list[Tensor | None]:
+        """Give the direct effect of directions on each layer.
+
+        Args:
+            v: Directions in the space of the points, of shape ``(*stack, samples or 1, directions, dim)``.
+
+        Returns:
+            One tensor ``(*stack, samples or 1, directions, n_l)`` for each layer, or None where there is no effect.
+        """
+        return [None if entry is None else rows_times(v, entry.mT) for entry in self.entries]
+
+    def tangents(self, drives: Sequence[Tensor | None]) -> list[Tensor]:
+        """Carry directions through the network.
+
+        Args:
+            drives: The direct effect of the directions on each layer, see :meth:`drives`.
+
+        Returns:
+            The tangents ``(*stack, samples, directions, n_l)`` of all pre-activations; the first has its drive's shape.
+        """
+        if drives[0] is None:
+            raise ValueError("drives: expected an effect on the first layer, got None")
+        tangents = [drives[0]]
+        carried: Tensor | None = None
+        for gain, link, drive in zip(self.gains, self.links, drives[1:], strict=True):
+            own = gain.unsqueeze(-2) * tangents[-1]
+            carried = carried + own if self.residual and carried is not None else own
+            tangent = rows_times(carried, link.mT)
+            tangents.append(tangent if drive is None else tangent + drive)
+        return tangents
+
+    def quadratic(self, tangents: Sequence[Tensor]) -> Tensor:
+        r"""Compute :math:`v^\top H v` of the directions with these tangents, ``(*stack, samples, directions)``."""
+        forms = [(c.unsqueeze(-2) * T.square()).sum(-1) for c, T in zip(self.curvatures, tangents, strict=True)]
+        return add_up(forms)
+
+    def products(self, tangents: Sequence[Tensor]) -> Tensor:
+        """Compute :math:`H v` of the directions with these tangents, ``(*stack, samples, directions, dim)``.
+
+        The sum is carried backward through the layers, once for all directions.
+        """
+        back: Tensor | None = None
+        pull: Tensor | None = None
+        columns = []
+        for layer in reversed(range(len(tangents))):
+            own = self.curvatures[layer].unsqueeze(-2) * tangents[layer]
+            if pull is not None:
+                through = rows_times(pull, self.links[layer])
+                back = through if back is None or not self.residual else through + back
+                own = own + self.gains[layer].unsqueeze(-2) * back
+            pull = own
+            entry = self.entries[layer]
+            if entry is not None:
+                columns.append(rows_times(pull, entry))
+        return add_up(columns)
+
+    def laplacian(self) -> Tensor:
+        r"""Compute the trace, of shape ``(*stack, samples)``, by whichever of two ways costs less.
+
+        The directions enter through the first layer as :math:`E_1 E_1^\top` only. So a matrix of its width can be
+        carried in place of ``dim`` directions, and the cost does not grow with ``dim``.
+        """
+        width, dim = self.first.shape[-2:]
+        layers = len(self.curvatures)
+        if not self.enters_once or layers == 1:
+            return self._laplacian_by_directions()
+        # Matrix products in training: 3 of width^3 against 4 of width^2 * dim in the last layer; deeper ones have
+        # 6 against 3 each, for the whole matrix is carried on.
+        by_gram = width * (3 + 6 * (layers - 2)) <= dim * (4 + 3 * (layers - 2))
+        return self._laplacian_by_gram() if by_gram else self._laplacian_by_directions()
+
+    def _laplacian_by_directions(self) -> Tensor:
+        *before, last = self.curvatures
+        if not before:
+            return (last * self.first.square().sum(-1).unsqueeze(-2)).sum(-1)
+        eye = torch.eye(self.first.shape[-1], dtype=self.first.dtype, device=self.first.device)
+        if not self.enters_once:
+            return self.quadratic(self.tangents(self.drives(eye.unsqueeze(-3)))).sum(-1)
+        inner = LayerSum(self.entries[:-1], self.links[:-1], self.gains[:-1], before, self.residual)
+        tangents = inner.tangents([self.first.mT.contiguous().unsqueeze(-3), *(None for _ in self.links[:-1])])
+        total = add_up([(c * T.square().sum(-2)).sum(-1) for c, T in zip(before, tangents, strict=True)])
+        directions, gain = tangents[-1], self.gains[-1]
+        if self.residual and len(tangents) > 1:
+            directions, gain = self._carried(tangents), torch.ones_like(gain)
+        return total + (last * squared_directions(directions, gain, self.links[-1])).sum(-1)
+
+    def _carried(self, tangents: Sequence[Tensor]) -> Tensor:
+        return add_up([gain.unsqueeze(-2) * tangent for gain, tangent in zip(self.gains, tangents, strict=True)])
+
+    def _laplacian_by_gram(self) -> Tensor:
+        gram = self.first @ self.first.mT
+        total = (self.curvatures[0] * gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)).sum(-1)
+        if len(self.links) == 1:
+            return total + (self.curvatures[1] * squared_gram(self.gains[0], self.links[0], gram)).sum(-1)
+        # `carried` is P P^T of each sample, of shape (*stack, samples, n, n), from which the next layer's W P P^T W^T
+        # needs its diagonal, and the next but one the whole.
+        gain = self.gains[0]
+        carried = gain.unsqueeze(-1) * gram.unsqueeze(-3) * gain.unsqueeze(-2)
+        for layer, link in enumerate(self.links):
+            half = rows_times(carried, link.mT)
+            diagonal = (half * link.mT.unsqueeze(-3)).sum(-2)
+            total = total + (self.curvatures[layer + 1] * diagonal).sum(-1)
+            if layer + 1 == len(self.links):
+                break
+            gain = self.gains[layer + 1]
+            cross = half * gain.unsqueeze(-2)
+            if self.residual:
+                cross = carried + cross
+                carried = cross + gain.unsqueeze(-1) * rows_times(cross.mT, link.mT).mT
+            else:
+                carried = gain.unsqueeze(-1) * rows_times(cross.mT, link.mT).mT
+        return total
+
+    def hessian(self) -> Tensor:
+        """Compute the Hessian, of shape ``(*stack, samples, dim, dim)``."""
+        eye = torch.eye(self.first.shape[-1], dtype=self.first.dtype, device=self.first.device)
+        return self._contract(self.tangents(self.drives(eye.unsqueeze(-3))))
+
+    def core(self) -> Tensor:
+        """Compute the Hessian in the first pre-activation, of shape ``(*stack, samples, n_1, n_1)``."""
+        eye = torch.eye(self.first.shape[-2], dtype=self.first.dtype, device=self.first.device)
+        return self._contract(self.tangents([eye.unsqueeze(-3), *(None for _ in self.links)]))
+
+    def _contract(self, tangents: Sequence[Tensor]) -> Tensor:
+        scaled = [c.unsqueeze(-2) * T for c, T in zip(self.curvatures, tangents, strict=True)]
+        full = [T.expand_as(S) for S, T in zip(scaled, tangents, strict=True)]
+        return torch.cat(scaled, dim=-1) @ torch.cat(full, dim=-1).mT
+
+
+def add_up(parts: list[Tensor]) -> Tensor:
+    """Add tensors, at least one, which broadcast to one shape."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def rows_times(x: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply the rows of many samples by a matrix, as one product of ``samples * rows`` rows.
+
+    Args:
+        x: The rows, of shape ``(*stack, samples, rows, n)``, or without the stack.
+        matrix: The matrix, of shape ``(*stack, n, m)``.
+
+    Returns:
+        The product, of shape ``(*stack, samples, rows, m)``.
+    """
+    flat = _flat(x) @ matrix
+    return flat.reshape(*flat.shape[:-2], *x.shape[-3:-1], matrix.shape[-1])
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
+
+
 def layered_jet(
     layers: Layers, embedding: TimeEmbedding, rule: ActivationRule, z: Tensor, t: Tensor, request: JetRequest
 ) -> Jet:
@@ -191,6 +387,69 @@ def layered_jet(
 
 def _along(pulls: Sequence[Tensor], drives: Sequence[Tensor | None]) -> Tensor:
     return add_up([(pull * drive).sum(-1) for pull, drive in zip(pulls, drives, strict=True) if drive is not None])
+
+
+def layered_bound(layers: Layers, slopes: tuple[float, float]) -> Tensor:
+    r"""Bound the Hessian :math:`\sum_l J_l^\top \operatorname{diag}(c_l) J_l` of a layered network.
+
+    With :math:`s_1 \ge |\sigma'|` and :math:`s_2 \ge |\sigma''|`, the adjoints of the layers obey
+    :math:`|\delta_l| \le \beta_l` entry by entry, where :math:`\beta_L = |w|` and
+    :math:`\beta_l = s_1 |W_{l+1}|^\top \beta_{l+1}`. Hence
+
+    .. math::
+        |\nabla^2 u|_2 \le s_2 \sum_l \left( |W_l|_{\beta_l}\, p_{l-1} + |E_l|_{\beta_l} \right)^2, \qquad
+        |M|_\beta^2 = |M^\top \operatorname{diag}(\beta) M|_2 ,
+
+    where :math:`p_l = s_1 (|W_l|_2\, p_{l-1} + |E_l|_2)` bounds :math:`|\partial h_l / \partial z|_2`, and
+    :math:`p_0 = 0`. A residual network with the step :math:`\eta` adds :math:`\beta_{l+1}` to :math:`\beta_l` and
+    :math:`p_{l-1}` to :math:`p_l`, and has :math:`\eta s_1, \eta s_2` in place of :math:`s_1, s_2` from its second
+    layer on. Every term is the worst case of its layer, so the bound grows with the depth and the width.
+
+    Args:
+        layers: The weights.
+        slopes: The bounds :math:`s_1` and :math:`s_2` of the derivatives of the activation.
+
+    Returns:
+        The bound, of shape ``(*stack,)``; differentiable in the weights.
+    """
+    first, second = slopes
+    eta = 1.0 if layers.residual is None else abs(layers.residual)
+    beta = layers.output.abs()
+    adjoints = [beta]
+    for link in reversed(layers.links):
+        back = first * eta * (beta.unsqueeze(-2) @ link.abs()).squeeze(-2)
+        beta = back if layers.residual is None else back + beta
+        adjoints.append(beta)
+    adjoints.reverse()
+
+    entry = layers.entries[0]
+    if entry is None:
+        raise ValueError("entries: expected the point to enter the first layer, got None")
+    total = second * _weighted_norm(entry, adjoints[0])
+    reach = first * torch.linalg.matrix_norm(entry, ord=2)  # p_l
+    for link, extra, beta in zip(layers.links, layers.entries[1:], adjoints[1:], strict=True):
+        square = _weighted_norm(link, beta) * reach.square()
+        own = torch.linalg.matrix_norm(link, ord=2) * reach
+        if extra is not None:
+            square = _square_of_sum(square, _weighted_norm(extra, beta))
+            own = own + torch.linalg.matrix_norm(extra, ord=2)
+        total = total + second * eta * square
+        through = first * eta * own
+        reach = through if layers.residual is None else reach + through
+    return total
+
+
+def _weighted_norm(matrix: Tensor, weights: Tensor) -> Tensor:
+    """Compute the spectral norm of M' diag(w) M, for weights that are not negative."""
+    gram = matrix.mT @ (weights.unsqueeze(-1) * matrix)
+    result: Tensor = torch.linalg.eigvalsh(gram)[..., -1].clamp(min=0.0)  # roundoff may leave zero
+    return result
+
+
+def _square_of_sum(a: Tensor, b: Tensor) -> Tensor:
+    """Compute the square of sqrt(a) + sqrt(b), with a finite gradient where one is zero."""
+    product = (a * b).clamp(min=torch.finfo(a.dtype).tiny)
+    return a + b + 2 * product.sqrt()
 
 
 class LayeredPotential(Potential):
@@ -280,3 +539,163 @@ def _with_remainder(jet: Jet, rest: Jet) -> Jet:
     n, m = one.core.shape[-1], two.core.shape[-1]
     core = torch.cat([nn.functional.pad(one.core, (0, m)), nn.functional.pad(two.core, (n, 0))], dim=-2)
     return replace(total, inner_hessian=InnerHessian(core, torch.cat([one.factor, two.factor])))
+
+
+DIRECTIONS_BLOCK = 2**17
+
+
+GRAM_BLOCK = 2**19
+"""The largest number of entries of one block of a product; measured, they differ because the sums run differently."""
+
+
+def squared_directions(directions: Tensor, gains: Tensor, weight: Tensor) -> Tensor:
+    r"""Compute :math:`q_k = \sum_r \left(\sum_i W_{ki} s_i J_{ri}\right)^2` for each sample.
+
+    Args:
+        directions: The tangents ``J``, of shape ``(*stack, samples or 1, directions, n)``.
+        gains: The gains ``s``, of shape ``(*stack, samples, n)``.
+        weight: The matrix ``W``, of shape ``(*stack, m, n)``.
+
+    Returns:
+        The sums, of shape ``(*stack, samples, m)``.
+    """
+    if _plain():
+        return rows_times(directions * gains.unsqueeze(-2), weight.mT).square().sum(-2)
+    result: Tensor = _SquaredDirections.apply(directions, gains, weight)  # type: ignore[no-untyped-call]
+    return result
+
+
+def squared_gram(gains: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
+    r"""Compute :math:`q_k = (W D G D W^\top)_{kk}` with :math:`D = \operatorname{diag}(s)` for each sample.
+
+    It equals :func:`squared_directions` where :math:`G = J^\top J`, and costs two thirds of it in training.
+
+    Args:
+        gains: The gains ``s``, of shape ``(*stack, samples, n)``.
+        weight: The matrix ``W``, of shape ``(*stack, m, n)``.
+        gram: The symmetric matrix ``G``, of shape ``(*stack, n, n)``.
+
+    Returns:
+        The diagonals, of shape ``(*stack, samples, m)``.
+    """
+    if _plain():
+        scaled = gains.unsqueeze(-2) * weight.unsqueeze(-3)
+        return (rows_times(scaled, gram) * scaled).sum(-1)
+    result: Tensor = _SquaredGram.apply(gains, weight, gram)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _plain() -> bool:
+    """Whether plain operations serve better: the compiler plans memory itself, and transforms nest in any order."""
+    return torch.compiler.is_compiling() or transformed()
+
+
+def _blocks(samples: int, entries: int, largest: int) -> Iterator[tuple[int, int]]:
+    size = max(1, largest // max(entries, 1))
+    for start in range(0, samples, size):
+        yield start, min(size, samples - start)
+
+
+class _FromInputs(torch.autograd.Function):
+    """A function whose derivatives need its inputs, and nothing that it made of them."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401, ARG004
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+
+class _SquaredDirections(_FromInputs):
+    @staticmethod
+    def forward(directions: Tensor, gains: Tensor, weight: Tensor) -> Tensor:
+        parts = []
+        for samples in _sample_blocks(gains, weight):
+            gain, total = gains.narrow(-2, *samples).unsqueeze(-2), None
+            for block in _direction_blocks(directions, gain, weight, samples):
+                squares = rows_times(block * gain, weight.mT).square()
+                own = squares.squeeze(-2) if squares.shape[-2] == 1 else squares.sum(-2)
+                total = own if total is None else total + own
+            parts.append(total)
+        known = [part for part in parts if part is not None]
+        return torch.cat(known, dim=-2) if known else gains.new_zeros((*gains.shape[:-1], weight.shape[-2]))
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        directions, gains, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        shared = directions.shape[-3] != gains.shape[-2]
+        by_directions, by_gains, by_weight = [], [], torch.zeros_like(weight)
+        for samples in _sample_blocks(gains, weight):
+            gain, twice = (x.narrow(-2, *samples).unsqueeze(-2) for x in (gains, 2 * grad))
+            own_directions, own_gains = [], torch.zeros_like(gain.squeeze(-2))
+            for block in _direction_blocks(directions, gain, weight, samples):
+                scaled = block * gain
+                slope = rows_times(scaled, weight.mT) * twice
+                by_weight = by_weight + _flat(slope).mT @ _flat(scaled)
+                back = rows_times(slope, weight)
+                own_gains = own_gains + (back * block).sum(-2)
+                pulled = back * gain
+                own_directions.append(pulled.sum(-3, keepdim=True) if shared else pulled)
+            by_gains.append(own_gains)
+            by_directions.append(torch.cat(own_directions, dim=-2) if own_directions else None)
+        known = [part for part in by_directions if part is not None]
+        if not known:
+            return torch.zeros_like(directions), torch.zeros_like(gains), by_weight
+        total = torch.stack(known).sum(0) if shared else torch.cat(known, dim=-3)
+        return total, torch.cat(by_gains, dim=-2), by_weight
+
+    @staticmethod
+    def jvp(ctx: FunctionCtx, *tangents: Tensor) -> Tensor:
+        directions, gains, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        moved_directions, moved_gains, moved_weight = tangents
+        scaled = directions * gains.unsqueeze(-2)
+        moved = moved_directions * gains.unsqueeze(-2) + directions * moved_gains.unsqueeze(-2)
+        change = rows_times(moved, weight.mT) + rows_times(scaled, moved_weight.mT)
+        return 2 * (rows_times(scaled, weight.mT) * change).sum(-2)
+
+
+class _SquaredGram(_FromInputs):
+    @staticmethod
+    def forward(gains: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
+        sums = []
+        for start, size in _blocks(gains.shape[-2], weight.numel(), GRAM_BLOCK):
+            scaled = gains.narrow(-2, start, size).unsqueeze(-2) * weight.unsqueeze(-3)
+            sums.append(torch.linalg.vecdot(rows_times(scaled, gram), scaled))
+        return torch.cat(sums, dim=-2) if sums else gains.new_zeros((*gains.shape[:-1], weight.shape[-2]))
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gains, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]
+        by_gains, by_weight, by_gram = [], torch.zeros_like(weight), torch.zeros_like(gram)
+        for start, size in _blocks(gains.shape[-2], weight.numel(), GRAM_BLOCK):
+            gain, slope = gains.narrow(-2, start, size).unsqueeze(-2), grad.narrow(-2, start, size).unsqueeze(-1)
+            scaled = gain * weight.unsqueeze(-3)
+            weighted = scaled * slope
+            by_gram = by_gram + _flat(weighted).mT @ _flat(scaled)
+            pulled = 2 * slope * rows_times(scaled, gram)
+            by_gains.append(torch.linalg.vecdot(pulled, weight.unsqueeze(-3), dim=-2))
+            by_weight = by_weight + torch.linalg.vecdot(pulled, gain, dim=-3)
+        if not by_gains:
+            return torch.zeros_like(gains), by_weight, by_gram
+        return torch.cat(by_gains, dim=-2), by_weight, by_gram
+
+    @staticmethod
+    def jvp(ctx: FunctionCtx, *tangents: Tensor) -> Tensor:
+        gains, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]
+        moved_gains, moved_weight, moved_gram = tangents
+        scaled = gains.unsqueeze(-2) * weight.unsqueeze(-3)
+        moved = moved_gains.unsqueeze(-2) * weight.unsqueeze(-3) + gains.unsqueeze(-2) * moved_weight.unsqueeze(-3)
+        change = 2 * rows_times(moved, gram) + rows_times(scaled, moved_gram)
+        result: Tensor = (change * scaled).sum(-1)
+        return result
+
+
+def _sample_blocks(gains: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
+    """Give (start, size) of blocks of samples one direction of which is small enough."""
+    return _blocks(gains.shape[-2], gains.shape[:-2].numel() * max(weight.shape[-2:]), DIRECTIONS_BLOCK)
+
+
+def _direction_blocks(directions: Tensor, gain: Tensor, weight: Tensor, samples: tuple[int, int]) -> Iterator[Tensor]:
+    """Give the directions of a block of samples, as many at a time as are small enough."""
+    own = directions if directions.shape[-3] == 1 else directions.narrow(-3, *samples)
+    for block in _blocks(own.shape[-2], gain.shape[:-2].numel() * max(weight.shape[-2:]), DIRECTIONS_BLOCK):
+        yield own.narrow(-2, *block)

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from latentflow.calculus import check_hidden
-from latentflow.potentials.activation import Activation
+from latentflow.potentials.features import Activation, SinusoidalEmbedding, TimeEmbedding
 from latentflow.potentials.layered import LayeredPotential, Layers
-from latentflow.potentials.time_embedding import SinusoidalEmbedding, TimeEmbedding
 
 
 class MLPPotential(LayeredPotential):

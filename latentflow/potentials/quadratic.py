@@ -1,12 +1,13 @@
-r"""The quadratic potential, whose flow is linear."""
+"""Quadratic potentials, of full and of low rank."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import Jet, JetRequest, check_points
+from latentflow.calculus import InnerHessian, Jet, JetRequest, check_count, check_points, expand_time
 from latentflow.potentials.algebra import Potential
+from latentflow.potentials.features import IdentityEmbedding, TimeEmbedding
 
 
 class QuadraticPotential(Potential):
@@ -81,3 +82,91 @@ class QuadraticPotential(Potential):
         r"""Compute :math:`|A|_2`, the Lipschitz constant of the velocity itself."""
         norm: Tensor = torch.linalg.eigvalsh(self.symmetric).abs().amax()
         return norm
+
+
+class LowRankQuadratic(Potential):
+    r"""The potential :math:`u(z, t) = \tfrac12 |A z + V e(t)|^2 + b^\top z + c^\top e(t)` with ``rank`` rows of ``A``.
+
+    Args:
+        dim: The number of coordinates.
+        rank: The number of rows of ``A``, at least one.
+        time_embedding: Features of time, the time itself if None.
+
+    Raises:
+        ValueError: If ``dim`` or ``rank`` is not a positive integer.
+
+    Example:
+        >>> from latentflow import hessian
+        >>> u = LowRankQuadratic(5, rank=2)
+        >>> A = u.point.weight
+        >>> torch.testing.assert_close(hessian(u, torch.randn(3, 5), 0.5), (A.mT @ A).expand(3, 5, 5))
+    """
+
+    def __init__(self, dim: int, rank: int, time_embedding: TimeEmbedding | None = None) -> None:
+        super().__init__()
+        for name, number in (("dim", dim), ("rank", rank)):
+            check_count(name, number)
+        self.dim = dim
+        self.embedding = IdentityEmbedding() if time_embedding is None else time_embedding
+        self.point = nn.Linear(dim, rank, bias=False)
+        self.time = nn.Linear(self.embedding.features, rank, bias=False)
+        self.slope = nn.Linear(dim, 1, bias=False)
+        self.drift = nn.Linear(self.embedding.features, 1, bias=False)
+        nn.init.zeros_(self.slope.weight)
+        nn.init.zeros_(self.drift.weight)
+
+    @property
+    def inner_width(self) -> int:
+        """The rank."""
+        return self.point.out_features
+
+    def lipschitz_gradient(self) -> Tensor:
+        r"""Compute :math:`|A^\top A|_2`, the norm of the Hessian itself.
+
+        Returns:
+            The norm, of shape ``()``.
+        """
+        A = self.point.weight
+        norm: Tensor = torch.linalg.eigvalsh(A @ A.mT)[-1]
+        return norm
+
+    def _value(self, z: Tensor, features: Tensor, y: Tensor) -> Tensor:
+        value: Tensor = y.square().sum(-1) / 2 + (self.slope(z) + self.drift(features)).squeeze(-1)
+        return value
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        """Evaluate the potential at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
+        check_points(z, self.dim)
+        features = self.embedding(expand_time(t, z))
+        return self._value(z, features, self.point(z) + self.time(features))
+
+    def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
+        """Return the derivatives in closed form."""
+        check_points(z, self.dim)
+        A, batch = self.point.weight, z.shape[:-1]
+        features, features_dot = self.embedding.with_derivative(t)
+        y, y_dot = self.point(z) + self.time(features), self.time(features_dot)
+        quadratic = products = second = None
+        if request.probes is not None:
+            directions = self.point(request.probes)
+            quadratic = directions.square().sum(-1)
+            products = directions @ A if request.products else None
+        if request.second_time_derivative:
+            features_second = self.embedding.second_derivative(t)
+            second = y_dot.square().sum(-1) + (y * self.time(features_second)).sum(-1)
+            second = second + self.drift(features_second).squeeze(-1)
+        inner = None
+        if request.inner_hessian:
+            inner = InnerHessian(torch.eye(len(A), dtype=A.dtype, device=A.device).expand(*batch, -1, -1), A)
+        return Jet(
+            value=self._value(z, features, y),
+            gradient=y @ A + self.slope.weight.squeeze(0),
+            time_derivative=(y * y_dot).sum(-1) + self.drift(features_dot).squeeze(-1),
+            laplacian=A.square().sum().expand(batch) if request.laplacian else None,
+            hessian=(A.mT @ A).expand(*batch, -1, -1) if request.hessian else None,
+            quadratic=quadratic,
+            products=products,
+            second_time_derivative=second,
+            gradient_time_derivative=y_dot @ A if request.gradient_time_derivative else None,
+            inner_hessian=inner,
+        )

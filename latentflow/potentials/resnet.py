@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from latentflow.calculus import check_count
-from latentflow.potentials.activation import Activation, log_cosh
+from latentflow.potentials.features import Activation, IdentityEmbedding, TimeEmbedding, log_cosh
 from latentflow.potentials.layered import LayeredPotential, Layers
-from latentflow.potentials.low_rank import LowRankQuadratic
-from latentflow.potentials.time_embedding import IdentityEmbedding, TimeEmbedding
+from latentflow.potentials.quadratic import LowRankQuadratic
 
 
 class ResNetPotential(LayeredPotential):

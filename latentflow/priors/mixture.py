@@ -1,8 +1,9 @@
-r"""A mixture of normals."""
+"""Mixture priors: of normals, and of an encoder's posteriors."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -59,3 +60,85 @@ class MixturePrior(nn.Module):
         """
         components = Independent(Normal(self.mean, self.log_scale.exp()), 1)
         return MixtureSameFamily(Categorical(logits=self.logits), components)
+
+
+MARGIN = 0.01
+"""How far from 0 and 1 the pseudo-inputs start, where the sigmoid still has a slope."""
+
+
+class VampPrior(nn.Module):
+    r"""The mixture of posteriors :math:`\tfrac1N \sum_n q(z | v_n)` at learnable pseudo-inputs, the same at all times.
+
+    .. math:: \log p(z) = \operatorname{logsumexp}_n \log q(z | v_n) - \log N, \qquad
+        v_n = \operatorname{sigmoid}(\rho_n)
+
+    The sigmoid keeps the pseudo-inputs in (0, 1) without an edge beyond which they could no longer learn. Since it
+    never reaches 0 and 1, they start from the given values ``v`` moved inwards to ``0.01 + 0.98 v``. Every call encodes
+    all of them, in one batch.
+
+    The encoder is that of the VAE, and a submodule of both: its parameters are trained once, ``parameters()`` lists
+    them once, and ``state_dict()`` holds them under both names.
+
+    Args:
+        encoder: Maps inputs to a distribution over latents ``(dim,)``, one for each input.
+        pseudo_inputs: The values to start from, in [0, 1], of shape ``(components, *input)``, such as some of the data.
+
+    Raises:
+        TypeError: If the pseudo-inputs are not a tensor of a floating-point dtype.
+        ValueError: If there are none, or a value lies outside [0, 1].
+
+    References:
+        | VAE with a VampPrior (Tomczak and Welling, 2017)
+        | https://arxiv.org/abs/1705.07120
+
+    Example:
+        >>> import torch
+        >>> from latentflow import MLPEncoder
+        >>> encoder = MLPEncoder((1, 8, 8), dim=2)
+        >>> prior = VampPrior(encoder, torch.rand(5, 1, 8, 8))
+        >>> posteriors, z = encoder(prior.pseudo_inputs), torch.randn(2)
+        >>> torch.testing.assert_close(prior().log_prob(z).exp(), posteriors.log_prob(z).exp().mean())
+    """
+
+    def __init__(self, encoder: Callable[[Tensor], Distribution], pseudo_inputs: Tensor) -> None:
+        super().__init__()
+        if not isinstance(pseudo_inputs, Tensor) or not pseudo_inputs.is_floating_point():
+            found = pseudo_inputs.dtype if isinstance(pseudo_inputs, Tensor) else type(pseudo_inputs).__name__
+            raise TypeError(f"pseudo_inputs: expected a floating-point tensor, got {found}")
+        if pseudo_inputs.ndim < 2 or len(pseudo_inputs) == 0:
+            raise ValueError(f"pseudo_inputs: expected shape (components, *input), got {tuple(pseudo_inputs.shape)}")
+        if not ((pseudo_inputs >= 0) & (pseudo_inputs <= 1)).all():
+            raise ValueError(
+                f"pseudo_inputs: expected values in [0, 1], got values in "
+                f"[{float(pseudo_inputs.min()):g}, {float(pseudo_inputs.max()):g}]"
+            )
+        self.encoder = encoder
+        inside = MARGIN + (1 - 2 * MARGIN) * pseudo_inputs.detach()
+        self.raw = nn.Parameter(inside.logit())
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        r"""The pseudo-inputs :math:`v_n`, of shape ``(components, *input)``, in (0, 1)."""
+        return self.raw.sigmoid()
+
+    def forward(self, t: Time = 0.0, k: int | Tensor | None = None) -> Distribution:  # noqa: ARG002 - a prior's signature
+        """Encode the pseudo-inputs and build the distribution.
+
+        Args:
+            t: The time; it makes no difference.
+            k: The index of the field; it makes no difference.
+
+        Returns:
+            The distribution, with events of shape ``(dim,)``. It has no ``rsample``.
+
+        Raises:
+            ValueError: If the encoder does not give one distribution with events of shape ``(dim,)`` for each input.
+        """
+        components = self.encoder(self.pseudo_inputs)
+        if components.batch_shape != self.raw.shape[:1] or len(components.event_shape) != 1:
+            raise ValueError(
+                f"encoder: expected a distribution of batch shape ({len(self.raw)},) with events of shape (dim,), "
+                f"got batch shape {tuple(components.batch_shape)} and events of shape {tuple(components.event_shape)}"
+            )
+        logits = self.raw.new_zeros(len(self.raw))
+        return MixtureSameFamily(Categorical(logits=logits), components)

@@ -1,4 +1,4 @@
-r"""Check that a flow keeps the contract of :class:`PotentialFlow`."""
+"""Checks of flows."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from latentflow.flow import Discrete, ODEOptions, Path, PotentialFlow
-from latentflow.potentials.grouping import has_samples
-from latentflow.testing.case import converted
-from latentflow.testing.comparison import explained, require_close, require_finite
-from latentflow.testing.moves import DT, START, STEPS, TIMES, euler, runge_kutta, volumes_of
-from latentflow.testing.reference import derivative, weighted_slopes
+from latentflow.potentials.bank import has_samples
+from latentflow.testing.cases import converted, derivative, explained, require_close, require_finite, weighted_slopes
 
 PRECISE = ODEOptions(rtol=1e-7, atol=1e-8)
+
+
 CONTINUOUS = 1e-5
 
 
@@ -301,3 +300,50 @@ def _check_other_dtype(case: _Case, flow: PotentialFlow) -> None:
         for name, wanted in _fields(expected).items():
             where = f"{method} in float32"
             here.require(name, _fields(actual)[name], wanted.float(), where, "what it is in float64")
+
+
+START, STEPS, DT = 0.125, 3, 0.25
+
+
+TIMES = [START + n * DT for n in range(STEPS + 1)]
+
+
+SUBSTEPS = 4
+
+
+def euler(flow: PotentialFlow, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Make the steps with the velocity alone."""
+    points, action = [z], [z.new_zeros(z.shape[:-1])]
+    for t in TIMES[:-1]:
+        velocity = flow.velocity(points[-1], t)
+        points.append(points[-1] + DT * velocity)
+        action.append(action[-1] + DT * velocity.square().sum(-1))
+    return torch.stack(points), torch.stack(action)
+
+
+def runge_kutta(flow: PotentialFlow, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve the equation of the velocity with many small steps."""
+    points, action, h = [z], [z.new_zeros(z.shape[:-1])], DT / SUBSTEPS
+    for start in TIMES[:-1]:
+        here, spent = points[-1], action[-1]
+        for i in range(SUBSTEPS):
+            t = start + i * h
+            one = flow.velocity(here, t)
+            two = flow.velocity(here + h / 2 * one, t + h / 2)
+            three = flow.velocity(here + h / 2 * two, t + h / 2)
+            four = flow.velocity(here + h * three, t + h)
+            here = here + h / 6 * (one + 2 * two + 2 * three + four)
+            squares = [v.square().sum(-1) for v in (one, two, three, four)]
+            spent = spent + h / 6 * (squares[0] + 2 * squares[1] + 2 * squares[2] + squares[3])
+        points.append(here)
+        action.append(spent)
+    return torch.stack(points), torch.stack(action)
+
+
+def volumes_of(points: Tensor, z: Tensor) -> Tensor:
+    """Give the log-determinants of points ``(T+1, *batch, dim)`` as functions of the start, by reverse mode."""
+    volumes = []
+    for point in points:
+        rows = [derivative(point[..., i], z) for i in range(z.shape[-1])]
+        volumes.append(torch.linalg.slogdet(torch.stack(rows, -2)).logabsdet)
+    return torch.stack(volumes)

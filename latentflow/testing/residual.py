@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from latentflow.calculus import Field, Jet, JetRequest, Time, evaluate_jet, expand_time
 from latentflow.pde import PDEResidual
-from latentflow.testing.case import Case, converted
-from latentflow.testing.comparison import explained, require_close, require_finite, tensors
-from latentflow.testing.reference import slopes_of
+from latentflow.testing.cases import Case, converted, explained, require_close, require_finite, slopes_of, tensors
 
 SECOND = ("laplacian", "hessian", "second_time_derivative", "gradient_time_derivative")
 STEP = 1e-5

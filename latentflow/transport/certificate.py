@@ -1,4 +1,4 @@
-r"""How far a flow is from optimal transport, with bounds that hold for every flow."""
+"""Action, acceleration and the certificate of a flow: its distance from optimal transport."""
 
 from __future__ import annotations
 
@@ -7,10 +7,147 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentflow.calculus import Field, check_count, expand_time
+from latentflow.calculus import (
+    Field,
+    JetRequest,
+    Time,
+    check_count,
+    check_points,
+    evaluate_jet,
+    expand_time,
+    outside_autocast,
+)
 from latentflow.flow import Path
-from latentflow.transport.duality import dual_values, sinkhorn_values
-from latentflow.transport.sinkhorn import check_blur
+from latentflow.transport.wasserstein import Clouds, check_blur
+
+
+def benamou_brenier_action(path: Path) -> Tensor:
+    r"""Compute the kinetic action of a path.
+
+    .. math::
+        K = \int_{t_0}^{t_T} E\,\tfrac12 |\nabla u|^2\,dt \;\ge\; \frac{W_2^2(q_{t_0}, q_{t_T})}{2\,|t_T - t_0|} ,
+
+    with equality for the optimal transport at constant speed, and no other flow. Mind the factor: over a unit of time
+    the least action is half of :math:`W_2^2`.
+
+    Args:
+        path: The path, in either direction of time.
+
+    Returns:
+        The action, averaged over the batch, of shape ``()``, in squared lengths per time.
+
+    References:
+        | A computational fluid mechanics solution to the Monge-Kantorovich mass transfer problem
+          (Benamou, Brenier, 2000)
+        | https://doi.org/10.1007/s002110050002
+
+    Example:
+        >>> import torch
+        >>> from latentflow import PotentialFlow
+        >>> path = PotentialFlow(lambda z, t: 3 * z[..., 0]).rollout(torch.randn(5, 2), steps=2)
+        >>> torch.testing.assert_close(benamou_brenier_action(path), torch.tensor(9.0))  # W2^2 = 36, in time 2
+    """
+    return path.action[-1].abs().mean() / 2
+
+
+@outside_autocast
+def transport_defect(u: Field, z: Tensor, t: Time) -> Tensor:
+    r"""Compute the squared acceleration of the flow.
+
+    .. math::
+        \Bigl|\frac{D v}{D t}\Bigr|^2 = |\partial_t \nabla u + \nabla^2 u\,\nabla u|^2
+        = |\nabla_z(\partial_t u + \tfrac12 |\nabla u|^2)|^2 .
+
+    It is zero where points move in straight lines at constant speed, as they do under optimal transport. Unlike the
+    Hamilton-Jacobi residual it does not change where ``u`` gains a function of time, which moves nothing. The Hessian
+    is met in one product only.
+
+    Args:
+        u: The potential, or any callable ``u(z, t)``.
+        z: The points, of shape ``(*batch, dim)``; for a path, ``path.z``.
+        t: The times: a number, ``()`` or ``(*batch,)``; for a path of a batch ``(n,)``, ``path.times[:, None]``.
+
+    Returns:
+        The squared acceleration, of shape ``(*batch,)``, in squared lengths per time to the fourth.
+
+    Raises:
+        TypeError: If ``z`` is not a floating-point tensor, or ``u`` does not return a tensor.
+        ValueError: If ``t`` does not broadcast to ``(*batch,)``, or ``u`` does not return shape ``(*batch,)``.
+
+    Example:
+        >>> import torch
+        >>> z = torch.randn(5, 2, dtype=torch.float64)
+        >>> expanding = lambda z, t: z.square().sum(-1) / 2  # z(t) = z e^t, whose acceleration is z
+        >>> torch.testing.assert_close(transport_defect(expanding, z, 0.0), z.square().sum(-1))
+    """
+    check_points(z)
+    velocity = evaluate_jet(u, z, t, JetRequest()).gradient
+    request = JetRequest(probes=velocity.unsqueeze(-2), products=True, gradient_time_derivative=True)
+    jet = evaluate_jet(u, z, t, request)
+    if jet.products is None or jet.gradient_time_derivative is None:
+        raise ValueError("u: expected its jet_rule to return the products and gradient_time_derivative, got None")
+    return (jet.gradient_time_derivative + jet.products.squeeze(-2)).square().sum(-1)
+
+
+ENTRIES = 2**22
+"""How many entries of the cost matrix are held at a time."""
+
+
+def c_transform(psi: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    r"""Compute :math:`\psi^c(y_j) = \min_i (|x_i - y_j|^2 - \psi(x_i))`.
+
+    Args:
+        psi: One value for each point of ``x``, of shape ``(n,)``.
+        x: The points that have values, of shape ``(n, dim)``.
+        y: The points that get values, of shape ``(m, dim)``.
+
+    Returns:
+        The values, of shape ``(m,)``.
+    """
+    rows = max(1, ENTRIES // len(x))
+    parts = torch.split(y, rows)
+    costs = (torch.cdist(part, x, compute_mode="donot_use_mm_for_euclid_dist").square() for part in parts)
+    return torch.cat([(cost - psi).amin(-1) for cost in costs])
+
+
+def dual_values(psi: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    r"""Turn any function on the points of ``x`` into a lower bound on :math:`W_2^2` of two clouds of paired points.
+
+    By duality :math:`\operatorname{mean}_i \psi(x_i) + \operatorname{mean}_j \psi^c(y_j) \le W_2^2`, whatever the
+    function. Transforming back, which replaces :math:`\psi` by :math:`\psi^{cc} \ge \psi`, can only raise it.
+
+    Args:
+        psi: One value for each point of ``x``, of shape ``(n,)``; a constant does not matter.
+        x: The one cloud, of shape ``(n, dim)``.
+        y: Its partners, of shape ``(n, dim)``.
+
+    Returns:
+        The values :math:`\psi^{cc}(x_i) + \psi^c(y_i) \le |x_i - y_i|^2`, of shape ``(n,)``; their mean is the bound.
+    """
+    transformed = c_transform(psi - psi.mean(), x, y)
+    return c_transform(transformed, y, x) + transformed
+
+
+def sinkhorn_values(x: Tensor, y: Tensor, blur: float, scaling: float) -> tuple[Tensor, Tensor]:
+    r"""Estimate :math:`W_2^2` by the debiased Sinkhorn divergence, and bound it from below by its potentials.
+
+    Args:
+        x: The one cloud, of shape ``(n, dim)``.
+        y: Its partners, of shape ``(n, dim)``.
+        blur: See :func:`wasserstein2`.
+        scaling: See :func:`wasserstein2`.
+
+    Returns:
+        The estimate, of shape ``()``, and the values of :func:`dual_values`, of shape ``(n,)``.
+    """
+    clouds = Clouds.of(x.unsqueeze(0), y.unsqueeze(0), None, None)
+    f, g = clouds.potentials(blur, scaling, debias=True)
+    shift, unit = (clouds.y_mean - clouds.x_mean)[0], 2 * clouds.size.square()
+    estimate = shift.square().sum() + unit[0] * (f.mean() + g.mean())
+    tilt = 2 * shift  # |x - y|^2 of the points is that of the centred ones plus what x and y add each for itself
+    starts = dual_values(unit * f[0] - x @ tilt, x, y)
+    ends = dual_values(unit * g[0] + y @ tilt, y, x)
+    return estimate, starts if starts.mean() >= ends.mean() else ends
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
-r"""Optimal transport between Gaussians, in closed form."""
+"""Closed forms of optimal transport: Gaussians, and displacement interpolation."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from latentflow.calculus import Jet, JetRequest, check_points, expand_time
+from latentflow.calculus import Jet, JetRequest, Time, check_points, expand_time
 from latentflow.potentials import Potential
-from latentflow.transport.clouds import distance
+from latentflow.transport.wasserstein import distance
 
 
 def gaussian_wasserstein2(m0: Tensor, S0: Tensor, m1: Tensor, S1: Tensor, *, squared: bool = False) -> Tensor:
@@ -202,3 +204,37 @@ def _factor(mean_name: str, mean: Tensor, name: str, covariance: Tensor) -> Tens
         raise ValueError(f"{name}: expected a positive definite matrix, got one that is not")
     result: Tensor = factor
     return result
+
+
+def mccann_interpolation(x: Tensor, y: Tensor | Callable[[Tensor], Tensor], t: Time) -> Tensor:
+    r"""Move points along the straight lines :math:`(1 - t)\,x + t\,T(x)`.
+
+    Where :math:`T` is an optimal map, their distribution runs along the geodesic of :math:`W_2`: its distance from the
+    start is :math:`t\,W_2`.
+
+    Args:
+        x: The points at time 0, of shape ``(*batch, dim)``.
+        y: Their partners at time 1, of the same shape, or the map that takes ``x`` there.
+        t: The times: a number, or a tensor of shape ``()`` or ``(*batch,)``.
+
+    Returns:
+        The points at the times, of shape ``(*batch, dim)``.
+
+    Raises:
+        TypeError: If ``x`` is not a floating-point tensor.
+        ValueError: If a shape does not fit.
+
+    References:
+        | A Convexity Principle for Interacting Gases (McCann, 1997)
+        | https://doi.org/10.1006/aima.1997.1634
+
+    Example:
+        >>> import torch
+        >>> x = torch.zeros(3, 2)
+        >>> torch.testing.assert_close(mccann_interpolation(x, lambda x: x + 4, 0.25), torch.ones(3, 2))
+    """
+    check_points(x)
+    partners = y if isinstance(y, Tensor) else y(x)
+    if partners.shape != x.shape:
+        raise ValueError(f"y: expected the shape of x, {tuple(x.shape)}, got {tuple(partners.shape)}")
+    return x + expand_time(t, x).unsqueeze(-1) * (partners - x)

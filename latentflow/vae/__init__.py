@@ -1,10 +1,13 @@
 """The flow-factorised VAE: a thin wrapper around potentials, flows, priors and residuals."""
 
 from latentflow.vae.bounds import Bound as Bound
+from latentflow.vae.bounds import Dynamics as Dynamics
 from latentflow.vae.bounds import JointBound as JointBound
 from latentflow.vae.bounds import MarginalBound as MarginalBound
-from latentflow.vae.dynamics import Dynamics as Dynamics
+from latentflow.vae.bounds import StochasticBound as StochasticBound
+from latentflow.vae.bounds import reparameterised_sample as reparameterised_sample
 from latentflow.vae.flow_vae import FlowVAE as FlowVAE
+from latentflow.vae.flow_vae import Objective as Objective
 from latentflow.vae.importance import effective_sample_size as effective_sample_size
 from latentflow.vae.importance import importance_weighted_bound as importance_weighted_bound
 from latentflow.vae.label_posterior import ExactSum as ExactSum
@@ -12,13 +15,9 @@ from latentflow.vae.label_posterior import LabelPosterior as LabelPosterior
 from latentflow.vae.label_posterior import MLPSequenceClassifier as MLPSequenceClassifier
 from latentflow.vae.label_posterior import StraightThrough as StraightThrough
 from latentflow.vae.label_posterior import annealed_temperature as annealed_temperature
-from latentflow.vae.likelihood import BernoulliLikelihood as BernoulliLikelihood
-from latentflow.vae.likelihood import ContinuousBernoulliLikelihood as ContinuousBernoulliLikelihood
-from latentflow.vae.likelihood import GaussianLikelihood as GaussianLikelihood
-from latentflow.vae.likelihood import Likelihood as Likelihood
+from latentflow.vae.networks import BernoulliLikelihood as BernoulliLikelihood
+from latentflow.vae.networks import ContinuousBernoulliLikelihood as ContinuousBernoulliLikelihood
+from latentflow.vae.networks import GaussianLikelihood as GaussianLikelihood
+from latentflow.vae.networks import Likelihood as Likelihood
 from latentflow.vae.networks import MLPDecoder as MLPDecoder
 from latentflow.vae.networks import MLPEncoder as MLPEncoder
-from latentflow.vae.objective import Objective as Objective
-from latentflow.vae.paper_density import PaperDensity as PaperDensity
-from latentflow.vae.sampling import reparameterised_sample as reparameterised_sample
-from latentflow.vae.stochastic import StochasticBound as StochasticBound

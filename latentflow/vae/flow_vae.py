@@ -1,8 +1,9 @@
-r"""The variational autoencoder whose latents flow along potentials."""
+"""The variational autoencoder whose latents flow along potentials."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,102 @@ from latentflow.flow import Path, PotentialFlow, Volume
 from latentflow.pde import AlongPath, Collocation, PDEResidual
 from latentflow.potentials import PotentialBank
 from latentflow.priors import Prior
-from latentflow.vae.assignment import Assignment, Enumerated, Known
-from latentflow.vae.bounds import Bound, MarginalBound
-from latentflow.vae.dynamics import Dynamics
-from latentflow.vae.explanation import Explanation, reconstruct
+from latentflow.vae.bounds import Assignment, Bound, Dynamics, Enumerated, Known, MarginalBound, reparameterised_sample
 from latentflow.vae.label_posterior import LabelPosterior
-from latentflow.vae.likelihood import BernoulliLikelihood, Likelihood
-from latentflow.vae.objective import Objective
-from latentflow.vae.sampling import reparameterised_sample
+from latentflow.vae.networks import BernoulliLikelihood, Likelihood
+
+
+@dataclass(frozen=True)
+class Objective:
+    r"""Every term of the objective, averaged over the batch, in nats unless said otherwise.
+
+    Attributes:
+        total: What training minimises, of shape ``()``: reconstruction + kl + label_kl + collapse + the
+            weighted PDE terms.
+        reconstruction: :math:`-\sum_t E \log p(x_t | z_t)`, of shape ``()``; an unbiased estimate where not all frames
+            are decoded.
+        kl: :math:`\sum_t E[\log q_t(z_t) - \log p_t(z_t)]`, as the bound computes it, of shape ``()``.
+        label_kl: :math:`KL(q(k | x_0, \dots, x_T) \| p(k))`, of shape ``()``; where labels are given, the cross-entropy
+            :math:`-\log q(k | x_0, \dots, x_T)` of the label posterior if there is one, else zero.
+        collapse: The weighted penalty against the collapse of the label posterior, of shape ``()``; zero with labels.
+        residual: The mean squared residual of the PDE, with its penalty, of shape ``()``.
+        initial_condition: The mean of :math:`|\nabla u(z_0, 0)|^2`, of shape ``()``; zero where its weight is zero.
+        reconstruction_per_time: The summands of ``reconstruction``, of shape ``(T+1,)``; where not all are decoded,
+            from those that were.
+        kl_per_time: The summands of ``kl``, of shape ``(T+1,)``.
+        action: The mean of :math:`\int |\nabla u|^2 dt` along the path, of shape ``()``, in squared lengths per time.
+        folded: The share of samples with a step that folds, of shape ``()``.
+    """
+
+    total: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    label_kl: Tensor
+    collapse: Tensor
+    residual: Tensor
+    initial_condition: Tensor
+    reconstruction_per_time: Tensor
+    kl_per_time: Tensor
+    action: Tensor
+    folded: Tensor
+
+    @property
+    def bound(self) -> Tensor:
+        r"""The composite bound :math:`\sum_t \mathcal{L}_t \le \sum_t \log p_t(x_t)`, of shape ``()``."""
+        return -(self.reconstruction + self.kl + self.label_kl)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    r"""The terms of every sequence, before they are averaged.
+
+    Attributes:
+        reconstruction: :math:`-\log p(x_t | z_t)`, of shape ``(T+1, *batch)``, in nats.
+        kl: The divergence at each time, of shape ``(T+1, *batch)``, in nats.
+        residual: The mean squared residual of the PDE, of shape ``()``.
+        initial_condition: The mean of the initial condition, of shape ``()``.
+        action: :math:`\int |\nabla u|^2 dt` along the path, of shape ``(*batch,)``.
+        folded: Whether a step folds, 0 or 1, of shape ``(*batch,)``.
+    """
+
+    reconstruction: Tensor
+    kl: Tensor
+    residual: Tensor
+    initial_condition: Tensor
+    action: Tensor
+    folded: Tensor
+
+
+def reconstruct(
+    decode: Callable[[Tensor], Distribution],
+    z: Tensor,
+    x: Tensor,
+    count: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Compute the negative log-likelihood of frames, from all of them or from some that are drawn by lot.
+
+    Every sequence draws its own frames without replacement, and they are scaled up, so that the sum over the times is
+    unbiased.
+
+    Args:
+        decode: Maps latents to the distribution of images.
+        z: The latents, of shape ``(T+1, *batch, dim)``.
+        x: The frames, of a shape that broadcasts to ``(T+1, *batch, channels, height, width)``.
+        count: How many frames of each sequence to decode; None for all.
+        generator: The source of randomness, or None for torch's global one.
+
+    Returns:
+        The negative log-likelihood, of shape ``(T+1, *batch)``, in nats; zero where a frame was not drawn.
+    """
+    if count is None or count >= len(z):
+        return -decode(z).log_prob(x)
+    lots = torch.rand(z.shape[:-1], generator=generator, device=z.device)  # of every sequence its own
+    chosen = lots.argsort(0)[:count]
+    some_x = x.expand(*z.shape[:-1], *x.shape[-3:]).take_along_dim(chosen[..., None, None, None], 0)
+    some = -decode(z.take_along_dim(chosen[..., None], 0)).log_prob(some_x) * (len(z) / count)
+    return some.new_zeros(z.shape[:-1]).scatter(0, chosen, some)
+
 
 FRAME_DIMS = 5
 

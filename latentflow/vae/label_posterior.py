@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from latentflow.calculus import check_hidden
-from latentflow.vae.assignment import Assignment, Enumerated, Mixed
+from latentflow.vae.bounds import Assignment, Enumerated, Mixed
 from latentflow.vae.networks import perceptron
 
 

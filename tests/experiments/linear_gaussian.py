@@ -15,9 +15,9 @@ from latentflow import (
     PotentialBank,
     QuadraticPotential,
 )
-from latentflow.experiments.metrics.log_likelihood import measure_log_likelihood
-from latentflow.experiments.metrics.observations import UnitGaussian
-from latentflow.experiments.metrics.proposals import (
+from latentflow_experiments.metrics.log_likelihood import measure_log_likelihood
+from latentflow_experiments.metrics.observations import UnitGaussian
+from latentflow_experiments.metrics.proposals import (
     FromFlow,
 )
 

@@ -6,11 +6,11 @@ from closed_forms import generator
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from latentflow import BernoulliLikelihood, MLPDecoder, MLPEncoder
-from latentflow.experiments.baselines.beta_vae import BetaVAE
-from latentflow.experiments.baselines.factor_vae import FactorVAE
-from latentflow.experiments.baselines.slow_vae import SlowVAE
-from latentflow.experiments.baselines.tvae import TVAE
-from latentflow.experiments.baselines.vae import VAE
+from latentflow_experiments.baselines.beta_vae import BetaVAE
+from latentflow_experiments.baselines.factor_vae import FactorVAE
+from latentflow_experiments.baselines.slow_vae import SlowVAE
+from latentflow_experiments.baselines.tvae import TVAE
+from latentflow_experiments.baselines.vae import VAE
 
 SHAPE, DIM, FRAMES = (1, 4, 3), 4, 4
 frames = torch.rand(6, FRAMES, *SHAPE, generator=generator(0))

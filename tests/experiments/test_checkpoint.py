@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from latentflow.experiments.checkpoint import Progress, load_checkpoint, save_checkpoint
-from latentflow.experiments.errors import ExperimentError
-from latentflow.experiments.files import replacing
+from latentflow_experiments.checkpoint import Progress, load_checkpoint, save_checkpoint
+from latentflow_experiments.errors import ExperimentError
+from latentflow_experiments.files import replacing
 
 
 def pair(width=3, seed=0):

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from latentflow.experiments.cli import Train, _parse, main
-from latentflow.experiments.configuration import BaselineConfig, Budget, ModelConfig, TrainConfig
-from latentflow.experiments.data import open_sequences
-from latentflow.experiments.methods import Choice
-from latentflow.experiments.run_folder import RunFolder
+from latentflow_experiments.cli import Train, _parse, main
+from latentflow_experiments.configuration import BaselineConfig, Budget, ModelConfig, TrainConfig
+from latentflow_experiments.data import open_sequences
+from latentflow_experiments.methods import Choice
+from latentflow_experiments.run_folder import RunFolder
 
 SMALL = ["--dim", "3", "--hidden", "5", "--width", "8", "--batch-size", "6", "--device", "cpu"]
 

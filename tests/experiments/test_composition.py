@@ -6,7 +6,7 @@ from digit_latents import FAMILY, NAMES, Digits, factors, model, translation
 from torch.distributions import Independent, Normal
 
 from latentflow import FunctionPotential, HopfLaxFlow, PotentialFlow, QuadraticPotential
-from latentflow.experiments.composition import (
+from latentflow_experiments.composition import (
     Together,
     composition_table,
     interaction_table,
@@ -14,7 +14,7 @@ from latentflow.experiments.composition import (
     measure_interactions,
     superpositions,
 )
-from latentflow.experiments.data import FactorSequences, LabelledImages, TransformedImages
+from latentflow_experiments.data import FactorSequences, LabelledImages, TransformedImages
 
 
 @pytest.mark.parametrize("dynamics", [PotentialFlow, HopfLaxFlow])

@@ -5,7 +5,7 @@ import torch
 from digit_latents import clocked, model, translation
 
 from latentflow import FunctionPotential, HopfLaxFlow, PotentialFlow, QuadraticPotential, SwitchedPotential
-from latentflow.experiments.composition import Backwards, Switched, Together
+from latentflow_experiments.composition import Backwards, Switched, Together
 
 
 @pytest.mark.parametrize("steps", [2, 5, 8])

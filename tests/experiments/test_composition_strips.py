@@ -3,7 +3,7 @@
 import pytest
 from digit_latents import NAMES, clocked, factors, model, translation
 
-from latentflow.experiments.composition import (
+from latentflow_experiments.composition import (
     composition_strips,
     draw_composition_strips,
     superpositions,

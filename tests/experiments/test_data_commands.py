@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from latentflow.experiments import equivariance, optimality
-from latentflow.experiments.cli import _parse, main
-from latentflow.experiments.data import SequenceConfig, Source, open_sequences, open_sprites_as_digits
-from latentflow.experiments.errors import UsageError
-from latentflow.experiments.run_folder import RunFolder
+from latentflow_experiments import equivariance, optimality
+from latentflow_experiments.cli import _parse, main
+from latentflow_experiments.data import SequenceConfig, Source, open_sequences, open_sprites_as_digits
+from latentflow_experiments.errors import UsageError
+from latentflow_experiments.run_folder import RunFolder
 
 SMALL = ["--dim", "3", "--hidden", "5", "--width", "8", "--batch-size", "6", "--device", "cpu", "--steps", "3"]
 

@@ -6,10 +6,10 @@ import torch
 from torch.distributions import Independent, Normal
 
 from latentflow import DiffusionPrior, FlowVAE, GaussianLikelihood, HJResidual, MLPPotential, Path, PotentialBank
-from latentflow.experiments.data import LabelledImages, TransformationSequences, TransformedImages
-from latentflow.experiments.equivariance import bootstrap_interval, measure_equivariance, table
-from latentflow.experiments.methods import AlongFlow
-from latentflow.experiments.strips import draw_strips, strips
+from latentflow_experiments.data import LabelledImages, TransformationSequences, TransformedImages
+from latentflow_experiments.equivariance import bootstrap_interval, measure_equivariance, table
+from latentflow_experiments.methods import AlongFlow
+from latentflow_experiments.strips import draw_strips, strips
 
 SHAPE = (3, 28, 28)
 DIM = 3 * 28 * 28

@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from latentflow import BernoulliLikelihood, GaussianLikelihood, MLPDecoder, MLPEncoder
-from latentflow.experiments.baselines.factor_vae import (
+from latentflow_experiments.baselines.factor_vae import (
     FactorVAE,
     discriminator_loss,
     permute_coordinates,

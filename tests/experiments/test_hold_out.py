@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from latentflow.experiments.data import SequenceConfig, Source, load_digits, open_sequences
-from latentflow.experiments.errors import UsageError
+from latentflow_experiments.data import SequenceConfig, Source, load_digits, open_sequences
+from latentflow_experiments.errors import UsageError
 
 SPLITS = ("train", "validation", "test")
 DIGITS = {split: open_sequences("digits", split) for split in SPLITS}

@@ -18,9 +18,9 @@ import torch
 from hypothesis import given, settings
 from sklearn.datasets import load_digits as originals
 
-from latentflow.experiments.data import LabelledImages, load_digits, load_mnist, read_idx
-from latentflow.experiments.data.originals import ORIGINALS
-from latentflow.experiments.errors import DataError, ExperimentError
+from latentflow_experiments.data import LabelledImages, load_digits, load_mnist, read_idx
+from latentflow_experiments.data.originals import ORIGINALS
+from latentflow_experiments.errors import DataError, ExperimentError
 
 real_mnist = pytest.mark.skipif(
     not Path(os.environ.get("LATENTFLOW_DATA", "/nonexistent"), "mnist").is_dir(),

@@ -26,11 +26,11 @@ from latentflow import (
     BernoulliLikelihood,
     GaussianPrior,
 )
-from latentflow.experiments.metrics import log_likelihood
-from latentflow.experiments.metrics.legacy_score import legacy_score
-from latentflow.experiments.metrics.log_likelihood import log_likelihood_table, measure_log_likelihood
-from latentflow.experiments.metrics.observations import AsTrained, BinarisedBernoulli, CeilingError, UnitGaussian
-from latentflow.experiments.metrics.proposals import (
+from latentflow_experiments.metrics import log_likelihood
+from latentflow_experiments.metrics.legacy_score import legacy_score
+from latentflow_experiments.metrics.log_likelihood import log_likelihood_table, measure_log_likelihood
+from latentflow_experiments.metrics.observations import AsTrained, BinarisedBernoulli, CeilingError, UnitGaussian
+from latentflow_experiments.metrics.proposals import (
     FromEncoder,
     FromFlow,
     FromTVAE,

@@ -21,8 +21,8 @@ from latentflow import (
     QuadraticPotential,
     StraightThrough,
 )
-from latentflow.experiments.equivariance import measure_equivariance
-from latentflow.experiments.methods import AlongFlow, Matching, infer_labels, match, measure_recovery
+from latentflow_experiments.equivariance import measure_equivariance
+from latentflow_experiments.methods import AlongFlow, Matching, infer_labels, match, measure_recovery
 
 SURE = 30.0  # the logit of a potential that is certain
 

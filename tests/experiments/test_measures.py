@@ -5,21 +5,21 @@ import json
 import pytest
 import torch
 
-from latentflow.experiments.cli import main
-from latentflow.experiments.configuration import ModelConfig
-from latentflow.experiments.data import open_sequences
-from latentflow.experiments.errors import UsageError
-from latentflow.experiments.measures import MeasureConfig, proposals_of
-from latentflow.experiments.methods import Choice, Matching, choose, method_of
-from latentflow.experiments.metrics.factor_codes import draw_codes
-from latentflow.experiments.metrics.proposals import (
+from latentflow_experiments.cli import main
+from latentflow_experiments.configuration import ModelConfig
+from latentflow_experiments.data import open_sequences
+from latentflow_experiments.errors import UsageError
+from latentflow_experiments.measures import MeasureConfig, proposals_of
+from latentflow_experiments.methods import Choice, Matching, choose, method_of
+from latentflow_experiments.metrics.factor_codes import draw_codes
+from latentflow_experiments.metrics.proposals import (
     FromEncoder,
     FromEncoderStandard,
     FromFlow,
     FromSharedFlow,
     FromTVAE,
 )
-from latentflow.experiments.model import build_model
+from latentflow_experiments.model import build_model
 
 TINY = ["--dim", "9", "--hidden", "5", "--width", "8", "--batch-size", "4", "--steps", "2"]
 FEW = ["--images", "2", "--samples", "1", "4", "--pairs", "12", "--epochs", "1"]

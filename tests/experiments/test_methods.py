@@ -11,10 +11,10 @@ from torch.distributions import Independent, Normal
 from toy_sequences import Toy, identity
 
 from latentflow import FlowVAE, GaussianLikelihood, GaussianPrior, MLPPotential, PotentialBank, QuadraticPotential
-from latentflow.experiments.baselines import TVAE, PoFlow
-from latentflow.experiments.configuration import ModelConfig
-from latentflow.experiments.equivariance import measure_equivariance
-from latentflow.experiments.methods import (
+from latentflow_experiments.baselines import TVAE, PoFlow
+from latentflow_experiments.configuration import ModelConfig
+from latentflow_experiments.equivariance import measure_equivariance
+from latentflow_experiments.methods import (
     AlongFlow,
     Choice,
     Matching,
@@ -24,7 +24,7 @@ from latentflow.experiments.methods import (
     choose,
     method_of,
 )
-from latentflow.experiments.model import build_model
+from latentflow_experiments.model import build_model
 
 DIM, STEPS = 4, 4
 SHIFTS = torch.tensor([[1.0, 0, 0, 0], [0, -2.0, 0, 0], [0, 0, 0.5, 0.5]], dtype=torch.float64)

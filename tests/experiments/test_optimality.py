@@ -16,13 +16,13 @@ from latentflow import (
     PotentialFlow,
     QuadraticPotential,
 )
-from latentflow.experiments.comparison import compare
-from latentflow.experiments.configuration import ModelConfig, TrainConfig
-from latentflow.experiments.data import LabelledImages, TransformedImages
-from latentflow.experiments.errors import ExperimentError
-from latentflow.experiments.methods import AlongFlow
-from latentflow.experiments.optimality import measure_optimality, transport_table
-from latentflow.experiments.run_folder import RunFolder
+from latentflow_experiments.comparison import compare
+from latentflow_experiments.configuration import ModelConfig, TrainConfig
+from latentflow_experiments.data import LabelledImages, TransformedImages
+from latentflow_experiments.errors import ExperimentError
+from latentflow_experiments.methods import AlongFlow
+from latentflow_experiments.optimality import measure_optimality, transport_table
+from latentflow_experiments.run_folder import RunFolder
 
 TURN = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from latentflow import FunctionPotential, HJResidual, PDEResidual
-from latentflow.experiments.configuration import BaselineConfig, ModelConfig
-from latentflow.experiments.data import open_sequences
-from latentflow.experiments.errors import UsageError
-from latentflow.experiments.model import build_model
-from latentflow.experiments.pde import RESIDUALS, build_residual, check_pde
+from latentflow_experiments.configuration import BaselineConfig, ModelConfig
+from latentflow_experiments.data import open_sequences
+from latentflow_experiments.errors import UsageError
+from latentflow_experiments.model import build_model
+from latentflow_experiments.pde import RESIDUALS, build_residual, check_pde
 
 TELEGRAPH = f"{Path(__file__).parents[2] / 'examples' / 'telegraph.py'}:Telegraph"
 DIGITS = open_sequences("digits", "test")

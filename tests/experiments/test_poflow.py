@@ -18,7 +18,7 @@ from latentflow import (
     PositiveParameter,
     PotentialBank,
 )
-from latentflow.experiments.baselines import PoFlow
+from latentflow_experiments.baselines import PoFlow
 
 SHAPE, DIM, STEPS = (1, 3, 2), 2, 3
 frames = torch.rand(5, STEPS + 1, *SHAPE, generator=generator(0), dtype=torch.float64)

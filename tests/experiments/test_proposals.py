@@ -40,10 +40,10 @@ from latentflow import (
     QuadraticPotential,
     TransportedPrior,
 )
-from latentflow.experiments.baselines.autoencoder import Autoencoder
-from latentflow.experiments.metrics.log_likelihood import log_likelihood_table, measure_log_likelihood
-from latentflow.experiments.metrics.observations import UnitGaussian
-from latentflow.experiments.metrics.proposals import (
+from latentflow_experiments.baselines.autoencoder import Autoencoder
+from latentflow_experiments.metrics.log_likelihood import log_likelihood_table, measure_log_likelihood
+from latentflow_experiments.metrics.observations import UnitGaussian
+from latentflow_experiments.metrics.proposals import (
     FromEncoder,
     FromEncoderStandard,
     FromFlow,

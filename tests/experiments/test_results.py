@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from latentflow.experiments.comparison import compare
-from latentflow.experiments.markdown import lay_out
-from latentflow.experiments.run_folder import RunFolder
+from latentflow_experiments.comparison import compare
+from latentflow_experiments.markdown import lay_out
+from latentflow_experiments.run_folder import RunFolder
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 COLUMNS = {  # of the published tables, with standard errors; newer ones have intervals in their place

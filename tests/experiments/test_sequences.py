@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from kornia.enhance import adjust_hue
 
-from latentflow.experiments.data import TransformationSequences
+from latentflow_experiments.data import TransformationSequences
 
 
 def uint8(*shape, seed=0):

@@ -5,9 +5,9 @@ import torch
 from closed_forms import generator, normal
 from toy_sequences import Toy, identity, to_bound
 
-from latentflow.experiments.equivariance import measure_equivariance
-from latentflow.experiments.methods import SingleDimension, Traversal, search_traversals
-from latentflow.experiments.methods.single_dimension import traversal_errors, traverse
+from latentflow_experiments.equivariance import measure_equivariance
+from latentflow_experiments.methods import SingleDimension, Traversal, search_traversals
+from latentflow_experiments.methods.single_dimension import traversal_errors, traverse
 
 DIM, STEPS = 3, 4
 GRID = [round(-5 + 0.1 * n, 1) for n in range(101)]

@@ -12,15 +12,15 @@ from closed_forms import generator
 from safetensors.torch import load_file
 
 from latentflow import ExactSum, StraightThrough
-from latentflow.experiments import training
-from latentflow.experiments.checkpoint import load_checkpoint
-from latentflow.experiments.configuration import Budget, ModelConfig, TrainConfig
-from latentflow.experiments.data import open_sequences
-from latentflow.experiments.errors import ExperimentError, UsageError
-from latentflow.experiments.hardware import Hardware
-from latentflow.experiments.model import build_model, parameter_groups
-from latentflow.experiments.run_folder import RunFolder
-from latentflow.experiments.training import anneal, draw_kinds, draw_starts, learning_rate, step_generator, train
+from latentflow_experiments import training
+from latentflow_experiments.checkpoint import load_checkpoint
+from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
+from latentflow_experiments.data import open_sequences
+from latentflow_experiments.errors import ExperimentError, UsageError
+from latentflow_experiments.hardware import Hardware
+from latentflow_experiments.model import build_model, parameter_groups
+from latentflow_experiments.run_folder import RunFolder
+from latentflow_experiments.training import anneal, draw_kinds, draw_starts, learning_rate, step_generator, train
 
 SMALL = TrainConfig("digits", batch_size=6, warmup_steps=2, model=ModelConfig(dim=3, hidden=(5,), width=8))
 CPU = Hardware(device="cpu")

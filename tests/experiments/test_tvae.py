@@ -8,7 +8,7 @@ from closed_forms import generator, normal
 from torch.distributions import Independent, Normal
 
 from latentflow import BernoulliLikelihood, GaussianLikelihood, MLPDecoder, MLPEncoder
-from latentflow.experiments.baselines.tvae import TVAE
+from latentflow_experiments.baselines.tvae import TVAE
 
 SHAPE, CAPSULES, FRAMES = (1, 3, 2), 2, 6
 DIM = CAPSULES * FRAMES

@@ -9,8 +9,8 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from latentflow import DiffusionPrior, FlowVAE, MLPDecoder, MLPPotential, PotentialBank
-from latentflow.experiments.methods import AlongFlow
-from latentflow.experiments.metrics.vp_score import (
+from latentflow_experiments.methods import AlongFlow
+from latentflow_experiments.metrics.vp_score import (
     _accuracy,
     _build,
     _join,

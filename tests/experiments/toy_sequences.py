@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from latentflow import GaussianLikelihood
-from latentflow.experiments.baselines import Autoencoder
+from latentflow_experiments.baselines import Autoencoder
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from latentflow.experiments.data import (
+from latentflow_experiments.data import (
     FactorGrid,
     FactorSequences,
     LabelledImages,
     TransformationSequences,
     TransformedImages,
 )
-from latentflow.experiments.data.composed import interpolate, switched_states, turning_point, weighted_states
-from latentflow.experiments.data.family import FALCOR3D, ISAAC3D, SHAPES3D, SPRITES
+from latentflow_experiments.data.composed import interpolate, switched_states, turning_point, weighted_states
+from latentflow_experiments.data.family import FALCOR3D, ISAAC3D, SHAPES3D, SPRITES
 
 
 class Digits:

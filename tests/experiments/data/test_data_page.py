@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from test_factor_sequences import Numbered
 
-from latentflow.experiments.data import FAMILIES, FactorSequences
-from latentflow.experiments.data.originals import ORIGINALS
-from latentflow.experiments.data.splits import SPLITS
-from latentflow.experiments.markdown import lay_out
+from latentflow_experiments.data import FAMILIES, FactorSequences
+from latentflow_experiments.data.originals import ORIGINALS
+from latentflow_experiments.data.splits import SPLITS
+from latentflow_experiments.markdown import lay_out
 
 PAGE = Path(__file__).parents[3] / "docs" / "guide" / "data.md"
 

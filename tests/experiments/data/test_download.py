@@ -10,10 +10,10 @@ import pooch
 import pytest
 from serving import CONTENT, HALF, SHA256, SIZE, Reply, wait_until
 
-from latentflow.experiments.data import download as download_module
-from latentflow.experiments.data.download import DownloadError, retrieve
-from latentflow.experiments.data.originals import PublicFile
-from latentflow.experiments.errors import DataError
+from latentflow_experiments.data import download as download_module
+from latentflow_experiments.data.download import DownloadError, retrieve
+from latentflow_experiments.data.originals import PublicFile
+from latentflow_experiments.errors import DataError
 
 
 def broken_off(server, folder, reply=None):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from latentflow.experiments.data import FactorGrid, FactorSequences
-from latentflow.experiments.data.family import FALCOR3D, ISAAC3D, SHAPES3D, SPRITES, Factor, Family
-from latentflow.experiments.data.splits import SPLITS
+from latentflow_experiments.data import FactorGrid, FactorSequences
+from latentflow_experiments.data.family import FALCOR3D, ISAAC3D, SHAPES3D, SPRITES, Factor, Family
+from latentflow_experiments.data.splits import SPLITS
 
 
 class Numbered:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from latentflow.experiments.data import FAMILIES, FactorGrid
-from latentflow.experiments.data.splits import draw_split
+from latentflow_experiments.data import FAMILIES, FactorGrid
+from latentflow_experiments.data.splits import draw_split
 
 PUBLISHED = {  # how far apart neighbours are, from the READMEs of the data sets
     "sprites": (737_280, 245_760, 40_960, 1024, 32, 1),

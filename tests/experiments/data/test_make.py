@@ -10,17 +10,17 @@ import zipfile
 import numpy as np
 import pytest
 
-from latentflow.experiments.data import FactorSequences
-from latentflow.experiments.data.family import FALCOR3D, SHAPES3D, SPRITES
-from latentflow.experiments.data.render import make as module
-from latentflow.experiments.data.render import rendered
-from latentflow.experiments.data.render.images import render_images
-from latentflow.experiments.data.render.make import make
-from latentflow.experiments.data.render.rendered import RenderedFrames
-from latentflow.experiments.data.render.sprites import draw_sprites
-from latentflow.experiments.data.stores import open_frames
-from latentflow.experiments.data.stores.check import check_folder
-from latentflow.experiments.errors import DataError, ExperimentError
+from latentflow_experiments.data import FactorSequences
+from latentflow_experiments.data.family import FALCOR3D, SHAPES3D, SPRITES
+from latentflow_experiments.data.render import make as module
+from latentflow_experiments.data.render import rendered
+from latentflow_experiments.data.render.images import render_images
+from latentflow_experiments.data.render.make import make
+from latentflow_experiments.data.render.rendered import RenderedFrames
+from latentflow_experiments.data.render.sprites import draw_sprites
+from latentflow_experiments.data.stores import open_frames
+from latentflow_experiments.data.stores.check import check_folder
+from latentflow_experiments.errors import DataError, ExperimentError
 
 SIZES = {"sprites": 300, "shapes3d": 200, "falcor3d": 130}
 
@@ -41,7 +41,7 @@ def noise(monkeypatch, tmp_path):
     """Pieces of 16 images that are quickly made, and a cache of the test's own."""
     monkeypatch.setattr(module, "PIECES", dict.fromkeys(module.PIECES, 16))
     monkeypatch.setattr(rendered, "renderer_name", lambda family: "noise")
-    monkeypatch.setattr("latentflow.experiments.data.stores.npz.pooch.os_cache", lambda _: tmp_path / "cache")
+    monkeypatch.setattr("latentflow_experiments.data.stores.npz.pooch.os_cache", lambda _: tmp_path / "cache")
     monkeypatch.setattr(
         module,
         "render_images",

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from serving import CONTENT, Reply
 
-from latentflow.experiments.data import mnist as mnist_module
-from latentflow.experiments.data.download import fetch
-from latentflow.experiments.data.family import FAMILIES
-from latentflow.experiments.data.files_of import default_folder, locate
-from latentflow.experiments.data.originals import ORIGINALS, PublicFile
-from latentflow.experiments.errors import DataError
+from latentflow_experiments.data import mnist as mnist_module
+from latentflow_experiments.data.download import fetch
+from latentflow_experiments.data.family import FAMILIES
+from latentflow_experiments.data.files_of import default_folder, locate
+from latentflow_experiments.data.originals import ORIGINALS, PublicFile
+from latentflow_experiments.errors import DataError
 
 
 def test_the_table_of_published_files():

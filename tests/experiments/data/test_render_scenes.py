@@ -6,9 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from latentflow.experiments.data.family import FALCOR3D, ISAAC3D, SHAPES3D
-from latentflow.experiments.data.render.images import render_images
-from latentflow.experiments.errors import ExperimentError
+from latentflow_experiments.data.family import FALCOR3D, ISAAC3D, SHAPES3D
+from latentflow_experiments.data.render.images import render_images
+from latentflow_experiments.errors import ExperimentError
 
 FAMILIES = [SHAPES3D, FALCOR3D, ISAAC3D]
 

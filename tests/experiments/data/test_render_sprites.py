@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from latentflow.experiments.data.render.sprites import VALUES, draw_sprites
+from latentflow_experiments.data.render.sprites import VALUES, draw_sprites
 
 ANIMATION = Path(os.environ.get("LATENTFLOW_DATA", "/nonexistent"), "real_samples", "dsprites.gif")
 SQUARE, ELLIPSE, HEART = 0, 1, 2

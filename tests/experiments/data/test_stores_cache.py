@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentflow.experiments.data import FactorGrid
-from latentflow.experiments.data.frames import FrameStore
-from latentflow.experiments.data.stores import CachedFrames
-from latentflow.experiments.errors import DataError, UsageError
+from latentflow_experiments.data import FactorGrid
+from latentflow_experiments.data.frames import FrameStore
+from latentflow_experiments.data.stores import CachedFrames
+from latentflow_experiments.errors import DataError, UsageError
 
 FRAME = 4 * 5 * 3 + 8
 FORKS = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")

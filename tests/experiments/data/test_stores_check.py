@@ -24,10 +24,10 @@ from tiny_files import (
     write_sprites,
 )
 
-from latentflow.experiments.data.family import SHAPES3D, SPRITES
-from latentflow.experiments.data.originals import ORIGINALS
-from latentflow.experiments.data.stores.check import Report, check_folder
-from latentflow.experiments.errors import DataError
+from latentflow_experiments.data.family import SHAPES3D, SPRITES
+from latentflow_experiments.data.originals import ORIGINALS
+from latentflow_experiments.data.stores.check import Report, check_folder
+from latentflow_experiments.errors import DataError
 
 NUMBERS = numbers_of(FALCOR_KEPT, FALCOR_SIZES)
 SPRITES_MARK = MARK | {"family": "sprites", "digits": [list(kept) for kept in SPRITES_KEPT]}

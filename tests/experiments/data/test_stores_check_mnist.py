@@ -6,8 +6,8 @@ import struct
 import pytest
 from tiny_files import lines, publish
 
-from latentflow.experiments.data.originals import ORIGINALS, PublicFile
-from latentflow.experiments.data.stores.check import Report, check_folder
+from latentflow_experiments.data.originals import ORIGINALS, PublicFile
+from latentflow_experiments.data.stores.check import Report, check_folder
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import pytest
 from tiny_files import MARK, SHAPES_KEPT, SHAPES_SIZES, numbers_of, picture, shapes_images, shapes_labels, write_shapes
 from workers import check_workers
 
-from latentflow.experiments.data.family import SHAPES3D
-from latentflow.experiments.data.frames import FrameStore
-from latentflow.experiments.data.stores import H5Frames, open_frames
-from latentflow.experiments.data.stores.h5 import LABELS, digits_of_labels
-from latentflow.experiments.errors import DataError
+from latentflow_experiments.data.family import SHAPES3D
+from latentflow_experiments.data.frames import FrameStore
+from latentflow_experiments.data.stores import H5Frames, open_frames
+from latentflow_experiments.data.stores.h5 import LABELS, digits_of_labels
+from latentflow_experiments.errors import DataError
 
 NUMBERS = numbers_of(SHAPES_KEPT, SHAPES_SIZES)
 COUNT = len(NUMBERS)

@@ -10,11 +10,11 @@ import pytest
 from tiny_files import MARK, SPRITES_KEPT, SPRITES_SIZES, numbers_of, rows_of, silhouette, sprites_arrays, write_sprites
 from workers import check_workers
 
-from latentflow.experiments.data.family import SPRITES
-from latentflow.experiments.data.frames import FrameStore
-from latentflow.experiments.data.stores import NpzFrames, open_frames
-from latentflow.experiments.data.stores import npz as module
-from latentflow.experiments.errors import DataError
+from latentflow_experiments.data.family import SPRITES
+from latentflow_experiments.data.frames import FrameStore
+from latentflow_experiments.data.stores import NpzFrames, open_frames
+from latentflow_experiments.data.stores import npz as module
+from latentflow_experiments.errors import DataError
 
 NUMBERS = numbers_of(SPRITES_KEPT, SPRITES_SIZES)
 FORKS = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")

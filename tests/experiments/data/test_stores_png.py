@@ -8,10 +8,10 @@ from PIL import Image
 from tiny_files import FALCOR_KEPT, FALCOR_SIZES, ISAAC_SIZES, MARK, numbers_of, picture, write_pngs
 from workers import check_workers
 
-from latentflow.experiments.data.family import FALCOR3D, ISAAC3D
-from latentflow.experiments.data.frames import FrameStore
-from latentflow.experiments.data.stores import PngFrames, open_frames
-from latentflow.experiments.errors import DataError
+from latentflow_experiments.data.family import FALCOR3D, ISAAC3D
+from latentflow_experiments.data.frames import FrameStore
+from latentflow_experiments.data.stores import PngFrames, open_frames
+from latentflow_experiments.errors import DataError
 
 NUMBERS = numbers_of(FALCOR_KEPT, FALCOR_SIZES)
 ISAAC_KEPT = ((2,), (0, 7), (4,), (0,), (3,), (1,), (0, 5), (2,), (0, 3))

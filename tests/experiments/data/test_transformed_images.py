@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from latentflow.experiments.data import LabelledImages, TransformationSequences, TransformedImages
+from latentflow_experiments.data import LabelledImages, TransformationSequences, TransformedImages
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from latentflow.experiments.data.originals import ORIGINALS, PublicFile
+from latentflow_experiments.data.originals import ORIGINALS, PublicFile
 
 SPRITES_SIZES = (1, 3, 6, 40, 32, 32)
 SHAPES_SIZES = (10, 10, 10, 8, 4, 15)

@@ -1,0 +1,61 @@
+"""Checks of the numbers, indices and widths that constructors take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_index(k: int | Tensor, count: int) -> Tensor:
+    """Check that ``k`` holds indices of fields.
+
+    Args:
+        k: A number or an int64 tensor.
+        count: The number of fields.
+
+    Returns:
+        The index as a tensor, of the shape of ``k``.
+
+    Raises:
+        TypeError: If ``k`` is not of dtype int64.
+        ValueError: If an index lies outside ``0..count-1``.
+    """
+    if isinstance(k, int) and not 0 <= k < count:
+        raise ValueError(f"k: expected indices in 0..{count - 1}, got {k}")
+    index = torch.as_tensor(k)
+    if isinstance(k, int):
+        return index
+    if index.dtype != torch.int64:
+        raise TypeError(f"k: expected an int64 index, got {index.dtype}")
+    if index.numel() > 0 and (int(index.min()) < 0 or int(index.max()) >= count):
+        raise ValueError(f"k: expected indices in 0..{count - 1}, got {int(index.min())}..{int(index.max())}")
+    return index
+
+
+def check_count(name: str, value: int) -> None:
+    """Check that a number of things is a positive integer.
+
+    Args:
+        name: The name of the argument.
+        value: The number.
+
+    Raises:
+        ValueError: If it is not a positive integer.
+    """
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+
+
+def check_hidden(hidden: Sequence[int]) -> None:
+    """Check the widths of the hidden layers of a network.
+
+    Args:
+        hidden: The widths.
+
+    Raises:
+        ValueError: If there is no hidden layer, or one of no width.
+    """
+    if len(hidden) == 0 or min(hidden) < 1:
+        raise ValueError(f"hidden: expected at least one positive width, got {tuple(hidden)}")

@@ -1,0 +1,294 @@
+"""Log-determinants of a discrete step: exact, of first order, and by a power series."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from latentflow.calculus import (
+    Estimator,
+    Exact,
+    Field,
+    InnerHessian,
+    Jet,
+    JetRequest,
+    Noise,
+    Time,
+    check_count,
+    check_noise,
+    check_points,
+    draw_probes,
+    hessian_vector_product,
+    transformed,
+)
+
+
+@dataclass(frozen=True)
+class VolumeChange:
+    r"""The volume change of a step.
+
+    Attributes:
+        log_det: :math:`\log|\det(I + hH)|`, or a surrogate of it, of shape ``(*batch,)``.
+        sign: The sign of the determinant or of its surrogate, of shape ``(*batch,)``; None if it is not known.
+        folded: Whether :math:`I + hH` is not positive definite, or its surrogate not positive, of shape ``(*batch,)``;
+            None if it is not known.
+        smallest_eigenvalue: :math:`\lambda_{\min}(I + hH)`, of shape ``(*batch,)``; None if it is not known.
+    """
+
+    log_det: Tensor
+    sign: Tensor | None = None
+    folded: Tensor | None = None
+    smallest_eigenvalue: Tensor | None = None
+
+
+class Volume(Protocol):
+    """Asks the derivative pass of a step for what it needs and computes the volume change from it."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the result is random; a reported likelihood bound refuses such a volume."""
+
+    def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
+        """Say which second derivatives of ``u`` are needed at ``z`` of shape ``(*batch, dim)`` and ``t``."""
+
+    def change(self, jet: Jet, dt: float) -> VolumeChange:
+        """Compute the volume change of a step of length ``dt`` from the jet at its start."""
+
+
+@dataclass(frozen=True)
+class SlogDet:
+    r"""The exact volume change :math:`\log|\det(I + h \nabla^2 u)|`, by LU factorisation.
+
+    On a solution of the Hamilton-Jacobi equation, Euler steps with this volume reproduce the density of the
+    continuous flow to roundoff. A Cholesky factorisation tells, without a gradient, where the map folds.
+
+    Where the points enter a network through a first layer narrower than ``dim``, the Hessian is :math:`F^\top C F`
+    at the width of that layer, and the determinant is taken there:
+    :math:`\det(I + h F^\top C F) = \det(I + h\,C F F^\top)` (Sylvester).
+
+    Args:
+        eigenvalues: Whether to factorise by eigenvalues instead, which makes the smallest one known, at a
+            higher cost.
+
+    Example:
+        >>> from latentflow import PotentialFlow, QuadraticPotential
+        >>> A = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
+        >>> path = PotentialFlow(QuadraticPotential(2, A)).rollout(torch.randn(3, 2), steps=1, volume=SlogDet())
+        >>> torch.testing.assert_close(path.log_det[-1], torch.full((3,), 0.75).log())  # log(1 - 1/4), not log(1 + 0)
+    """
+
+    eigenvalues: bool = False
+
+    @property
+    def stochastic(self) -> bool:
+        """False: the determinant is exact."""
+        return False
+
+    def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:  # noqa: ARG002 - the protocol's signature
+        """Ask for the Hessian, in factors where that is narrower."""
+        width = None if self.eigenvalues else getattr(u, "inner_width", None)
+        narrow = width is not None and width < z.shape[-1]
+        return JetRequest(hessian=not narrow, inner_hessian=narrow)
+
+    def change(self, jet: Jet, dt: float) -> VolumeChange:
+        """Compute the volume change of a step of length ``dt``."""
+        if jet.inner_hessian is not None and not self.eigenvalues:
+            return _change_at_width(jet.inner_hessian, dt)
+        if jet.hessian is None:
+            raise ValueError("jet: expected a jet with a Hessian, got one without")
+        jacobian = _identity_plus(dt * jet.hessian)
+        if self.eigenvalues:
+            eigenvalues = torch.linalg.eigvalsh(jacobian)
+            smallest = eigenvalues[..., 0]
+            return VolumeChange(eigenvalues.abs().log().sum(-1), eigenvalues.sign().prod(-1), smallest <= 0, smallest)
+        sign, log_det = _slogdet(jacobian)
+        return VolumeChange(log_det, sign, _not_positive(jacobian.detach()))
+
+
+def _change_at_width(hessian: InnerHessian, dt: float) -> VolumeChange:
+    gram = hessian.factor @ hessian.factor.mT
+    sign, log_det = _slogdet(_identity_plus(dt * (hessian.core @ gram)))
+    # C F F' is not symmetric. With F F' = R R', I + h R' C R has the eigenvalues of I + h H that differ from one.
+    values, vectors = torch.linalg.eigh(gram.detach())
+    root = vectors * values.clamp(min=0).sqrt()
+    return VolumeChange(log_det, sign, _not_positive(_identity_plus(dt * (root.mT @ hessian.core.detach() @ root))))
+
+
+def _slogdet(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    if not transformed():
+        sign, log_det = torch.linalg.slogdet(matrix)
+        return sign, log_det
+    factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)
+    diagonal = factors.diagonal(dim1=-2, dim2=-1)
+    swaps = (pivots != torch.arange(1, matrix.shape[-1] + 1, device=matrix.device)).sum(-1)
+    return diagonal.sign().prod(-1) * (1 - 2 * (swaps % 2)), diagonal.abs().log().sum(-1)
+
+
+def _identity_plus(matrix: Tensor) -> Tensor:
+    return matrix + torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+
+
+def _not_positive(matrix: Tensor) -> Tensor:
+    info: Tensor = torch.linalg.cholesky_ex(matrix).info
+    return info != 0
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    r"""The first-order surrogate :math:`\log|1 + h \Delta u|` of the volume change (equation 10 of the paper).
+
+    It is off by :math:`-h^2 e_2 + O(h^3)`, with :math:`e_2 = ((\operatorname{tr} H)^2 - \operatorname{tr} H^2)/2`,
+    needs :math:`d\,h|H| \ll 1`, and is not a density: a parity option. It is neither clamped nor floored.
+
+    Args:
+        laplacian: How to obtain the Laplacian.
+
+    References:
+        | Flow Factorized Representation Learning (Song et al., 2023), equation 10
+        | https://arxiv.org/abs/2309.13167
+
+    Example:
+        >>> from latentflow import PotentialFlow, QuadraticPotential
+        >>> A = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
+        >>> path = PotentialFlow(QuadraticPotential(2, A)).rollout(torch.randn(3, 2), steps=1, volume=FirstOrder())
+        >>> torch.testing.assert_close(path.log_det[-1], torch.zeros(3))  # misses the exact log(1 - 1/4)
+    """
+
+    laplacian: Estimator = field(default_factory=lambda: Exact())  # noqa: PLW0108 - torch.compile traces functions
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the Laplacian is estimated by random probes."""
+        return self.laplacian.stochastic
+
+    def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
+        """Ask for what the Laplacian needs."""
+        return self.laplacian.request(u, z, t)
+
+    def change(self, jet: Jet, dt: float) -> VolumeChange:
+        """Compute the surrogate for a step of length ``dt``."""
+        growth = dt * self.laplacian.laplacian(jet)
+        near = growth > -0.5
+        log_det = torch.where(near, torch.where(near, growth, 0).log1p(), torch.where(near, 1, 1 + growth).abs().log())
+        return VolumeChange(log_det, (1 + growth).sign(), growth <= -1)
+
+
+class SeriesWarning(RuntimeWarning):
+    """The power series of a log-determinant does not converge at some points."""
+
+
+@dataclass(frozen=True)
+class LogDetSeries:
+    r"""An estimate of :math:`\log|\det(I + hH)|` from products with the Hessian, for training in many dimensions.
+
+    .. math::
+        \log\det(I + hH) = \sum_{k \ge 1} \frac{(-1)^{k+1} h^k}{k} \operatorname{tr} H^k
+        \approx \frac1m \sum_{i=1}^m \sum_{k=1}^{N} \frac{(-1)^{k+1} h^k}{k}\, v_i^\top H^k v_i,
+        \qquad E\,vv^\top = I
+
+    The series converges where :math:`\rho = |hH|_2 < 1`, where also the step cannot fold and the determinant is
+    positive. This is assumed, not known: ``folded`` is None. Where a product shows that it fails, a warning is given.
+    Cutting the series after ``N`` terms costs at most :math:`d\,\rho^{N+1} / ((N+1)(1-\rho))`.
+
+    As :math:`v^\top H^{2j} v = |H^j v|^2` and :math:`v^\top H^{2j+1} v = (H^j v)^\top H (H^j v)`, ``N`` terms take
+    ``N/2`` products in a row, and no Hessian is formed.
+
+    With ``roulette`` the sum goes on after ``N`` terms: each further pair of terms is added with that probability,
+    given that the pair before was, and weighs the inverse of its chance. This is unbiased for the whole series, and of
+    finite variance where :math:`\rho^4` is below the probability. The number of terms is drawn once for a batch.
+
+    An unbiased log-determinant is not an unbiased likelihood: it trains, and is refused where one is reported.
+
+    Args:
+        terms: The number ``N`` of terms that are always taken.
+        probes: The number ``m`` of probes for each point.
+        noise: The distribution of the entries of a probe.
+        roulette: The probability to go on after the last term, between 0 and 1, or None to stop there.
+        generator: The source of randomness, or None for torch's global one.
+
+    Raises:
+        ValueError: If a number is out of its range, or ``noise`` is unknown.
+
+    References:
+        | Residual Flows for Invertible Generative Modeling (Chen et al., 2019)
+        | https://arxiv.org/abs/1906.02735
+
+    Example:
+        >>> from latentflow import PotentialFlow, QuadraticPotential
+        >>> flow = PotentialFlow(QuadraticPotential(2, torch.diag(torch.tensor([0.5, -0.25]))))
+        >>> path = flow.rollout(torch.randn(3, 2), steps=1, volume=LogDetSeries(terms=20))
+        >>> torch.testing.assert_close(path.log_det[-1], torch.full((3,), math.log(1.5 * 0.75)))  # H is diagonal: exact
+    """
+
+    terms: int = 6
+    probes: int = 1
+    noise: Noise = "rademacher"
+    roulette: float | None = None
+    generator: torch.Generator | None = None
+
+    stochastic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name, value in (("terms", self.terms), ("probes", self.probes)):
+            check_count(name, value)
+        check_noise(self.noise)
+        if self.roulette is not None and not 0 < self.roulette < 1:
+            raise ValueError(f"roulette: expected a probability between 0 and 1, or None, got {self.roulette!r}")
+
+    def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
+        r"""Ask for the products of :math:`v, Hv, \dots, H^{j} v` with the Hessian, where ``j`` is ``ceil(N/2) - 1``."""
+        check_points(z)
+        powers = [draw_probes(z, self.probes, self.noise, self.generator)]
+        for _ in range(math.ceil(self._draw_terms(z) / 2) - 1):
+            powers.append(hessian_vector_product(u, z, t, powers[-1]))
+        return JetRequest(probes=torch.cat(powers, dim=-2), products=True)
+
+    def change(self, jet: Jet, dt: float) -> VolumeChange:
+        """Add up the series for a step of length ``dt``."""
+        if jet.quadratic is None or jet.products is None:
+            raise ValueError("jet: expected a jet with quadratic forms and products of probes, got one without")
+        *batch, together = jet.quadratic.shape
+        groups = together // self.probes
+        odd = jet.quadratic.reshape(*batch, groups, self.probes)  # v' H^(2j+1) v
+        even = jet.products.square().sum(-1).reshape(*batch, groups, self.probes)  # v' H^(2j+2) v
+        moments = torch.stack([odd, even], dim=-2).flatten(-3, -2).mean(-1)
+        self._warn_of_divergence(even, dt)
+        log_det = moments.new_zeros(moments.shape[:-1])
+        for k, moment in enumerate(moments[..., : self._count(groups)].unbind(-1), start=1):
+            log_det = log_det - (-dt) ** k / k * self._weight(k) * moment
+        return VolumeChange(log_det, sign=torch.ones_like(log_det))
+
+    def _draw_terms(self, z: Tensor) -> int:
+        if self.roulette is None:
+            return self.terms
+        device = z.device if self.generator is None else self.generator.device
+        uniform = float(torch.rand((), generator=self.generator, dtype=torch.float64, device=device))
+        return self.terms + 2 * math.floor(math.log1p(-uniform) / math.log(self.roulette))
+
+    def _count(self, groups: int) -> int:
+        """The number of terms that the request asked for, of the parity of ``terms``."""
+        return 2 * groups - self.terms % 2
+
+    def _weight(self, k: int) -> float:
+        extra = max(0, math.ceil((k - self.terms) / 2))
+        return 1.0 if self.roulette is None else self.roulette**-extra
+
+    def _warn_of_divergence(self, even: Tensor, dt: float) -> None:
+        squares = even.detach()
+        if squares.shape[-2] < 2:
+            return
+        # |H w| / |w| for the w = H^j v at hand never exceeds the norm of H
+        growth = dt**2 * squares[..., 1:, :] - squares[..., :-1, :]
+        bad = (growth > 0).flatten(-2).any(-1)
+        if bad.any():
+            warnings.warn(
+                f"the series for log|det(I + dt * Hessian)| does not converge for {int(bad.sum())} of {bad.numel()} "
+                "points: |dt * Hessian| is above 1 there. Use smaller steps or a smoother potential, or SlogDet()",
+                SeriesWarning,
+                stacklevel=2,
+            )

@@ -1,0 +1,220 @@
+"""The command line: ``latentflow train``, ``evaluate``, ``measure``, ``compare`` and ``data``."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from latentflow_experiments.comparison import compare
+from latentflow_experiments.configuration import Budget, TrainConfig, options
+from latentflow_experiments.data import SequenceDataset, Source, open_sequences
+from latentflow_experiments.data_commands import Data
+from latentflow_experiments.errors import ExperimentError, UsageError
+from latentflow_experiments.evaluation import evaluate, evaluate_elsewhere
+from latentflow_experiments.hardware import Hardware
+from latentflow_experiments.measures import MeasureConfig, Part, measure
+from latentflow_experiments.provenance import provenance
+from latentflow_experiments.run_folder import RunFolder
+from latentflow_experiments.training import train
+
+MINUTES = {"digits": 4.0}  # of training, where it is not half an hour
+BOX = re.compile(r"[│╭╮╰╯─]|-{3,}|\x1b\[[0-9;]*m")
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model on sequences of images of one change each, then evaluate it.
+
+    Attributes:
+        config: The run.
+        hardware: Where and how to compute.
+        steps: Number of training steps; with it a run is reproducible.
+        minutes: Minutes of training, if no steps are given; 4 for digits and 30 for the others by default.
+        cpu_minutes: Instead, minutes of all cores of the CPU together, which other work does not shorten.
+        out: Folder of the run; the first free one of runs/DATASET, runs/DATASET-2, ... by default.
+        resume: Go on from the checkpoint in --out.
+        source: Where the data is.
+    """
+
+    config: TrainConfig
+    hardware: Hardware = field(default_factory=Hardware)
+    source: Source = field(default_factory=Source)
+    steps: int | None = None
+    minutes: float | None = None
+    cpu_minutes: float | None = None
+    out: Path | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume and self.out is None:
+            raise UsageError("resume: expected --out with the folder of the run to go on with, got none")
+        self.budget()
+
+    def budget(self) -> Budget:
+        """Give the budget, with the default of the dataset where none was given."""
+        if self.steps is None and self.minutes is None and self.cpu_minutes is None:
+            return Budget(minutes=MINUTES.get(self.config.dataset, 30.0))
+        return Budget(self.steps, self.minutes, self.cpu_minutes)
+
+    def resuming(self, folder: RunFolder) -> list[str]:
+        """Give the arguments that go on with this run, with every option that is not the default."""
+        dataset = self.config.dataset
+        default = asdict(Train(TrainConfig(dataset), out=folder.path, resume=True))
+        chosen = asdict(replace(self, out=folder.path, resume=True))
+        return ["train", dataset, "--out", str(folder.path), "--resume", *options(chosen, default)]
+
+    def run(self) -> None:
+        """Train, evaluate and print the errors."""
+        data = open_sequences(self.config.dataset, "train", self.config.sequences, self.source)
+        open_sequences(self.config.dataset, "test", self.config.sequences, self.source)  # fails before, not after
+        fabric = self.hardware.launch()
+        unused = RunFolder.unused(self.config.dataset)
+        folder = fabric.broadcast(unused if self.out is None else RunFolder(self.out))
+        if fabric.is_global_zero:
+            self._prepare(folder, data)
+        fabric.barrier()
+        try:
+            train(self.config, self.budget(), data, folder, fabric, resume=self.resume)
+        except KeyboardInterrupt:
+            if fabric.is_global_zero:
+                print(f"stopped; go on with: latentflow {shlex.join(self.resuming(folder))}")
+            raise
+        if fabric.is_global_zero:
+            Evaluate(folder.path, self.source).run()
+
+    def _prepare(self, folder: RunFolder, data: SequenceDataset) -> None:
+        if self.resume:
+            folder.open(self.config)
+        else:
+            folder.create(self.config)
+        precision = self.hardware.chosen_precision()
+        folder.add_environment(provenance(seed=self.config.seed, precision=precision, data=data.identity()))
+        counts = ", ".join(f"{len(data.starts(k)):,} of {name}" for k, name in enumerate(data.names))
+        print(f"training on {data.name} (sequences: {counts}) into {folder.path}", flush=True)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure the equivariance errors of a run on the test sequences and draw its flows.
+
+    Attributes:
+        folder: Folder of the run.
+        source: Where the data is.
+        device: Where to compute, as torch names it.
+        on_sprites: Instead, show a run of digits or MNIST sprites, which it never saw, at their size and in red.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    source: Source = field(default_factory=Source)
+    device: str = "cpu"
+    on_sprites: bool = False
+
+    def run(self) -> None:
+        """Evaluate and print the errors."""
+        folder = RunFolder(self.folder)
+        if self.on_sprites:
+            print(evaluate_elsewhere(folder, self.source, self.device).table())
+            print(f"wrote {folder.elsewhere} and {folder.elsewhere_strips}")
+        else:
+            print(evaluate(folder, self.source, self.device).table())
+            print(f"wrote {folder.evaluation} and {folder.strips}")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measure more of an evaluated run, and write it into its folder.
+
+    Attributes:
+        folder: Folder of the run.
+        parts: What to measure: likelihood bounds, predictability of variations, composition of flows, or the
+            disentanglement of latents that are coordinates.
+        config: How much of it.
+        source: Where the data is.
+        device: Where to compute, as torch names it.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    parts: tuple[Part, ...] = ("likelihood", "vp")
+    config: MeasureConfig = field(default_factory=MeasureConfig)
+    source: Source = field(default_factory=Source)
+    device: str = "cpu"
+
+    def run(self) -> None:
+        """Measure and print the tables."""
+        folder = RunFolder(self.folder)
+        for part in self.parts:
+            print(measure(folder, part, self.config, self.source, self.device))
+            print(f"wrote {folder.measured(part)}", flush=True)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Print the errors of several evaluated runs and the transport of their flows as one table.
+
+    Attributes:
+        folders: Folders of the runs.
+    """
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+
+    def run(self) -> None:
+        """Print the table."""
+        print(compare([RunFolder(path) for path in self.folders]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: The arguments, or None for those of the process.
+
+    Returns:
+        The exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
+    """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    try:
+        _parse(arguments).run()
+    except UsageError as error:
+        return _complain(error, USAGE)
+    except (ExperimentError, OSError, FloatingPointError, RuntimeError) as error:
+        return _complain(error, FAILURE)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Compare | Data:
+    """Read the arguments; what is wrong with them becomes one line instead of a box of several."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(
+                Annotated[Train, tyro.conf.subcommand("train")]
+                | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+                | Annotated[Measure, tyro.conf.subcommand("measure")]
+                | Annotated[Compare, tyro.conf.subcommand("compare")]
+                | Annotated[Data, tyro.conf.subcommand("data")],
+                prog="latentflow",
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(BOX.sub(" ", said.getvalue())) from None
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"latentflow: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,244 @@
+"""What a training run is made of, as it is written to its folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from latentflow_experiments.data import DatasetName, SequenceConfig
+from latentflow_experiments.errors import ExperimentError, UsageError
+from latentflow_experiments.pde import check_pde
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """What only a baseline has.
+
+    Attributes:
+        beta: Weight of the divergence, for beta-vae.
+        tc_weight: Weight of the total correlation, for factor-vae.
+        slow_weight: Weight of the divergence from the Laplace transition, for slow-vae.
+        slow_rate: Rate of the Laplace transition, for slow-vae.
+    """
+
+    beta: float = 4.0
+    tc_weight: float = 6.4
+    slow_weight: float = 10.0
+    slow_rate: float = 6.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            _require(0 <= value < float("inf"), name.replace("_", "-"), "a number of at least 0", value)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model.
+
+    Attributes:
+        method: The flows of latentflow, or one of the methods that the paper compares with, with the same encoder,
+            decoder and likelihood: vae, beta-vae, factor-vae, slow-vae, tvae, poflow.
+        supervision: Whether training reads which transformation a sequence has (labels), also teaches a posterior to
+            tell it (taught), or infers it without labels (weak).
+        label_estimator: Expectation over an inferred transformation: one straight-through sample, or the exact sum.
+        balance: Weight of the penalty that keeps an inferred transformation from collapsing onto one flow.
+        dim: Number of latent coordinates.
+        hidden: Widths of the hidden layers of each potential.
+        width: Width of the two hidden layers of the encoder and of the decoder.
+        likelihood: Distribution of a pixel.
+        decoded_frames: Frames of a sequence to decode in a training step, drawn by lot; all by default.
+        bound: Lower bound to train: the marginals at every time, or the whole sequence jointly, with latents that flow
+            (joint), that flow and diffuse (stochastic), or that also look at the later frames (looking); or the
+            densities of the paper, which bound nothing.
+        pde: Equation of the potentials: hj, exact-hj (by construction, without a residual), convex-hj (so, and optimal
+            transport by construction), forced-hj (with a learned non-positive force), hj-inequality, viscous-hj, heat,
+            fokker-planck, linear-fokker-planck, wave, none, or your own residual as MODULE:CLASS or FILE.py:CLASS.
+        residual_weight: Weight of the squared residual.
+        prior: Distribution of the latents at each time.
+    """
+
+    method: Literal["flow", "vae", "beta-vae", "factor-vae", "slow-vae", "tvae", "poflow"] = "flow"
+    supervision: Literal["labels", "taught", "weak"] = "labels"
+    label_estimator: Literal["straight-through", "exact"] = "straight-through"
+    balance: float = 100.0
+    dim: int = 32
+    hidden: tuple[int, ...] = (128,)
+    width: int = 512
+    likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian"] = "bernoulli"
+    decoded_frames: int | None = None
+    bound: Literal["marginal", "joint", "stochastic", "looking", "paper"] = "marginal"
+    pde: str = "hj"
+    residual_weight: float = 100.0
+    prior: Literal["diffusion", "gaussian", "mixture", "vamp"] = "diffusion"
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "width"):
+            _require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
+        _require(len(self.hidden) > 0 and min(self.hidden) >= 1, "hidden", "positive widths", self.hidden)
+        _require(self.residual_weight >= 0, "residual-weight", "a number of at least 0", self.residual_weight)
+        _require(self.balance >= 0, "balance", "a number of at least 0", self.balance)
+        frames = self.decoded_frames
+        _require(frames is None or frames >= 1, "decoded-frames", "a positive integer", frames)
+        if self.supervision != "labels":
+            _require(self.method == "flow", "supervision", "labels for every method but flow", self.supervision)
+        if self.bound in ("stochastic", "looking", "paper"):
+            _require(self.prior == "diffusion", "prior", f"diffusion for --bound {self.bound}", self.prior)
+        check_pde(self.pde)
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether training reads which transformation a sequence has."""
+        return self.method in ("flow", "poflow") and self.supervision != "weak"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        dataset: The images.
+        seed: Seed of the initial weights and of every batch.
+        batch_size: Sequences in a step, of one transformation where training reads which, mixed elsewhere.
+        learning_rate: Peak learning rate of Adam, after the warm-up; it falls to zero by a cosine.
+        warmup_steps: Steps over which the learning rate rises.
+        sequences: Which sequences of images.
+        model: The model.
+    """
+
+    dataset: Annotated[DatasetName, tyro.conf.Positional]
+    seed: int = 0
+    batch_size: int = 64
+    learning_rate: float = 4e-3
+    warmup_steps: int = 200
+    sequences: SequenceConfig = field(default_factory=SequenceConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "seed", "an integer of at least 0", self.seed)
+        _require(self.batch_size >= 1, "batch-size", "a positive integer", self.batch_size)
+        _require(0 < self.learning_rate < float("inf"), "learning-rate", "a positive number", self.learning_rate)
+        _require(self.warmup_steps >= 0, "warmup-steps", "an integer of at least 0", self.warmup_steps)
+
+    def to_json(self) -> str:
+        """Write the configuration as JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @staticmethod
+    def from_json(path: Path) -> TrainConfig:
+        """Read a configuration.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ExperimentError: If the file is missing, is not JSON, or does not hold the fields of a configuration.
+        """
+        try:
+            return TrainConfig.from_values(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise ExperimentError(f"{path}: expected the configuration of a run, got no such file") from None
+        except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
+            raise ExperimentError(f"{path}: expected the configuration of a run, got {error}") from error
+
+    @staticmethod
+    def from_values(values: dict[str, Any]) -> TrainConfig:
+        """Make the configuration of which JSON holds the values."""
+        model = values["model"]
+        baseline = BaselineConfig(**model.get("baseline", {}))  # as with the sequences below
+        built = ModelConfig(**(model | {"hidden": tuple(model["hidden"]), "baseline": baseline}))
+        sequences = values.get("sequences", {})  # runs before there was a choice have none
+        chosen = SequenceConfig(**(sequences | {"transformations": tuple(sequences.get("transformations", ()))}))
+        return TrainConfig(**(values | {"model": built, "sequences": chosen}))
+
+    def difference(self, other: TrainConfig) -> str | None:
+        """Name the first field in which two configurations differ, or None if they are equal."""
+        return _difference(asdict(self), asdict(other))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: a number of steps, of minutes or of minutes of the processor, exactly one of them.
+
+    Attributes:
+        steps: Number of steps; the run is reproducible bit for bit on a CPU.
+        minutes: Wall-clock minutes of training; the learning rate follows the clock.
+        cpu_minutes: Minutes of all cores of the CPU together, which other work on the machine does not shorten; the
+            learning rate follows them.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    cpu_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [f.name for f in fields(self) if getattr(self, f.name) is not None]
+        if len(given) != 1:
+            raise UsageError(
+                f"budget: expected one of steps, minutes and cpu-minutes, got {' and '.join(given) or 'none'}"
+            )
+        _require(self.steps is None or self.steps >= 1, "steps", "a positive integer", self.steps)
+        _require(self.minutes is None or self.minutes > 0, "minutes", "a positive number", self.minutes)
+        _require(self.cpu_minutes is None or self.cpu_minutes > 0, "cpu-minutes", "a positive number", self.cpu_minutes)
+
+    @property
+    def seconds(self) -> float | None:
+        """The seconds to train, by the wall clock or the processor's; None for a number of steps."""
+        minutes = self.cpu_minutes if self.minutes is None else self.minutes
+        return None if minutes is None else 60 * minutes
+
+    def progress(self, steps: int, seconds: float) -> float:
+        """Give the share of the budget that is spent, 1 or more when it is used up."""
+        if self.seconds is not None:
+            return seconds / self.seconds
+        assert self.steps is not None, "a budget has steps or seconds"
+        return steps / self.steps
+
+
+def _require(condition: bool, name: str, expected: str, got: object) -> None:
+    if not condition:
+        raise UsageError(f"{name}: expected {expected}, got {got!r}")
+
+
+def options(chosen: dict[str, Any], default: dict[str, Any]) -> list[str]:
+    """Write what differs from the default as options of the command line.
+
+    Args:
+        chosen: The values of a dataclass, nested as ``asdict`` nests them.
+        default: The default values.
+
+    Returns:
+        The options, such as ``["--learning-rate", "0.01"]``.
+
+    Example:
+        >>> chosen = {"seed": 0, "model": {"hidden": (8, 8), "quick": True}}
+        >>> default = {"seed": 0, "model": {"hidden": (4,), "quick": False}}
+        >>> assert options(chosen, default) == ["--hidden", "8", "8", "--quick"]
+    """
+    words: list[str] = []
+    for name, value in chosen.items():
+        if isinstance(value, dict):
+            words += options(value, default[name])
+        elif value != default[name]:
+            words.append("--" + name.replace("_", "-"))
+            if value is not True:
+                words += map(str, value if isinstance(value, tuple) else [value])
+    return words
+
+
+def _difference(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> str | None:
+    for name, value in ours.items():
+        if isinstance(value, dict):
+            nested = _difference(value, theirs[name], f"{prefix}{name}.")
+            if nested is not None:
+                return nested
+        elif value != theirs[name]:
+            return f"{prefix}{name} is {theirs[name]!r} there and {value!r} here"
+    return None

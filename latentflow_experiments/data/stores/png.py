@@ -1,0 +1,161 @@
+"""Images from a folder of numbered PNG files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from latentflow_experiments.data.family import Family
+from latentflow_experiments.data.frames import Pixels
+from latentflow_experiments.data.grid import FactorGrid, Indices
+from latentflow_experiments.data.stores.files import read_mark
+from latentflow_experiments.data.stores.products import digits_of_rows
+from latentflow_experiments.errors import DataError
+
+__all__ = ["MARK", "PngFrames", "list_folder", "read_png", "read_png_mark"]
+
+MARK = "SYNTHETIC.json"
+_NAME = re.compile(r"([0-9]{6})\.png")
+
+
+class PngFrames:
+    """Reads images from the files ``000000.png``, ``000001.png``, ..., numbered by the grid of the family.
+
+    The names are listed once. Which of the family's images are there must be all combinations of some values of each
+    factor. Images are decoded one after the other: threads were not faster.
+
+    Args:
+        path: The folder, or the folder in which it is called ``images``.
+        family: What it holds.
+
+    Raises:
+        DataError: If there is no image, or the numbers are not of such combinations.
+
+    References:
+        W. Nie, T. Karras, A. Garg, S. Debnath, A. Patney, A. B. Patel and A. Anandkumar, Semi-supervised StyleGAN for
+        disentanglement learning, 2020; https://github.com/NVlabs/High-res-disentanglement-datasets.
+    """
+
+    def __init__(self, path: Path, family: Family) -> None:
+        self.path = path / family.file if (path / family.file).is_dir() else path
+        self.family = family
+        self.shape = family.shape
+        numbers, _ = list_folder(self.path)
+        if not len(numbers):
+            raise DataError(f"{self.path}: expected images such as 000000.png, got none")
+        if numbers[-1] >= len(family.grid):
+            raise DataError(f"{self.path}: expected numbers below {len(family.grid):06d}, got {numbers[-1]:06d}.png")
+        try:
+            self.digits = digits_of_rows(family.grid.decode(numbers), family)
+        except ValueError as error:
+            raise DataError(f"{self.path}: names: {error}; `latentflow data check` lists what is missing") from error
+        self.grid = FactorGrid(family.grid.names, tuple(map(len, self.digits)))
+        self.synthetic = read_png_mark(self.path)
+        self._numbers = numbers
+
+    def read(self, indices: Indices) -> Pixels:
+        """Read images, each that is asked for once."""
+        self.grid.checked(indices)
+        places, back = np.unique(indices, return_inverse=True)
+        channels, height, width = self.shape
+        images: Pixels = np.empty((len(places), height, width, channels), np.uint8)
+        for image, number in zip(images, self._numbers[places].tolist(), strict=True):
+            image[:] = read_png(self.path / f"{number:06d}.png", (height, width))
+        return images[back]
+
+    def sha256(self) -> str:
+        """Give the SHA-256 of the names and sizes of the files, in order."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
+        digest = hashlib.sha256()
+        for number in self._numbers.tolist():
+            path = self.path / f"{number:06d}.png"
+            try:
+                digest.update(json.dumps([path.name, path.stat().st_size]).encode())
+            except OSError as error:
+                raise DataError(f"{path}: expected an image, got {error}") from error
+        return digest.hexdigest()
+
+
+def list_folder(folder: Path) -> tuple[Indices, tuple[str, ...]]:
+    """List what is in a folder of images.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The numbers of the images, ascending, shape ``(n,)``, and the names of everything else, sorted.
+
+    Raises:
+        DataError: If it is not a folder that can be read.
+    """
+    numbers: list[int] = []
+    others: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if match := _NAME.fullmatch(entry.name):
+                    numbers.append(int(match[1]))
+                else:
+                    others.append(entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: expected a folder of images, got {error}") from error
+    return np.sort(np.array(numbers, np.int64)), tuple(sorted(others))
+
+
+def read_png(path: Path, size: tuple[int, int]) -> Pixels:
+    """Read a PNG file.
+
+    Args:
+        path: The file.
+        size: Its expected height and width.
+
+    Returns:
+        The image in red, green and blue, shape ``(height, width, 3)``.
+
+    Raises:
+        DataError: If it cannot be read or has another size.
+    """
+    height, width = size
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.size != (width, height):
+                raise DataError(
+                    f"{path}: expected {width} x {height} pixels, the size of the smaller published version, got "
+                    f"{image.width} x {image.height}"
+                )
+            return np.asarray(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: expected a PNG image, got something else") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: expected a complete PNG image, got {error}") from error
+
+
+def read_png_mark(folder: Path) -> dict[str, object] | None:
+    """Read what a stand-in says of its making.
+
+    Args:
+        folder: The folder of the images.
+
+    Returns:
+        The contents of ``SYNTHETIC.json`` beside the folder; None if there is no such file.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    path = folder.parent / MARK
+    if not path.is_file():
+        return None
+    try:
+        return read_mark(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected a readable file, got {error}") from error

@@ -1,0 +1,216 @@
+"""Faults in flows, volumes and densities."""
+
+from __future__ import annotations
+
+from tests.mutation.fault import Fault
+
+EXACTNESS = ("latentflow/flow/test_flow_exactness.py",)
+INTEGRATE = ("latentflow/flow/test_flow_integrate.py",)
+PUSH = ("latentflow/flow/test_flow_push_forward.py",)
+
+FAULTS = (
+    Fault(
+        "velocity -grad u in the discrete flow",
+        "latentflow/flow/euler.py",
+        "return Step(z + dt * jet.gradient,",
+        "return Step(z - dt * jet.gradient,",
+        EXACTNESS,
+    ),
+    Fault(
+        "a step without its length",
+        "latentflow/flow/euler.py",
+        "return Step(z + dt * jet.gradient,",
+        "return Step(z + jet.gradient,",
+        EXACTNESS,
+    ),
+    Fault(
+        "action without dt",
+        "latentflow/flow/euler.py",
+        "action = dt * jet.gradient.square().sum(-1)",
+        "action = jet.gradient.square().sum(-1)",
+        EXACTNESS,
+    ),
+    Fault(
+        "action with the factor 1/2",
+        "latentflow/flow/euler.py",
+        "action = dt * jet.gradient.square().sum(-1)",
+        "action = dt * jet.gradient.square().sum(-1) / 2",
+        EXACTNESS,
+    ),
+    Fault(
+        "action as a mean over coordinates",
+        "latentflow/flow/euler.py",
+        "action = dt * jet.gradient.square().sum(-1)",
+        "action = dt * jet.gradient.square().mean(-1)",
+        EXACTNESS,
+    ),
+    Fault(
+        "the time index off by one",
+        "latentflow/flow/euler.py",
+        "make_step(potential, points[-1], before, after - before if dt is None else dt, volume)",
+        "make_step(potential, points[-1], after, after - before if dt is None else dt, volume)",
+        EXACTNESS,
+    ),
+    Fault(
+        "a stale point",
+        "latentflow/flow/euler.py",
+        "make_step(potential, points[-1], before, after - before if dt is None else dt, volume)",
+        "make_step(potential, points[0], before, after - before if dt is None else dt, volume)",
+        EXACTNESS,
+    ),
+    Fault(
+        "the determinants of single steps not added",
+        "latentflow/flow/euler.py",
+        "*increments]).cumsum(0)",
+        "*increments])",
+        EXACTNESS,
+    ),
+    Fault(
+        "log_det of the wrong sign on the way back",
+        "latentflow/flow/euler.py",
+        "return total if forward else -total",
+        "return total",
+        ("latentflow/flow/test_flow_inverse.py",),
+    ),
+    Fault(
+        "steps undone in the wrong order",
+        "latentflow/flow/euler.py",
+        "for number in reversed(range(len(times) - 1)):",
+        "for number in range(len(times) - 1):",
+        ("latentflow/flow/test_flow_inverse.py",),
+    ),
+    Fault(
+        "the determinant without the step length",
+        "latentflow/flow/log_det.py",
+        "jacobian = _identity_plus(dt * jet.hessian)",
+        "jacobian = _identity_plus(jet.hessian)",
+        EXACTNESS,
+    ),
+    Fault(
+        "the determinant of the diagonal",
+        "latentflow/flow/log_det.py",
+        "sign, log_det = _slogdet(jacobian)",
+        "sign, log_det = _slogdet(jacobian.diagonal(dim1=-2, dim2=-1).diag_embed())",
+        EXACTNESS,
+    ),
+    Fault(
+        "the first order for the exact determinant",
+        "latentflow/flow/log_det.py",
+        "sign, log_det = _slogdet(jacobian)",
+        "growth = 1 + dt * jet.hessian.diagonal(dim1=-2, dim2=-1).sum(-1)\n"
+        "        sign, log_det = growth.sign(), growth.abs().log()",
+        EXACTNESS,
+    ),
+    Fault(
+        "the step length missing in the determinant at width",
+        "latentflow/flow/log_det.py",
+        "_slogdet(_identity_plus(dt * (hessian.core @ gram)))",
+        "_slogdet(_identity_plus(hessian.core @ gram))",
+        ("latentflow/flow/test_flow_sylvester.py",),
+    ),
+    Fault(
+        "folds seen by the sign alone",
+        "latentflow/flow/log_det.py",
+        "return VolumeChange(log_det, sign, _not_positive(jacobian.detach()))",
+        "return VolumeChange(log_det, sign, sign <= 0)",
+        ("latentflow/flow/test_flow_folds.py",),
+    ),
+    Fault(
+        "a floor under the surrogate",
+        "latentflow/flow/log_det.py",
+        "torch.where(near, 1, 1 + growth).abs().log())",
+        "torch.where(near, 1, 1 + growth).abs().clamp(min=1e-6).log())",
+        EXACTNESS,
+    ),
+    Fault(
+        "a fold overlooked if any sample is free of it",
+        "latentflow/flow/trajectory.py",
+        'if policy == "ignore" or not folded.any():',
+        'if policy == "ignore" or not folded.all():',
+        ("latentflow/flow/test_flow_folds.py",),
+    ),
+    Fault(
+        "log_det of the wrong sign in the continuous flow",
+        "latentflow/flow/ode.py",
+        "rates.append(self.divergence.laplacian(jet))",
+        "rates.append(-self.divergence.laplacian(jet))",
+        INTEGRATE,
+    ),
+    Fault(
+        "velocity -grad u in the continuous flow",
+        "latentflow/flow/ode.py",
+        "rates = [jet.gradient]",
+        "rates = [-jet.gradient]",
+        INTEGRATE,
+    ),
+    Fault(
+        "action of the continuous flow with the factor 1/2",
+        "latentflow/flow/ode.py",
+        "rates.append(jet.gradient.square().sum(-1))",
+        "rates.append(jet.gradient.square().sum(-1) / 2)",
+        INTEGRATE,
+    ),
+    Fault(
+        "an adjoint that does not know the parameters",
+        "latentflow/flow/ode.py",
+        '"adjoint_params": tuple(parameters)',
+        '"adjoint_params": ()',
+        ("latentflow/flow/test_flow_solver.py",),
+    ),
+    Fault(
+        "the density divided where it is multiplied",
+        "latentflow/flow/push_forward.py",
+        "return log_q0 + _log_det(path)",
+        "return log_q0 - _log_det(path)",
+        PUSH,
+    ),
+    Fault(
+        "two conventions of the density of samples",
+        "latentflow/flow/push_forward.py",
+        "return path.z[-1], log_q0 - _log_det(path)",
+        "return path.z[-1], log_q0 + _log_det(path)",
+        PUSH,
+    ),
+    Fault(
+        "a noisy density reported in evaluation",
+        "latentflow/flow/flow.py",
+        "if source.stochastic and not self.flow.training:",
+        "if source.stochastic and self.flow.training is None:",
+        PUSH,
+    ),
+    Fault(
+        "times of the other end of the segment",
+        "latentflow/flow/trajectory.py",
+        "start + fraction * (end - start)",
+        "end - fraction * (end - start)",
+        ("latentflow/flow/test_flow_path.py",),
+    ),
+    Fault(
+        "collocation points that carry a gradient",
+        "latentflow/flow/trajectory.py",
+        "z = self.z.detach() if detach else self.z",
+        "z = self.z",
+        ("latentflow/flow/test_flow_path.py",),
+    ),
+    Fault(
+        "alternating signs of the series lost",
+        "latentflow/flow/log_det.py",
+        "log_det - (-dt) ** k / k",
+        "log_det + dt**k / k",
+        ("latentflow/flow/test_flow_series.py",),
+    ),
+    Fault(
+        "terms of the roulette not weighed",
+        "latentflow/flow/log_det.py",
+        "self.roulette**-extra",
+        "1.0 * extra**0",
+        ("latentflow/flow/test_flow_series.py",),
+    ),
+    Fault(
+        "an inverse step without a gradient",
+        "latentflow/flow/inverse.py",
+        "for _ in range(order):",
+        "for _ in range(0):",
+        ("latentflow/flow/test_flow_inverse.py",),
+    ),
+)

@@ -1,0 +1,108 @@
+"""Faults in potentials and their own derivatives."""
+
+from __future__ import annotations
+
+from tests.mutation.fault import Fault
+
+LAYERED = ("latentflow/calculus/test_layered_jets.py", "latentflow/potentials/test_mlp.py")
+
+FAULTS = (
+    Fault(
+        "the second derivative of tanh halved",
+        "latentflow/potentials/features.py",
+        "return value, first, -2 * value * first",
+        "return value, first, -value * first",
+        ("latentflow/potentials/test_activation.py", *LAYERED),
+    ),
+    Fault(
+        "curvature of the last layer only",
+        "latentflow/potentials/layered.py",
+        "zip(self.curvatures, tangents, strict=True)]\n        return add_up(forms)",
+        "zip(self.curvatures, tangents, strict=True)]\n        return forms[-1]",
+        LAYERED,
+    ),
+    Fault(
+        "the last layer left out of the Laplacian",
+        "latentflow/potentials/layered.py",
+        "return total + (last * squared_directions(directions, gain, self.links[-1])).sum(-1)",
+        "return total",
+        LAYERED,
+    ),
+    Fault(
+        "one gain missing in the matrix that is carried",
+        "latentflow/potentials/layered.py",
+        "carried = gain.unsqueeze(-1) * gram.unsqueeze(-3) * gain.unsqueeze(-2)",
+        "carried = gram.unsqueeze(-3) * gain.unsqueeze(-2)",
+        LAYERED,
+    ),
+    Fault(
+        "factor 2 missing in a backward pass by hand",
+        "latentflow/potentials/layered.py",
+        "for x in (gains, 2 * grad))",
+        "for x in (gains, grad))",
+        ("latentflow/calculus/test_squares.py",),
+    ),
+    Fault(
+        "a residual step without its length",
+        "latentflow/potentials/layered.py",
+        "else h + self.residual * own",
+        "else h + own",
+        ("latentflow/potentials/test_resnet.py",),
+    ),
+    Fault(
+        "the acceleration of the time features left out",
+        "latentflow/potentials/layered.py",
+        "second_time = terms.quadratic(tangents).squeeze(-1) + _along(pulls, bends)",
+        "second_time = terms.quadratic(tangents).squeeze(-1)",
+        ("latentflow/calculus/test_layered_jets.py",),
+    ),
+    Fault(
+        "the derivative of time features without their frequency",
+        "latentflow/potentials/features.py",
+        "derivative = torch.cat([self.frequencies * cos, -self.frequencies * sin], dim=-1)",
+        "derivative = torch.cat([cos, -sin], dim=-1)",
+        ("latentflow/potentials/test_time_embedding.py", *LAYERED),
+    ),
+    Fault(
+        "a matrix taken for symmetric",
+        "latentflow/potentials/quadratic.py",
+        "product = z @ matrix\n",
+        "product = z @ self.matrix\n",
+        ("latentflow/potentials/test_quadratic.py",),
+    ),
+    Fault(
+        "1/2 missing in the value of a quadratic",
+        "latentflow/potentials/quadratic.py",
+        "return ((z @ self.symmetric / 2 + self.vector) * z).sum(-1) + self.constant",
+        "return ((z @ self.symmetric + self.vector) * z).sum(-1) + self.constant",
+        ("latentflow/potentials/test_quadratic.py", "latentflow/calculus/test_batches.py"),
+    ),
+    Fault(
+        "the mean of potentials for their sum",
+        "latentflow/potentials/algebra.py",
+        "return torch.stack([term(z, t) for term in self.terms]).sum(0)",
+        "return torch.stack([term(z, t) for term in self.terms]).mean(0)",
+        ("latentflow/potentials/test_algebra.py",),
+    ),
+    Fault(
+        "grouped samples not put back in order",
+        "latentflow/potentials/bank.py",
+        "flat = torch.empty_like(sorted_samples).index_copy(0, self.order, sorted_samples)",
+        "flat = sorted_samples",
+        ("latentflow/potentials/test_bank.py", "latentflow/potentials/test_switched.py"),
+    ),
+    Fault(
+        "a switch one instant late",
+        "latentflow/potentials/bank.py",
+        "times, right=True)",
+        "times, right=False)",
+        ("latentflow/potentials/test_switched.py",),
+    ),
+    Fault(
+        "a clock restarted at the wrong switch",
+        "latentflow/potentials/bank.py",
+        "torch.cat([times.new_zeros(1), times])[index]",
+        "torch.cat([times, times[-1:]])[index]",
+        ("latentflow/potentials/test_switched.py",),
+    ),
+)
