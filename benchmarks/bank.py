@@ -12,9 +12,10 @@ from torch import Tensor
 from benchmarks.automatic import latentflow_jet
 from benchmarks.jets import SIZES, STEPS, TASKS, TOLERANCE, Size
 from benchmarks.record import Aim, Comparison, Part
-from benchmarks.text import duration, table, times
+from benchmarks.text import duration, times
 from benchmarks.timing import Plan, check_close, measure
 from latentflow import PotentialBank
+from latentflow_experiments.reports.tables import table
 
 COUNT = 3
 MIXED, ONE = "mixed", "one"

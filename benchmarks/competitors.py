@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.func import grad, jacrev, vjp, vmap
 
 import latentflow
-from latentflow import Estimator, Exact, Hutchinson, Jet, JetRequest, ODEOptions, PotentialFlow
+from latentflow import ODE, Exact, Hutchinson, Jet, PotentialFlow
+from latentflow.calculus import Estimator, JetRequest
 
 TOLERANCE = 1e-5
 
@@ -40,17 +41,17 @@ class Calls:
 
 
 def log_normal(z: Tensor) -> Tensor:
-    """Give the log-density of the standard normal distribution."""
+    """Return the log-density of the standard normal distribution."""
     return -(z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi)) / 2
 
 
 def by_rule(u: nn.Module) -> Velocity:
-    """Give the velocity as this library computes it, for use in another one."""
+    """Return the velocity as this library computes it, for use in another one."""
     return lambda z, t: latentflow.gradient(u, z, t)
 
 
 def by_autograd(u: nn.Module) -> Velocity:
-    """Give the velocity as one writes it by hand with ``torch.autograd.grad``."""
+    """Return the velocity as one writes it by hand with ``torch.autograd.grad``."""
 
     def velocity(z: Tensor, t: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -61,7 +62,7 @@ def by_autograd(u: nn.Module) -> Velocity:
 
 
 def by_func(u: nn.Module) -> Velocity:
-    """Give the velocity by hand with ``torch.func.grad``, which goes inside other transforms of ``torch.func``."""
+    """Return the velocity by hand with ``torch.func.grad``, which goes inside other transforms of ``torch.func``."""
 
     def velocity(z: Tensor, t: Tensor) -> Tensor:
         gradient: Tensor = grad(lambda z: u(z, t).sum())(z)
@@ -70,7 +71,7 @@ def by_func(u: nn.Module) -> Velocity:
     return velocity
 
 
-def by_latentflow(u: nn.Module, ode: ODEOptions, exact: bool, calls: Calls) -> LogDensity:
+def by_latentflow(u: nn.Module, ode: ODE, exact: bool, calls: Calls) -> LogDensity:
     """Integrate by this library; ``u`` counts its jets from here on."""
     rule: Callable[[Tensor, Tensor, JetRequest], Jet] = u.jet_rule  # type: ignore[assignment]
 
@@ -81,11 +82,12 @@ def by_latentflow(u: nn.Module, ode: ODEOptions, exact: bool, calls: Calls) -> L
     u.jet_rule = counting_rule  # type: ignore[assignment]
     flow = PotentialFlow(u)
     divergence: Estimator = Exact() if exact else Hutchinson(1)
+    scheme = replace(ode, divergence=divergence)
 
     def log_density(z: Tensor) -> Tensor:
-        path = flow.integrate(z, [1.0, 0.0], ode=ode, divergence=divergence)
-        assert path.log_det is not None  # as a divergence was given
-        return log_normal(path.z[-1]) + path.log_det[-1]
+        trajectory = flow.integrate(z, [1.0, 0.0], scheme)
+        assert trajectory.log_det is not None  # as a divergence was given
+        return log_normal(trajectory.z[-1]) + trajectory.log_det[-1]
 
     return log_density
 

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from benchmarks.automatic import JetFunction, trace_of_jacobian, trace_of_products
 from benchmarks.jets import GRADIENT, TOLERANCE, Size
 from benchmarks.record import Aim, Comparison, Part
-from benchmarks.text import duration, table, times
+from benchmarks.text import duration, times
 from benchmarks.timing import Plan, check_close, measure
-from latentflow import FirstOrder, HJResidual, PotentialFlow
+from latentflow import HJResidual, PotentialFlow
+from latentflow.flow import FirstOrder
+from latentflow_experiments.reports.tables import table
 
 Objective: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Maps points ``(batch, dim)`` and times ``(batch,)`` to a loss ``()``."""
@@ -35,19 +37,19 @@ EAGER, COMPILED = "eager", "compiled"
 
 
 def by_latentflow(u: nn.Module) -> Objective:
-    """Give the objective: the Hamilton-Jacobi loss at the points, and the mean log-determinant of one step there."""
+    """Return the objective: the Hamilton-Jacobi loss at the points, and the mean log-determinant of one step there."""
     residual, flow = HJResidual(), PotentialFlow(u)
 
     def objective(z: Tensor, t: Tensor) -> Tensor:
-        volume = flow.step(z, t, volume=FirstOrder()).volume
-        assert volume is not None  # as one was given
-        return residual.loss(u, (z, t)) + volume.log_det.mean()
+        determinant = flow.step(z, t, log_det=FirstOrder()).determinant
+        assert determinant is not None  # as a log_det was given
+        return residual.loss(u, (z, t)) + determinant.log_det.mean()
 
     return objective
 
 
 def by_func(u: nn.Module, function: JetFunction) -> Objective:
-    """Give the same objective from one jet by automatic differentiation."""
+    """Return the same objective from one jet by automatic differentiation."""
 
     def objective(z: Tensor, t: Tensor) -> Tensor:
         _, gradient, time_derivative, laplacian = function(u, z, t)

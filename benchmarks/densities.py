@@ -23,9 +23,10 @@ from benchmarks.competitors import (
     by_zuko,
 )
 from benchmarks.record import Aim, Comparison, Part
-from benchmarks.text import duration, significant, table, times
+from benchmarks.text import duration, significant, times
 from benchmarks.timing import Plan, check_close, measure
-from latentflow import MLPPotential, ODEOptions
+from latentflow import ODE, MLPPotential
+from latentflow_experiments.reports.tables import table
 
 BATCH, DIM, HIDDEN, SCALE = 512, 43, (64, 64), 10.0
 STEEP = "steep"
@@ -49,7 +50,7 @@ def draw(steepness: float) -> tuple[MLPPotential, Tensor]:
 
 
 def contenders(u: nn.Module, exact: bool, train: bool) -> dict[str, tuple[LogDensity, Calls]]:
-    """Give every way to compute the log-density of the flow of ``u``, each with its counter.
+    """Return every way to compute the log-density of the flow of ``u``, each with its counter.
 
     Args:
         u: The potential.
@@ -61,7 +62,7 @@ def contenders(u: nn.Module, exact: bool, train: bool) -> dict[str, tuple[LogDen
     """
     parameters = list(u.parameters())
     rule, autograd, func = by_rule(u), by_autograd(u), by_func(u)
-    plain = ODEOptions(rtol=TOLERANCE, atol=TOLERANCE)
+    plain = ODE(rtol=TOLERANCE, atol=TOLERANCE)
     builders: dict[str, Callable[[Calls], LogDensity]] = {
         OURS: partial(by_latentflow, copy.copy(u), plain, exact),  # a copy counts, with the same parameters
         "zuko, gradient by latentflow": partial(by_zuko, rule, parameters, exact),
@@ -124,7 +125,7 @@ def check_aligned(actual: Sequence[Tensor], expected: Sequence[Tensor], name: st
 
 def reference(u: nn.Module, z: Tensor) -> Tensor:
     """Compute the log-density in float64 at a tolerance of 1e-10, where every solver agrees."""
-    ode = ODEOptions(rtol=1e-10, atol=1e-10)
+    ode = ODE(rtol=1e-10, atol=1e-10)
     return forward(by_latentflow(copy.deepcopy(u).double(), ode, True, Calls()), z.double())[0]
 
 

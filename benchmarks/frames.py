@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import Aim, Comparison, Part
-from benchmarks.text import duration, significant, table, times
+from benchmarks.text import duration, significant, times
 from benchmarks.timing import Plan, measure
 from latentflow import FlowVAE
 from latentflow_experiments.configuration import ModelConfig
 from latentflow_experiments.data import SequenceDataset, open_sequences
-from latentflow_experiments.model import build_model
-from latentflow_experiments.training import draw_starts
+from latentflow_experiments.reports.tables import table
+from latentflow_experiments.training.loop import draw_starts
 
 BATCH, STEPS, RATE = 64, 200, 1e-3
 COUNTS = (1, 3, 9)
@@ -154,22 +154,22 @@ class Step:
     def __init__(self, model: FlowVAE, count: int, batch: tuple[Tensor, Tensor]) -> None:
         self.model = copy.deepcopy(model)
         self.model.decoded_frames = count
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=RATE, fused=True)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE, fused=True)
         self.batch = batch
         self.generator = torch.Generator().manual_seed(0)
 
     def __call__(self) -> None:
         """Make a step, in single precision."""
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         self.model(*self.batch, self.generator)["total"].backward()
-        self.optimiser.step()
+        self.optimizer.step()
 
 
 def build(data: SequenceDataset) -> FlowVAE:
     """Build the default model with the joint bound; the same one each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_model(ModelConfig(bound="joint"), data)
+        model = ModelConfig(bound="joint").build(data)
     assert isinstance(model, FlowVAE)
     return model.train()
 

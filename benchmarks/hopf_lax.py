@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import Aim, Comparison, Part
-from benchmarks.text import duration, table, times
+from benchmarks.text import duration, times
 from benchmarks.timing import Plan, check_close, measure
-from latentflow import HJResidual, HopfLaxFlow, HopfLaxPotential, MLPPotential, PotentialFlow
+from latentflow import HJResidual, HopfLaxFlow, MLPPotential, PotentialFlow
+from latentflow.flow import Flow, HopfLaxPotential
+from latentflow_experiments.reports.tables import table
 
 BATCH, DIM, FRAMES, HIDDEN = 64, 32, 8, (128, 128)
 CASE = f"{BATCH} x {DIM}, {FRAMES} steps, width {HIDDEN[0]}"
@@ -36,12 +38,12 @@ def gradients(u: MLPPotential, objective: Callable[[], Tensor]) -> list[Tensor]:
     return [value.detach(), *slopes]
 
 
-def follow(flow: PotentialFlow, z: Tensor, residual: HJResidual | None = None) -> Tensor:
-    """Follow a flow and use its points and volumes; charge the residual of its potential at random times, if any."""
-    path = flow.rollout(z, FRAMES, dt=1 / FRAMES)
-    assert path.log_det is not None  # its volume was asked for
-    total = (path.z.square().sum(-1) + path.log_det).mean()
-    return total if residual is None else total + residual.loss(flow.potential, path)
+def follow(flow: Flow, z: Tensor, residual: HJResidual | None = None) -> Tensor:
+    """Return a loss of the points and log-determinants of a flow, plus the residual of its potential, if any."""
+    trajectory = flow.rollout(z, FRAMES, dt=1 / FRAMES)
+    assert trajectory.log_det is not None  # its log-determinant was requested
+    total = (trajectory.z.square().sum(-1) + trajectory.log_det).mean()
+    return total if residual is None else total + residual.loss(flow.potential, trajectory)
 
 
 def run(plan: Plan) -> Iterator[Comparison]:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from functools import partial
 
 from benchmarks.record import Aim, Comparison, Part
-from benchmarks.text import duration, table
+from benchmarks.text import duration
 from benchmarks.timing import Plan, measure
+from latentflow_experiments.reports.tables import table
 
 BELOW, WITH, ALONE = "torch, torchdiffeq, geomloss", "torch, torchdiffeq, geomloss, latentflow", "latentflow"
 LEAST = 15

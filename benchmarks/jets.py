@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from benchmarks.automatic import JetFunction, Numbers, latentflow_jet, pina_jet, trace_of_hessian, trace_of_products
 from benchmarks.record import Aim, Comparison, Part
-from benchmarks.text import duration, significant, table, times
+from benchmarks.text import duration, significant, times
 from benchmarks.timing import Plan, check_close, measure
 from latentflow import MLPPotential
+from latentflow_experiments.reports.tables import table
 
 OURS, PRODUCTS, HESSIAN, PINA, GEMM = "latentflow", "torch.func, jvp of grad", "torch.func.hessian", "PINA", "torch.mm"
 FORWARD, GRADIENT = "forward", "forward and parameter gradient"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from latentflow import (
+    Euler,
     FokkerPlanckResidual,
     FunctionPotential,
     HeatResidual,
@@ -102,12 +103,12 @@ def straight(what: str) -> Callable[[torch.dtype], Answer]:
         eye = torch.eye(8).double()
         if what == "inverse":
             start = torch.linalg.solve(eye + A, (z - b).mT).mT
-            return answered(flow.inverse(z.to(dtype), [0.0, 1.0]).z[-1], start)
-        path = flow.rollout(z.to(dtype), 4, dt=0.25)
+            return answered(flow.inverse(z.to(dtype), [0.0, 1.0], Euler()).z[-1], start)
+        trajectory = flow.rollout(z.to(dtype), 4, dt=0.25)
         if what == "points":
-            return answered(path.z[-1], z + z @ A + b)
-        assert path.log_det is not None
-        return answered(path.log_det[-1], torch.linalg.eigvalsh(A).log1p().sum().expand(8))
+            return answered(trajectory.z[-1], z + z @ A + b)
+        assert trajectory.log_det is not None
+        return answered(trajectory.log_det[-1], torch.linalg.eigvalsh(A).log1p().sum().expand(8))
 
     return run
 
@@ -157,8 +158,8 @@ def certified(dtype: torch.dtype) -> Answer:
     start = gaussians()
     u = gaussian_transport_potential(*(x.to(dtype) for x in start))
     z = (start[0] + draw(100, 8, seed=1) @ torch.linalg.cholesky(start[1]).mT).to(dtype)
-    path = HopfLaxFlow(u).rollout(z, 4, dt=0.25)
-    return answered(transport_certificate(path, HopfLaxFlow(u).potential).ratio, torch.ones(()).double())
+    trajectory = HopfLaxFlow(u).rollout(z, 4, dt=0.25)
+    return answered(transport_certificate(trajectory, HopfLaxFlow(u).potential).ratio, torch.ones(()).double())
 
 
 EQUATIONS_AND_TRANSPORT = (

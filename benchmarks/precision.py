@@ -17,15 +17,13 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from benchmarks.oracles import EQUATIONS_AND_TRANSPORT, Answer, Case, answered, draw, symmetric
 from benchmarks.record import ROOT
-from benchmarks.text import table
 from latentflow import (
+    ODE,
     DiffusionPrior,
-    Discrete,
-    FirstOrder,
+    Euler,
     FunctionPotential,
     HJResidual,
     MLPPotential,
-    ODEOptions,
     PotentialFlow,
     QuadraticPotential,
     SlogDet,
@@ -33,9 +31,9 @@ from latentflow import (
     hessian,
     laplacian,
 )
-from latentflow_experiments.files import write_text
-from latentflow_experiments.provenance import provenance
-from tests.mutation.page import write_block
+from latentflow.flow import FirstOrder
+from latentflow_experiments.records import provenance, write_text
+from latentflow_experiments.reports.tables import table, write_block
 
 NUMBERS, PAGE = ROOT / "docs" / "precision.json", ROOT / "docs" / "verification.md"
 DTYPES = (torch.float64, torch.float32)
@@ -103,7 +101,7 @@ def determinant(dim: int) -> Callable[[torch.dtype], Answer]:
     def run(dtype: torch.dtype) -> Answer:
         matrix = symmetric(dim, 2)
         u = QuadraticPotential(dim, matrix).to(dtype)
-        actual = PotentialFlow(u).rollout(draw(8, dim, seed=1).to(dtype), 1, volume=SlogDet()).log_det
+        actual = PotentialFlow(u).rollout(draw(8, dim, seed=1).to(dtype), 1, log_det=SlogDet()).log_det
         assert actual is not None
         return answered(actual[-1], torch.linalg.eigvalsh(matrix).log1p().sum().expand(8))
 
@@ -114,7 +112,7 @@ def surrogate(dtype: torch.dtype) -> Answer:
     """The first order where it is tiny, relative to itself."""
     size = float(torch.tensor(1e-6))
     u = QuadraticPotential(1, torch.tensor([[size]]).double()).to(dtype)
-    actual = PotentialFlow(u).rollout(torch.zeros(1, 1, dtype=dtype), 1, volume=FirstOrder()).log_det
+    actual = PotentialFlow(u).rollout(torch.zeros(1, 1, dtype=dtype), 1, log_det=FirstOrder()).log_det
     assert actual is not None
     return actual[-1] / size, torch.tensor([math.log1p(size) / size], dtype=torch.float64), 0.0
 
@@ -124,13 +122,13 @@ def euler(what: str) -> Callable[[torch.dtype], Answer]:
 
     def run(dtype: torch.dtype) -> Answer:
         A, b, z = symmetric(8, 3), draw(8, seed=4), draw(8, 8, seed=1)
-        path = PotentialFlow(solution(A, b)).rollout(z.to(dtype), 10, dt=0.1)
-        assert path.log_det is not None
+        trajectory = PotentialFlow(solution(A, b)).rollout(z.to(dtype), 10, dt=0.1)
+        assert trajectory.log_det is not None
         if what == "points":
-            return answered(path.z[-1], z + z @ A + b)
+            return answered(trajectory.z[-1], z + z @ A + b)
         if what == "action":
-            return answered(path.action[-1], (z @ A + b).square().sum(-1))
-        return answered(path.log_det[-1], torch.linalg.eigvalsh(A).log1p().sum().expand(8))
+            return answered(trajectory.action[-1], (z @ A + b).square().sum(-1))
+        return answered(trajectory.log_det[-1], torch.linalg.eigvalsh(A).log1p().sum().expand(8))
 
     return run
 
@@ -143,7 +141,7 @@ def residual(dtype: torch.dtype) -> Answer:
     return HJResidual()(solution(A, b), z.to(dtype), 0.5), zero, float(size)
 
 
-def linear(ode: ODEOptions) -> Callable[[torch.dtype], Answer]:
+def linear(ode: ODE) -> Callable[[torch.dtype], Answer]:
     """The log-density at the end of a linear flow, of which the points are the hard part."""
 
     def run(dtype: torch.dtype) -> Answer:
@@ -171,7 +169,7 @@ def inverted(dtype: torch.dtype) -> Answer:
     expected = y
     for _ in range(3):
         expected = torch.linalg.solve(torch.eye(8).double() + A, (expected - b).mT).mT
-    return answered(flow.inverse(y.to(dtype), [0.0, 1.0, 2.0, 3.0], Discrete()).z[-1], expected)
+    return answered(flow.inverse(y.to(dtype), [0.0, 1.0, 2.0, 3.0], Euler()).z[-1], expected)
 
 
 def prior(dtype: torch.dtype) -> Answer:
@@ -197,22 +195,22 @@ CASES = (
     Case("ten exact Euler steps: log-determinant", euler("log_det")),
     Case("ten exact Euler steps: action", euler("action")),
     Case("three steps undone by Newton's method", inverted),
-    Case("log-density by dopri5 as it comes", linear(ODEOptions())),
-    Case("log-density by rk4, 20 steps", linear(ODEOptions("rk4", options={"step_size": 0.05}))),
-    Case("log-density by dopri5, tolerance 1e-9", linear(ODEOptions(rtol=1e-9, atol=1e-9))),
+    Case("log-density by dopri5 as it comes", linear(ODE())),
+    Case("log-density by rk4, 20 steps", linear(ODE("rk4", options={"step_size": 0.05}))),
+    Case("log-density by dopri5, tolerance 1e-9", linear(ODE(rtol=1e-9, atol=1e-9))),
     Case("log-density of the diffusing prior, 64 coordinates", prior),
     *EQUATIONS_AND_TRANSPORT,
 )
 
 
 def error(answer: Answer) -> float:
-    """Give the largest error of an answer, divided by one plus the size."""
+    """Return the largest error of an answer, divided by one plus the size."""
     actual, expected, size = answer
     return float((actual.detach().double() - expected.detach()).abs().max()) / (1 + size)
 
 
 def measure() -> dict[str, dict[str, float]]:
-    """Give the error of every case in every precision."""
+    """Return the error of every case in every precision."""
     return {case.name: {str(dtype)[6:]: error(case.run(dtype)) for dtype in DTYPES} for case in CASES}
 
 

@@ -15,8 +15,7 @@ import torch
 
 import latentflow
 from benchmarks.timing import Plan, Timing
-from latentflow_experiments.files import write_text
-from latentflow_experiments.provenance import processor, source_commit, versions
+from latentflow_experiments.records import processor, source_commit, versions, write_text
 
 ROOT = Path(__file__).parent.parent
 LIBRARIES = (

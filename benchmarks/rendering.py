@@ -8,10 +8,11 @@ from functools import partial
 import numpy as np
 
 from benchmarks.record import Aim, Comparison, Part
-from benchmarks.text import duration, table
+from benchmarks.text import duration
 from benchmarks.timing import Plan, measure
 from latentflow_experiments.data import FAMILIES
-from latentflow_experiments.data.render.images import render_images
+from latentflow_experiments.data.render.make import render_images
+from latentflow_experiments.reports.tables import table
 
 COUNT = 16
 RENDER = "render"
@@ -39,7 +40,7 @@ def tables(comparisons: list[Comparison]) -> str:
 
 
 def aims(comparisons: list[Comparison]) -> list[Aim]:  # noqa: ARG001 - nothing was to be reached
-    """Give none."""
+    """Return none."""
     return []
 
 

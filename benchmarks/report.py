@@ -7,9 +7,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 
 from benchmarks.record import Part, Record
-from benchmarks.text import table
+from latentflow_experiments.reports.tables import table, write_block
 
-BLOCK = re.compile(r"(<!-- begin (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 UNMEASURED = "Not measured yet."
 
 
@@ -33,10 +32,12 @@ def render(page: str, parts: Iterable[Part], records: Mapping[str, Record]) -> s
     for part in parts:
         record = records.get(part.name)
         blocks[part.name] = f"{part.tables(record.comparisons)}\n\n{spread(record)}" if record else UNMEASURED
-    found = [match["name"] for match in BLOCK.finditer(page)]
+    found = re.findall(r"<!-- begin ([\w ]+) -->", page)
     if sorted(found) != sorted(blocks):
         raise ValueError(f"page: expected the blocks {sorted(blocks)}, each once, got {sorted(found)}")
-    return BLOCK.sub(lambda match: f"{match[1]}\n{blocks[match['name']]}\n\n{match[3]}", page)
+    for name, content in blocks.items():
+        page = write_block(page, name, content)
+    return page
 
 
 def machine(records: Mapping[str, Record]) -> str:

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import Aim, Comparison, Part
-from benchmarks.text import duration, table
+from benchmarks.text import duration
 from benchmarks.timing import Plan, measure
 from latentflow_experiments.configuration import ModelConfig
 from latentflow_experiments.data import FAMILIES, DatasetName, SequenceDataset, Source, open_sequences
 from latentflow_experiments.data.render.make import make
-from latentflow_experiments.model import build_model
+from latentflow_experiments.reports.tables import table
 
 BATCH = 128
 LIMIT = 0.1
-IMAGES: dict[DatasetName, int] = {"sprites": 20_000, "shapes3d": 6_000, "falcor3d": 1_500}
+IMAGES: dict[DatasetName, int] = {"dsprites": 20_000, "shapes3d": 6_000, "falcor3d": 1_500}
 """How many images of each family are rendered to read from."""
 FILES, CACHE, STEP = "from the files", "from the cache", "training step"
 TASK = f"{BATCH} sequences"
@@ -57,17 +57,17 @@ class Step:
 
     def __init__(self, data: SequenceDataset) -> None:
         torch.manual_seed(0)
-        self.model = build_model(ModelConfig(), data)
-        self.optimiser = torch.optim.Adam(self.model.parameters(), fused=True)
+        self.model = ModelConfig().build(data)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), fused=True)
         self.frames = Batches(data)()
         self.k = torch.zeros(BATCH, dtype=torch.int64)
         self.generator = torch.Generator().manual_seed(0)
 
     def __call__(self) -> None:
         """Make a step, in single precision."""
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         self.model(self.frames, self.k, self.generator)["total"].backward()
-        self.optimiser.step()
+        self.optimizer.step()
 
 
 def run(plan: Plan) -> Iterator[Comparison]:
@@ -81,7 +81,7 @@ def run(plan: Plan) -> Iterator[Comparison]:
             make(FAMILIES[name], made, size=images)
             direct = open_sequences(name, "train", source=Source(made))
             runs = {FILES: Batches(direct), STEP: Step(direct)}
-            if name != "sprites":  # whose index is as fast as a cache
+            if name != "dsprites":  # whose index is as fast as a cache
                 cached = open_sequences(name, "train", source=Source(made, cache_gib=GIBIBYTES))
                 for k, starts in enumerate(Batches(cached).starts):  # fill it
                     list(map(partial(cached.sequence, k=k), torch.split(starts, BATCH)))

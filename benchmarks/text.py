@@ -1,8 +1,6 @@
-"""Numbers and tables as text."""
+"""Numbers as text."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
 
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
@@ -41,40 +39,3 @@ def times(ratio: float) -> str:
         >>> assert times(12.345) == "12.3 x" and times(0.987) == "0.99 x"
     """
     return f"{significant(ratio, 3 if ratio >= 10 else 2)} x"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """Write a Markdown table.
-
-    Args:
-        header: The titles of the columns.
-        rows: The cells.
-        left: The number of columns that are aligned to the left; the others are aligned to the right.
-
-    Returns:
-        The table, its columns padded.
-
-    Raises:
-        ValueError: If a row has not one cell for each title.
-
-    Example:
-        >>> print(table(["a", "bb"], [["x", "1"]]))
-        | a | bb |
-        |:--|---:|
-        | x |  1 |
-    """
-    lines = [list(header), *(list(row) for row in rows)]
-    for line in lines:
-        if len(line) != len(header):
-            raise ValueError(f"rows: expected {len(header)} cells in each, got {len(line)}")
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    rule = [":" + "-" * (width + 1) if i < left else "-" * (width + 1) + ":" for i, width in enumerate(widths)]
-
-    def padded(line: Sequence[str]) -> str:
-        cells = [
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        return "| " + " | ".join(cells) + " |"
-
-    return "\n".join([padded(lines[0]), "|" + "|".join(rule) + "|", *map(padded, lines[1:])])

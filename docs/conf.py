@@ -1,8 +1,16 @@
 """The configuration of Sphinx."""
 
 import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import reference
 
 import latentflow
+
+reference.write()
 
 project = "latentflow"
 author = "The latentflow authors"
@@ -22,11 +30,11 @@ templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"latentflow {version}"
 
-myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
-autosummary_filename_map = {"latentflow.jet": "latentflow.jet-function"}
+autosummary_filename_map = {"latentflow.calculus.jet": "latentflow.calculus.jet-function"}
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,8 +29,8 @@ import latentflow as lf
 
 TIMES = torch.linspace(0, 1, 9, dtype=torch.float64)
 ALONE, PENALISED, CONSTRUCTED = KINDS = ("likelihood alone", "with the residual", "by construction")
-ADAPTIVE = lf.ODEOptions("dopri5", rtol=1e-3, atol=1e-3)
-COARSE = lf.ODEOptions("rk4", options={"step_size": 0.5})  # enough for the straight paths that the residual asks for
+ADAPTIVE = lf.ODE("dopri5", rtol=1e-3, atol=1e-3)
+COARSE = lf.ODE("rk4", options={"step_size": 0.5})  # enough for the straight paths that the residual asks for
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,15 @@ def draw_matched(normal: MultivariateNormal, count: int, generator: torch.Genera
     return normal.loc + torch.linalg.solve_triangular(factor, noise.mT, upper=False).mT @ normal.scale_tril.mT
 
 
-def make_flow(kind: str, dim: int, width: int) -> lf.PotentialFlow:
+def make_flow(kind: str, dim: int, width: int) -> lf.flow.Flow:
     """Make a flow along the same network, as the potential itself or as what the potential starts from."""
     network = lf.ResNetPotential(dim, width, depth=1, rank=dim)
     if kind == CONSTRUCTED:
-        return lf.HopfLaxFlow(network, on_fold="ignore").double()
+        return lf.HopfLaxFlow(network).double()
     return lf.PotentialFlow(network).double()
 
 
-def train(exact: Problem, settings: Settings, kind: str) -> lf.PotentialFlow:
+def train(exact: Problem, settings: Settings, kind: str) -> lf.flow.Flow:
     """Fit a flow from the one Gaussian to samples of the other."""
     torch.manual_seed(settings.seed)  # the initial weights
     generator = torch.Generator().manual_seed(settings.seed + 1)
@@ -100,10 +100,11 @@ def train(exact: Problem, settings: Settings, kind: str) -> lf.PotentialFlow:
     bar = tqdm(range(settings.steps), desc=f"dim {exact.dim}, {kind}", mininterval=1)
     for _ in bar:
         z = draw_samples(exact.end, settings.batch, generator)
-        path = flow.integrate(z, [1.0, 0.0], ode, running_cost=residual)
-        loss = nll = -(exact.start.log_prob(path.z[-1]) + path.log_det[-1]).mean()
-        if path.cost is not None:
-            loss = nll - settings.residual_weight * path.cost[-1].mean()  # integrals backwards in time are negative
+        trajectory = flow.integrate(z, [1.0, 0.0], ode, running_cost=residual)
+        loss = nll = -(exact.start.log_prob(trajectory.z[-1]) + trajectory.log_det[-1]).mean()
+        if trajectory.cost is not None:
+            # the integral of the squared residual backwards in time is negative
+            loss = nll - settings.residual_weight * trajectory.cost[-1].mean()
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
@@ -113,20 +114,20 @@ def train(exact: Problem, settings: Settings, kind: str) -> lf.PotentialFlow:
     return flow.eval()
 
 
-def evaluate(flow: lf.PotentialFlow, exact: Problem, seed: int, samples: int) -> dict[str, float]:
+def evaluate(flow: lf.flow.Flow, exact: Problem, seed: int, samples: int) -> dict[str, float]:
     """Compare a flow with the closed form, on fresh samples and by an adaptive solver, and certify it."""
-    generator, ode = torch.Generator().manual_seed(seed + 2), lf.ODEOptions("dopri5", rtol=1e-7, atol=1e-9)
+    generator, ode = torch.Generator().manual_seed(seed + 2), lf.ODE("dopri5", rtol=1e-7, atol=1e-9)
     z0, z1 = draw_matched(exact.start, samples, generator), draw_samples(exact.end, samples, generator)
     mapped = exact.potential.transport(z0)
-    straight = torch.stack([lf.mccann_interpolation(z0, mapped, float(t)) for t in TIMES])
+    straight = torch.stack([lf.transport.mccann_interpolation(z0, mapped, float(t)) for t in TIMES])
     with torch.no_grad():
-        path = flow.integrate(z0, TIMES, ode, divergence=None, running_cost=lf.HJResidual())
+        trajectory = flow.integrate(z0, TIMES, replace(ode, divergence=None), running_cost=lf.HJResidual())
         log_q = flow.push_forward(exact.start, [0.0, 1.0], ode).log_prob(z1)
         slopes = [
             lf.gradient(flow.potential, z, float(t)) - lf.gradient(exact.potential, z, float(t))
             for t, z in zip(TIMES, straight, strict=True)
         ]
-    certificate = lf.transport_certificate(path, flow.potential, generator=generator)
+    certificate = lf.transport_certificate(trajectory, flow.potential, generator=generator)
     size = exact.wasserstein_squared
 
     def relative(difference: Tensor) -> float:
@@ -134,14 +135,14 @@ def evaluate(flow: lf.PotentialFlow, exact: Problem, seed: int, samples: int) ->
 
     return {
         "wasserstein_squared": size,
-        "action": float(path.action[-1].mean()),
-        "excess": float(path.action[-1].mean()) / size - 1,
-        "displacement_squared": float((path.z[-1] - z0).square().sum(-1).mean()),
+        "action": float(trajectory.action[-1].mean()),
+        "excess": float(trajectory.action[-1].mean()) / size - 1,
+        "displacement_squared": float((trajectory.z[-1] - z0).square().sum(-1).mean()),
         "kl": float((exact.end.log_prob(z1) - log_q).mean()),
-        "map_error": relative(path.z[-1] - mapped),
-        "path_error": max(relative(difference) for difference in path.z - straight),
+        "map_error": relative(trajectory.z[-1] - mapped),
+        "path_error": max(relative(difference) for difference in trajectory.z - straight),
         "gradient_error": relative(torch.stack(slopes)),
-        "residual": float(path.cost[-1].mean().clamp(min=0).sqrt()),
+        "residual": float(trajectory.cost[-1].mean().clamp(min=0).sqrt()),
         "ratio": float(certificate.ratio),
         "ratio_low": float(certificate.ratio_interval[0]),
         "ratio_high": float(certificate.ratio_interval[1]),
@@ -149,21 +150,21 @@ def evaluate(flow: lf.PotentialFlow, exact: Problem, seed: int, samples: int) ->
     }
 
 
-def draw(axes: Axes, flow: lf.PotentialFlow, exact: Problem, seed: int) -> None:
+def draw(axes: Axes, flow: lf.flow.Flow, exact: Problem, seed: int) -> None:
     """Draw learned paths over the exact ones, and two standard deviations of both Gaussians."""
     angle = torch.linspace(0, 2 * math.pi, 200, dtype=torch.float64)
     circle = 2 * torch.stack([angle.cos(), angle.sin()], dim=-1)
-    for normal, colour in ((exact.start, "tab:blue"), (exact.end, "tab:red")):
+    for normal, color in ((exact.start, "tab:blue"), (exact.end, "tab:red")):
         ellipse = normal.loc + circle @ normal.scale_tril.mT
-        axes.plot(*ellipse.T.numpy(), color=colour, linewidth=1)
+        axes.plot(*ellipse.T.numpy(), color=color, linewidth=1)
     z0 = draw_samples(exact.start, 40, torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        path = flow.integrate(z0, torch.linspace(0, 1, 17), divergence=None).z.numpy()
+        trajectory = flow.integrate(z0, torch.linspace(0, 1, 17), lf.ODE(divergence=None)).z.numpy()
     target = exact.potential.transport(z0).numpy()
     axes.plot([z0[:, 0], target[:, 0]], [z0[:, 1], target[:, 1]], color="0.75", linewidth=2.5)
-    axes.plot(path[..., 0], path[..., 1], color="black", linewidth=0.7)
+    axes.plot(trajectory[..., 0], trajectory[..., 1], color="black", linewidth=0.7)
     axes.scatter(z0[:, 0], z0[:, 1], s=5, color="tab:blue", zorder=3)
-    axes.scatter(path[-1, :, 0], path[-1, :, 1], s=5, color="tab:red", zorder=3)
+    axes.scatter(trajectory[-1, :, 0], trajectory[-1, :, 1], s=5, color="tab:red", zorder=3)
     axes.set(aspect="equal", xticks=[], yticks=[])
 
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from latentflow_experiments.reports.tables import table, write_block
+
 FOLDER = Path(__file__).parent.parent / "docs" / "examples"
 PAGE = FOLDER.with_suffix(".md")
-BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 METHODS = {
     "gaussian": "Gaussian of the training part",
     "latentflow": "latentflow, potential flow",
@@ -24,13 +25,6 @@ METHODS = {
 }
 
 Record = dict[str, Any]
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Make a table whose first column is text and whose others are numbers."""
-    first, *rest = head
-    lines = [[first, *rest], ["---", *("--:" for _ in rest)], *([*row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def toys(record: Record) -> str:
@@ -123,7 +117,7 @@ def origin(record: Record) -> str:
     return (
         f"`{facts['command']}`, {facts['seconds']:.0f} s on {facts['date'][:10]} with {facts['threads']} "
         f"thread{'s' if facts['threads'] > 1 else ''} of {facts['cores']} cores ({facts['processor']}), commit "
-        f"{facts['commit']}; {versions}.\n"
+        f"{facts['commit']}; {versions}."
     )
 
 
@@ -149,16 +143,13 @@ def render(page: str, folder: Path) -> str:
     Raises:
         ValueError: If the page lacks a block, or has one that is not known.
     """
-    found = [match[2] for match in BLOCK.finditer(page)]
+    found = re.findall(r"<!-- begin (\w+) -->", page)
     if found != list(BLOCKS):
         raise ValueError(f"page: expected the blocks {list(BLOCKS)}, got {found}")
-
-    def write(match: re.Match[str]) -> str:
-        name, parts = BLOCKS[match[2]]
+    for block, (name, parts) in BLOCKS.items():
         record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        return match[1] + "\n" + "\n".join(part(record) for part in parts) + "\n" + match[3]
-
-    return BLOCK.sub(write, page)
+        page = write_block(page, block, "\n\n".join(part(record) for part in parts))
+    return page
 
 
 if __name__ == "__main__":

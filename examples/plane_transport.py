@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 import latentflow as lf
 
-FIXED = torch.linspace(0, 1, 6, dtype=torch.float64), lf.ODEOptions("rk4")
-ADAPTIVE = torch.tensor([0.0, 1.0], dtype=torch.float64), lf.ODEOptions("dopri5", rtol=1e-3, atol=1e-3)
-TIGHT = lf.ODEOptions("dopri5", rtol=1e-7, atol=1e-9)
+FIXED = torch.linspace(0, 1, 6, dtype=torch.float64), lf.ODE("rk4")
+ADAPTIVE = torch.tensor([0.0, 1.0], dtype=torch.float64), lf.ODE("dopri5", rtol=1e-3, atol=1e-3)
+TIGHT = lf.ODE("dopri5", rtol=1e-7, atol=1e-9)
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,25 @@ class Settings:
 
 def learned(settings: Settings) -> lf.PotentialFlow:
     """A flow along any potential u(z, t)."""
-    return lf.PotentialFlow(lf.MLPPotential(2, hidden=2 * (settings.width,), time_embedding=lf.SinusoidalEmbedding(8)))
+    time_embedding = lf.potentials.SinusoidalEmbedding(8)
+    return lf.PotentialFlow(lf.MLPPotential(2, hidden=2 * (settings.width,), time_embedding=time_embedding))
 
 
-def constructed(settings: Settings) -> lf.PotentialFlow:
+def constructed(settings: Settings) -> lf.HopfLaxFlow:
     """A flow that solves the equation: u0 is a convex network less 0.9 |z|^2 / 2, so that maps can shrink too."""
     convex = lf.ICNNPotential(2, 2 * (settings.width,), activation=torch.nn.Softplus(beta=6), output_scale=2.0)
     bowl = lf.QuadraticPotential(2, -0.9 * torch.eye(2)).requires_grad_(requires_grad=False)
     return lf.HopfLaxFlow(convex + bowl)
 
 
-KINDS: dict[str, Callable[[Settings], lf.PotentialFlow]] = {
+KINDS: dict[str, Callable[[Settings], lf.flow.Flow]] = {
     "likelihood alone": learned,
     "with the residual": learned,
     "by construction": constructed,
 }
 
 
-def train(toy: ToySet, kind: str, settings: Settings) -> lf.PotentialFlow:
+def train(toy: ToySet, kind: str, settings: Settings) -> lf.flow.Flow:
     """Fit a flow to a distribution, with fresh samples in every step."""
     torch.manual_seed(settings.seed)  # the initial weights
     generator = torch.Generator().manual_seed(settings.seed + 1)
@@ -75,11 +76,11 @@ def train(toy: ToySet, kind: str, settings: Settings) -> lf.PotentialFlow:
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, settings.steps)
     bar = tqdm(range(settings.steps), desc=kind, mininterval=1)
     for _ in bar:
-        path = flow.integrate(
+        trajectory = flow.integrate(
             toy.sample(settings.batch, generator), times, ode, running_cost=lf.HJResidual() if weight > 0 else None
         )
-        nll = -(base.log_prob(path.z[-1]) + path.log_det[-1]).mean()
-        loss = nll if path.cost is None else nll + weight * path.cost[-1].mean()
+        nll = -(base.log_prob(trajectory.z[-1]) + trajectory.log_det[-1]).mean()
+        loss = nll if trajectory.cost is None else nll + weight * trajectory.cost[-1].mean()
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
@@ -89,15 +90,15 @@ def train(toy: ToySet, kind: str, settings: Settings) -> lf.PotentialFlow:
     return flow.eval()
 
 
-def evaluate(flow: lf.PotentialFlow, toy: ToySet, base: Distribution, seed: int, samples: int) -> dict[str, float]:
+def evaluate(flow: lf.flow.Flow, toy: ToySet, base: Distribution, seed: int, samples: int) -> dict[str, float]:
     """Measure the likelihood of fresh samples and certify their paths."""
     generator = torch.Generator().manual_seed(seed + 2)
     z = toy.sample(samples, generator)
     with torch.no_grad():
-        path = flow.integrate(z, torch.linspace(0, 1, 9, dtype=torch.float64), TIGHT)
-        defect = lf.transport_defect(flow.potential, path.z, path.times.unsqueeze(-1)).mean()
-    found = lf.transport_certificate(path, flow.potential, generator=generator)
-    log_q = base.log_prob(path.z[-1]) + path.log_det[-1]
+        trajectory = flow.integrate(z, torch.linspace(0, 1, 9, dtype=torch.float64), TIGHT)
+        defect = lf.transport.transport_defect(flow.potential, trajectory.z, trajectory.times.unsqueeze(-1)).mean()
+    found = lf.transport_certificate(trajectory, flow.potential, generator=generator)
+    log_q = base.log_prob(trajectory.z[-1]) + trajectory.log_det[-1]
     squared = found.wasserstein.square()
     return {
         "kl": float((toy.log_prob(z) - log_q).mean()),
@@ -116,13 +117,14 @@ def evaluate(flow: lf.PotentialFlow, toy: ToySet, base: Distribution, seed: int,
     }
 
 
-def draw(axes: Axes, flow: lf.PotentialFlow, z: Tensor, result: dict[str, float]) -> None:
+def draw(axes: Axes, flow: lf.flow.Flow, z: Tensor, result: dict[str, float]) -> None:
     """Draw the paths of samples from the data (red) to the normal distribution (blue)."""
     with torch.no_grad():
-        path = flow.integrate(z, torch.linspace(0, 1, 25, dtype=torch.float64), TIGHT, divergence=None).z.numpy()
+        times, scheme = torch.linspace(0, 1, 25, dtype=torch.float64), replace(TIGHT, divergence=None)
+        path = flow.integrate(z, times, scheme).z.numpy()
     axes.plot(path[..., 0], path[..., 1], color="0.55", linewidth=0.5)
-    for points, colour in ((path[0], "tab:red"), (path[-1], "tab:blue")):
-        axes.scatter(points[:, 0], points[:, 1], s=4, color=colour, zorder=3)
+    for points, color in ((path[0], "tab:red"), (path[-1], "tab:blue")):
+        axes.scatter(points[:, 0], points[:, 1], s=4, color=color, zorder=3)
     axes.set(aspect="equal", xticks=[], yticks=[])
     axes.set_xlabel(
         f"cost / W2² {result['ratio']:.3f}, KL {result['kl']:.3f}\n"

@@ -16,8 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 import latentflow as lf
-from latentflow_experiments.files import replacing, write_text
-from latentflow_experiments.provenance import processor, source_commit, versions
+from latentflow_experiments.records import processor, replacing, source_commit, versions, write_text
 
 PACKAGES = ("torch", "torchdiffeq", "numpy", "scikit-learn", "zuko", "torchcfm")
 

@@ -5,7 +5,7 @@
 
 The data are the Wisconsin breast cancer measurements that scikit-learn ships. Each seed splits them into 70 % to train
 on, 15 % to stop early by and 15 % to report on; every method gets the same splits, the same seconds and the same
-optimiser. The measurements are standardised by the training part, and the likelihood is that of the standardised ones,
+optimizer. The measurements are standardised by the training part, and the likelihood is that of the standardised ones,
 in nats per sample. As some of them are almost linear functions of others, the methods are trained on whitened data: a
 linear map with a known determinant, after which every flow starts from the Gaussian of the training part.
 
@@ -57,14 +57,15 @@ class PotentialDensity:
     def loss(self, z: Tensor) -> Tensor:
         """Weigh likelihood and residual, on four steps of a fixed-grid solver, with one probe for each point."""
         grid = torch.linspace(1, 0, 5, dtype=torch.float64)
-        path = self.module.integrate(z, grid, lf.ODEOptions("rk4"), lf.Hutchinson(probes=1), lf.HJResidual())
-        nll = -(self.base().log_prob(path.z[-1]) + path.log_det[-1]).mean()
-        return nll - self.residual_weight * path.cost[-1].mean()  # integrals backwards in time are negative
+        scheme = lf.ODE("rk4", divergence=lf.Hutchinson(probes=1))
+        trajectory = self.module.integrate(z, grid, scheme, running_cost=lf.HJResidual())
+        nll = -(self.base().log_prob(trajectory.z[-1]) + trajectory.log_det[-1]).mean()
+        return nll - self.residual_weight * trajectory.cost[-1].mean()  # integrals backwards in time are negative
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Integrate back to the base with the exact divergence."""
         with torch.no_grad():
-            learned = self.module.push_forward(self.base.to(z)(), [0.0, 1.0], lf.ODEOptions(rtol=1e-6, atol=1e-6))
+            learned = self.module.push_forward(self.base.to(z)(), [0.0, 1.0], lf.ODE(rtol=1e-6, atol=1e-6))
             return learned.log_prob(z)
 
 

@@ -16,7 +16,7 @@ import latentflow as lf
 class Telegraph(lf.PDEResidual):
     r"""The residual :math:`\partial_t^2 u + 2 a \partial_t u - \Delta u` with a damping ``a`` that is learned."""
 
-    requires = frozenset({"second_time_derivative", "laplacian"})
+    requires = lf.Derivative.SECOND_TIME_DERIVATIVE | lf.Derivative.LAPLACIAN
 
     def __init__(self) -> None:
         super().__init__()

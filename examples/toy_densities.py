@@ -50,7 +50,7 @@ class Settings:
 class Speed:
     """The running cost |grad u|, whose integral is the length of a path."""
 
-    requires: frozenset[str] = frozenset()
+    requires = lf.Derivative(0)
 
     def running_cost(self, jet: lf.Jet, z: Tensor, t: Tensor) -> Tensor:  # noqa: ARG002 - the protocol's signature
         """Compute the speed from the jet that the flow computes anyway."""
@@ -61,19 +61,19 @@ def train(toy: ToySet, settings: Settings, name: str) -> lf.PotentialFlow:
     """Fit a flow to a distribution, with fresh samples in every step."""
     torch.manual_seed(settings.seed)  # the initial weights
     generator = torch.Generator().manual_seed(settings.seed + 1)
-    potential = lf.MLPPotential(2, hidden=3 * (settings.width,), time_embedding=lf.SinusoidalEmbedding(8))
+    potential = lf.MLPPotential(2, hidden=3 * (settings.width,), time_embedding=lf.potentials.SinusoidalEmbedding(8))
     flow, base, residual = lf.PotentialFlow(potential), lf.GaussianPrior(2)(), lf.HJResidual()
-    backwards, ode = torch.linspace(1, 0, settings.solver_steps + 1, dtype=torch.float64), lf.ODEOptions("rk4")
+    backwards, ode = torch.linspace(1, 0, settings.solver_steps + 1, dtype=torch.float64), lf.ODE("rk4")
     if settings.tolerance is not None:
-        backwards, ode = backwards[[0, -1]], lf.ODEOptions(rtol=settings.tolerance, atol=settings.tolerance)
+        backwards, ode = backwards[[0, -1]], lf.ODE(rtol=settings.tolerance, atol=settings.tolerance)
     adam = torch.optim.Adam(flow.parameters(), lr=settings.rate, betas=(0.9, 0.99))
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, settings.steps)
     bar = tqdm(range(settings.steps), desc=name, mininterval=1)
     for _ in bar:
         z = toy.sample(settings.batch, generator).float()
-        path = flow.integrate(z, backwards, ode, running_cost=residual)
-        nll = -(base.log_prob(path.z[-1]) + path.log_det[-1]).mean()
-        action, defect = -path.action[-1].mean(), -path.cost[-1].mean()  # integrals backwards in time are negative
+        trajectory = flow.integrate(z, backwards, ode, running_cost=residual)
+        nll = -(base.log_prob(trajectory.z[-1]) + trajectory.log_det[-1]).mean()
+        action, defect = -trajectory.action[-1].mean(), -trajectory.cost[-1].mean()  # backwards: negative integrals
         loss = nll + settings.action_weight * action + settings.residual_weight * defect
         adam.zero_grad()
         loss.backward()
@@ -87,18 +87,19 @@ def train(toy: ToySet, settings: Settings, name: str) -> lf.PotentialFlow:
 def evaluate(flow: lf.PotentialFlow, toy: ToySet, settings: Settings, samples: int) -> Result:
     """Measure a flow on fresh samples: its likelihood, and how far its paths are from straight."""
     generator = torch.Generator().manual_seed(settings.seed + 2)
-    base, exact = lf.GaussianPrior(2).double()(), lf.ODEOptions("dopri5", rtol=1e-6, atol=1e-6)
+    base, exact = lf.GaussianPrior(2).double()(), lf.ODE("dopri5", rtol=1e-6, atol=1e-6)
     with torch.no_grad():
         z = toy.sample(samples, generator)
         log_q = flow.push_forward(base, [0.0, 1.0], exact).log_prob(z)
         grid = torch.linspace(0, 1, settings.solver_steps + 1, dtype=torch.float64)
-        coarse = flow.push_forward(base, grid, lf.ODEOptions("rk4")).log_prob(z)
+        coarse = flow.push_forward(base, grid, lf.ODE("rk4")).log_prob(z)
         z0 = torch.randn(samples, 2, generator=generator, dtype=torch.float64)
-        path = flow.integrate(z0, [0.0, 1.0], exact, divergence=None, running_cost=lf.HJResidual())
-        length = flow.integrate(z0, [0.0, 1.0], exact, divergence=None, running_cost=Speed()).cost[-1]
+        points_only = replace(exact, divergence=None)
+        trajectory = flow.integrate(z0, [0.0, 1.0], points_only, running_cost=lf.HJResidual())
+        length = flow.integrate(z0, [0.0, 1.0], points_only, running_cost=Speed()).cost[-1]
     surplus = toy.log_prob(z) - log_q
-    displacement = torch.linalg.vector_norm(path.z[-1] - path.z[0], dim=-1)
-    action = path.action[-1].mean()
+    displacement = torch.linalg.vector_norm(trajectory.z[-1] - trajectory.z[0], dim=-1)
+    action = trajectory.action[-1].mean()
     return {
         "nll": float(-log_q.mean()),
         "entropy": entropy(toy),
@@ -107,7 +108,7 @@ def evaluate(flow: lf.PotentialFlow, toy: ToySet, settings: Settings, samples: i
         "nll_coarse": float(-coarse.mean()),
         "length_ratio": float((length / displacement).mean()),
         "action_ratio": float(action / displacement.square().mean()),
-        "residual": float(path.cost[-1].mean().clamp(min=0).sqrt()),
+        "residual": float(trajectory.cost[-1].mean().clamp(min=0).sqrt()),
         "kinetic": float(action / 2),
     }
 
@@ -121,7 +122,7 @@ def draw_data(axes: Axes, toy: ToySet, seed: int) -> None:
 def draw_density(axes: Axes, flow: lf.PotentialFlow, resolution: int) -> float:
     """Draw the learned density and return its integral over the picture, which shows that it is one."""
     line = ((torch.arange(resolution, dtype=torch.float64) + 0.5) / resolution * 2 - 1) * EXTENT
-    ode = lf.ODEOptions("dopri5", rtol=1e-4, atol=1e-4)
+    ode = lf.ODE("dopri5", rtol=1e-4, atol=1e-4)
     learned = flow.push_forward(lf.GaussianPrior(2).double()(), [0.0, 1.0], ode)
     with torch.no_grad():
         density = learned.log_prob(torch.cartesian_prod(line, line)).exp().reshape(resolution, resolution)
@@ -133,7 +134,7 @@ def draw_paths(axes: Axes, flow: lf.PotentialFlow, seed: int) -> None:
     """Draw the paths of samples from their start (blue) to their end (red)."""
     z0 = torch.randn(250, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     with torch.no_grad():
-        z = flow.integrate(z0, torch.linspace(0, 1, 17), divergence=None).z.numpy()
+        z = flow.integrate(z0, torch.linspace(0, 1, 17), lf.ODE(divergence=None)).z.numpy()
     axes.plot(z[..., 0], z[..., 1], color="0.6", linewidth=0.5)
     axes.scatter(z[0, :, 0], z[0, :, 1], s=2.5, color="tab:blue", zorder=3)
     axes.scatter(z[-1, :, 0], z[-1, :, 1], s=2.5, color="tab:red", zorder=3)

@@ -15,19 +15,17 @@ from typing import Annotated
 
 import tyro
 
-from latentflow_experiments.comparison import compare
 from latentflow_experiments.configuration import Budget, TrainConfig, options
-from latentflow_experiments.data import SequenceDataset, Source, open_sequences
-from latentflow_experiments.data_commands import Data
+from latentflow_experiments.data import DATASETS, DatasetName, SequenceDataset, Source, open_sequences
+from latentflow_experiments.data.commands import Data
 from latentflow_experiments.errors import ExperimentError, UsageError
-from latentflow_experiments.evaluation import evaluate, evaluate_elsewhere
-from latentflow_experiments.hardware import Hardware
-from latentflow_experiments.measures import MeasureConfig, Part, measure
-from latentflow_experiments.provenance import provenance
-from latentflow_experiments.run_folder import RunFolder
-from latentflow_experiments.training import train
+from latentflow_experiments.evaluation import MeasureConfig, Part, evaluate, evaluate_transfer, measure
+from latentflow_experiments.records import provenance
+from latentflow_experiments.reports.comparison import compare
+from latentflow_experiments.runs import RunFolder
+from latentflow_experiments.training.loop import train
+from latentflow_experiments.training.session import Hardware
 
-MINUTES = {"digits": 4.0}  # of training, where it is not half an hour
 BOX = re.compile(r"[│╭╮╰╯─]|-{3,}|\x1b\[[0-9;]*m")
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -62,13 +60,13 @@ class Train:
         self.budget()
 
     def budget(self) -> Budget:
-        """Give the budget, with the default of the dataset where none was given."""
+        """Return the budget, with the default of the dataset where none was given."""
         if self.steps is None and self.minutes is None and self.cpu_minutes is None:
-            return Budget(minutes=MINUTES.get(self.config.dataset, 30.0))
+            return Budget(minutes=DATASETS[self.config.dataset].minutes)
         return Budget(self.steps, self.minutes, self.cpu_minutes)
 
     def resuming(self, folder: RunFolder) -> list[str]:
-        """Give the arguments that go on with this run, with every option that is not the default."""
+        """Return the arguments that go on with this run, with every option that is not the default."""
         dataset = self.config.dataset
         default = asdict(Train(TrainConfig(dataset), out=folder.path, resume=True))
         chosen = asdict(replace(self, out=folder.path, resume=True))
@@ -112,20 +110,21 @@ class Evaluate:
         folder: Folder of the run.
         source: Where the data is.
         device: Where to compute, as torch names it.
-        on_sprites: Instead, show a run of digits or MNIST sprites, which it never saw, at their size and in red.
+        transfer: Instead, evaluate a run of digits or MNIST on another data set, which it never saw, at the size of the
+            digits and in red.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
     source: Source = field(default_factory=Source)
     device: str = "cpu"
-    on_sprites: bool = False
+    transfer: DatasetName | None = None
 
     def run(self) -> None:
         """Evaluate and print the errors."""
         folder = RunFolder(self.folder)
-        if self.on_sprites:
-            print(evaluate_elsewhere(folder, self.source, self.device).table())
-            print(f"wrote {folder.elsewhere} and {folder.elsewhere_strips}")
+        if self.transfer is not None:
+            print(evaluate_transfer(folder, self.transfer, self.source, self.device).table())
+            print(f"wrote {folder.transfer} and {folder.transfer_strips}")
         else:
             print(evaluate(folder, self.source, self.device).table())
             print(f"wrote {folder.evaluation} and {folder.strips}")
@@ -155,7 +154,7 @@ class Measure:
         folder = RunFolder(self.folder)
         for part in self.parts:
             print(measure(folder, part, self.config, self.source, self.device))
-            print(f"wrote {folder.measured(part)}", flush=True)
+            print(f"wrote {folder.metric(part)}", flush=True)
 
 
 @dataclass(frozen=True)

@@ -1,67 +1,34 @@
-"""What a training run is made of, as it is written to its folder."""
+"""The configuration of a training run, as its folder holds it."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from torch import nn
 
-from latentflow_experiments.data import DatasetName, SequenceConfig
+from latentflow_experiments.data import DatasetName, SequenceConfig, SequenceDataset
 from latentflow_experiments.errors import ExperimentError, UsageError
-from latentflow_experiments.pde import check_pde
+from latentflow_experiments.methods import METHODS, MethodOptions
+from latentflow_experiments.methods.method import Method, ModelSettings, require
+from latentflow_experiments.residuals import check_pde
+
+if TYPE_CHECKING:
+    MethodName = str
+    Baseline = Any
+else:  # what the command line reads
+    MethodName = Literal[tuple(METHODS)]
+    Baseline = MethodOptions
 
 
 @dataclass(frozen=True)
-class BaselineConfig:
-    """What only a baseline has.
+class ModelConfig(ModelSettings):
+    """The model, with the defaults of the command line; :class:`ModelSettings` explains every field."""
 
-    Attributes:
-        beta: Weight of the divergence, for beta-vae.
-        tc_weight: Weight of the total correlation, for factor-vae.
-        slow_weight: Weight of the divergence from the Laplace transition, for slow-vae.
-        slow_rate: Rate of the Laplace transition, for slow-vae.
-    """
-
-    beta: float = 4.0
-    tc_weight: float = 6.4
-    slow_weight: float = 10.0
-    slow_rate: float = 6.0
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            _require(0 <= value < float("inf"), name.replace("_", "-"), "a number of at least 0", value)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The model.
-
-    Attributes:
-        method: The flows of latentflow, or one of the methods that the paper compares with, with the same encoder,
-            decoder and likelihood: vae, beta-vae, factor-vae, slow-vae, tvae, poflow.
-        supervision: Whether training reads which transformation a sequence has (labels), also teaches a posterior to
-            tell it (taught), or infers it without labels (weak).
-        label_estimator: Expectation over an inferred transformation: one straight-through sample, or the exact sum.
-        balance: Weight of the penalty that keeps an inferred transformation from collapsing onto one flow.
-        dim: Number of latent coordinates.
-        hidden: Widths of the hidden layers of each potential.
-        width: Width of the two hidden layers of the encoder and of the decoder.
-        likelihood: Distribution of a pixel.
-        decoded_frames: Frames of a sequence to decode in a training step, drawn by lot; all by default.
-        bound: Lower bound to train: the marginals at every time, or the whole sequence jointly, with latents that flow
-            (joint), that flow and diffuse (stochastic), or that also look at the later frames (looking); or the
-            densities of the paper, which bound nothing.
-        pde: Equation of the potentials: hj, exact-hj (by construction, without a residual), convex-hj (so, and optimal
-            transport by construction), forced-hj (with a learned non-positive force), hj-inequality, viscous-hj, heat,
-            fokker-planck, linear-fokker-planck, wave, none, or your own residual as MODULE:CLASS or FILE.py:CLASS.
-        residual_weight: Weight of the squared residual.
-        prior: Distribution of the latents at each time.
-    """
-
-    method: Literal["flow", "vae", "beta-vae", "factor-vae", "slow-vae", "tvae", "poflow"] = "flow"
+    method: MethodName = "flow"
     supervision: Literal["labels", "taught", "weak"] = "labels"
     label_estimator: Literal["straight-through", "exact"] = "straight-through"
     balance: float = 100.0
@@ -70,30 +37,51 @@ class ModelConfig:
     width: int = 512
     likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian"] = "bernoulli"
     decoded_frames: int | None = None
-    bound: Literal["marginal", "joint", "stochastic", "looking", "paper"] = "marginal"
+    bound: Literal["marginal", "joint", "stochastic", "smoothing", "paper"] = "marginal"
     pde: str = "hj"
     residual_weight: float = 100.0
     prior: Literal["diffusion", "gaussian", "mixture", "vamp"] = "diffusion"
-    baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    baseline: Baseline = field(default_factory=MethodOptions)
 
     def __post_init__(self) -> None:
         for name in ("dim", "width"):
-            _require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
-        _require(len(self.hidden) > 0 and min(self.hidden) >= 1, "hidden", "positive widths", self.hidden)
-        _require(self.residual_weight >= 0, "residual-weight", "a number of at least 0", self.residual_weight)
-        _require(self.balance >= 0, "balance", "a number of at least 0", self.balance)
+            require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
+        require(len(self.hidden) > 0 and min(self.hidden) >= 1, "hidden", "positive widths", self.hidden)
+        require(self.residual_weight >= 0, "residual-weight", "a number of at least 0", self.residual_weight)
+        require(self.balance >= 0, "balance", "a number of at least 0", self.balance)
         frames = self.decoded_frames
-        _require(frames is None or frames >= 1, "decoded-frames", "a positive integer", frames)
+        require(frames is None or frames >= 1, "decoded-frames", "a positive integer", frames)
+        require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}", self.method)
         if self.supervision != "labels":
-            _require(self.method == "flow", "supervision", "labels for every method but flow", self.supervision)
-        if self.bound in ("stochastic", "looking", "paper"):
-            _require(self.prior == "diffusion", "prior", f"diffusion for --bound {self.bound}", self.prior)
+            able = ", ".join(name for name, method in METHODS.items() if method.infers_labels)
+            require(
+                METHODS[self.method].infers_labels,
+                "supervision",
+                f"labels for every method but {able}",
+                self.supervision,
+            )
+        if self.bound in ("stochastic", "smoothing", "paper"):
+            require(self.prior == "diffusion", "prior", f"diffusion for --bound {self.bound}", self.prior)
         check_pde(self.pde)
+
+    @property
+    def described(self) -> Method[Any]:
+        """The description of the method."""
+        return METHODS[self.method]
+
+    def build(self, data: SequenceDataset) -> nn.Module:
+        """Build the model for sequences, with freshly initialized weights; see :meth:`Method.build`.
+
+        Raises:
+            UsageError: If the configuration names a PDE of the user's that cannot be had.
+        """
+        model: nn.Module = self.described.build(self, data)
+        return model
 
     @property
     def reads_labels(self) -> bool:
         """Whether training reads which transformation a sequence has."""
-        return self.method in ("flow", "poflow") and self.supervision != "weak"
+        return self.described.reads_labels(self)
 
 
 @dataclass(frozen=True)
@@ -119,10 +107,10 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, "seed", "an integer of at least 0", self.seed)
-        _require(self.batch_size >= 1, "batch-size", "a positive integer", self.batch_size)
-        _require(0 < self.learning_rate < float("inf"), "learning-rate", "a positive number", self.learning_rate)
-        _require(self.warmup_steps >= 0, "warmup-steps", "an integer of at least 0", self.warmup_steps)
+        require(self.seed >= 0, "seed", "an integer of at least 0", self.seed)
+        require(self.batch_size >= 1, "batch-size", "a positive integer", self.batch_size)
+        require(0 < self.learning_rate < float("inf"), "learning-rate", "a positive number", self.learning_rate)
+        require(self.warmup_steps >= 0, "warmup-steps", "an integer of at least 0", self.warmup_steps)
 
     def to_json(self) -> str:
         """Write the configuration as JSON."""
@@ -150,9 +138,9 @@ class TrainConfig:
 
     @staticmethod
     def from_values(values: dict[str, Any]) -> TrainConfig:
-        """Make the configuration of which JSON holds the values."""
+        """Build the configuration from its values in JSON."""
         model = values["model"]
-        baseline = BaselineConfig(**model.get("baseline", {}))  # as with the sequences below
+        baseline = MethodOptions(**model.get("baseline", {}))  # as with the sequences below
         built = ModelConfig(**(model | {"hidden": tuple(model["hidden"]), "baseline": baseline}))
         sequences = values.get("sequences", {})  # runs before there was a choice have none
         chosen = SequenceConfig(**(sequences | {"transformations": tuple(sequences.get("transformations", ()))}))
@@ -165,7 +153,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: a number of steps, of minutes or of minutes of the processor, exactly one of them.
+    """The budget of training: a number of steps, of minutes or of minutes of the processor, exactly one of them.
 
     Attributes:
         steps: Number of steps; the run is reproducible bit for bit on a CPU.
@@ -184,9 +172,9 @@ class Budget:
             raise UsageError(
                 f"budget: expected one of steps, minutes and cpu-minutes, got {' and '.join(given) or 'none'}"
             )
-        _require(self.steps is None or self.steps >= 1, "steps", "a positive integer", self.steps)
-        _require(self.minutes is None or self.minutes > 0, "minutes", "a positive number", self.minutes)
-        _require(self.cpu_minutes is None or self.cpu_minutes > 0, "cpu-minutes", "a positive number", self.cpu_minutes)
+        require(self.steps is None or self.steps >= 1, "steps", "a positive integer", self.steps)
+        require(self.minutes is None or self.minutes > 0, "minutes", "a positive number", self.minutes)
+        require(self.cpu_minutes is None or self.cpu_minutes > 0, "cpu-minutes", "a positive number", self.cpu_minutes)
 
     @property
     def seconds(self) -> float | None:
@@ -195,16 +183,11 @@ class Budget:
         return None if minutes is None else 60 * minutes
 
     def progress(self, steps: int, seconds: float) -> float:
-        """Give the share of the budget that is spent, 1 or more when it is used up."""
+        """Return the share of the budget that is spent, 1 or more when it is used up."""
         if self.seconds is not None:
             return seconds / self.seconds
         assert self.steps is not None, "a budget has steps or seconds"
         return steps / self.steps
-
-
-def _require(condition: bool, name: str, expected: str, got: object) -> None:
-    if not condition:
-        raise UsageError(f"{name}: expected {expected}, got {got!r}")
 
 
 def options(chosen: dict[str, Any], default: dict[str, Any]) -> list[str]:

@@ -1,34 +1,57 @@
-"""The evaluation of a run on test sequences."""
+"""The metrics of a run, written into its folder."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
 
-from latentflow import FlowVAE
-from latentflow_experiments.checkpoint import Progress, load_checkpoint
-from latentflow_experiments.configuration import TrainConfig
-from latentflow_experiments.data import SequenceDataset, Source, open_sequences, open_sprites_as_digits
-from latentflow_experiments.equivariance import Equivariance, measure_equivariance, table
-from latentflow_experiments.errors import ExperimentError
-from latentflow_experiments.files import write_text
-from latentflow_experiments.methods import AlongFlow, Choice, Recovery, choose, measure_recovery, method_of
-from latentflow_experiments.model import build_model
-from latentflow_experiments.optimality import Optimality, measure_optimality, transport_table
-from latentflow_experiments.provenance import provenance
-from latentflow_experiments.run_folder import RunFolder
-from latentflow_experiments.strips import draw_strips
+from latentflow_experiments.data import DatasetName, Source, open_sequences, open_transfer
+from latentflow_experiments.errors import UsageError
+from latentflow_experiments.methods.matching import Recovery
+from latentflow_experiments.methods.method import Choice
+from latentflow_experiments.metrics.composition import composition_table, measure_compositions
+from latentflow_experiments.metrics.disentanglement import (
+    FixedFactorTable,
+    draw_codes,
+    factor_vae_score,
+    measure_dci,
+    measure_mig,
+    measure_sap,
+)
+from latentflow_experiments.metrics.equivariance import Equivariance, equivariance_table, measure_equivariance
+from latentflow_experiments.metrics.interaction import interaction_table, measure_interactions
+from latentflow_experiments.metrics.likelihood import (
+    AsTrained,
+    BinarizedBernoulli,
+    Observation,
+    UnitGaussian,
+    legacy_score,
+    log_likelihood_table,
+    measure_log_likelihood,
+)
+from latentflow_experiments.metrics.predictability import make_pairs, shuffle_labels, vp_score
+from latentflow_experiments.metrics.transport import Optimality, measure_optimality, transport_table
+from latentflow_experiments.records import write_text
+from latentflow_experiments.reports.strips import draw_composition_strips, draw_strips
+from latentflow_experiments.reports.tables import table
+from latentflow_experiments.runs import (
+    RunFolder,
+    TrainedRun,
+    describe_run,
+    open_run,
+    read_evaluation,
+)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of a run.
+    """The metrics of a run.
 
     Attributes:
         equivariance: How far the frames of the flows are from the transformed images.
@@ -47,7 +70,7 @@ class Evaluation:
 
     def table(self) -> str:
         """Lay out the errors and the certificates for the terminal, in Markdown."""
-        parts = [self.data, table(self.equivariance)]
+        parts = [self.data, equivariance_table(self.equivariance)]
         if self.transport:
             parts.append(transport_table(self.transport))
         if self.recovery is not None:
@@ -57,25 +80,6 @@ class Evaluation:
                 f"{r.mutual_information:.4f} nats of {math.log(len(r.counts)):.4f}, {r.sequences:,} sequences"
             )
         return "\n\n".join(parts)
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A run as it is measured.
-
-    Attributes:
-        config: Its configuration.
-        model: Its newest weights, in evaluation mode.
-        data: The test sequences.
-        validation: The validation sequences, of the kind that it was trained on.
-        progress: How far training had come.
-    """
-
-    config: TrainConfig
-    model: nn.Module
-    data: SequenceDataset
-    validation: SequenceDataset
-    progress: Progress
 
 
 def evaluate(folder: RunFolder, source: Source | None = None, device: str = "cpu") -> Evaluation:
@@ -96,65 +100,45 @@ def evaluate(folder: RunFolder, source: Source | None = None, device: str = "cpu
     return _evaluate(run, folder, folder.evaluation, folder.strips)
 
 
-def evaluate_elsewhere(folder: RunFolder, source: Source | None = None, device: str = "cpu") -> Evaluation:
-    """Evaluate a run that was trained on digits or MNIST on sprites, which it never saw.
+def evaluate_transfer(
+    folder: RunFolder, name: DatasetName, source: Source | None = None, device: str = "cpu"
+) -> Evaluation:
+    """Evaluate a run of digits or MNIST on another data set, which it never saw.
 
-    The sprites are reduced to the size of the digits and put into the red channel. The result and the strips go into
+    The images are reduced to the size of the digits and put into the red channel. The result and the strips go into
     files of their own in the folder of the run.
 
     Args:
         folder: The run.
-        source: Where the files of the sprites are.
+        name: The data set.
+        source: Where the files of the data set are.
         device: Where to compute.
 
     Returns:
         The errors and the certificates.
 
     Raises:
-        ExperimentError: If the run or the sprites cannot be read, or the run is of another kind of data.
+        ExperimentError: If the run or the images cannot be read.
+        UsageError: If the run is of another kind of data, or the data set has no such form.
 
     References:
         Y. Song, T. A. Keller, N. Sebe and M. Welling, Flow Factorized Representation Learning, 2023, figure 7.
     """
     run = open_run(folder, source, device)
-    elsewhere = open_sprites_as_digits(run.config.dataset, run.config.sequences, source).to(device)
-    return _evaluate(replace(run, data=elsewhere), folder, folder.elsewhere, folder.elsewhere_strips)
-
-
-def open_run(folder: RunFolder, source: Source | None = None, device: str = "cpu") -> TrainedRun:
-    """Read a run's newest checkpoint and open its data.
-
-    Args:
-        folder: The run.
-        source: Where the data files are.
-        device: Where to compute.
-
-    Returns:
-        The run.
-
-    Raises:
-        ExperimentError: If the run or its data cannot be read.
-    """
-    config = TrainConfig.from_json(folder.config)
-    data, validation = (
-        open_sequences(config.dataset, split, config.sequences, source).to(device) for split in ("test", "validation")
-    )
-    model = build_model(config.model, data)
-    progress = load_checkpoint(folder.checkpoint, model)
-    return TrainedRun(config, model.to(device).eval(), data, validation, progress)
+    other = open_transfer(name, run.config.dataset, run.config.sequences, source).to(device)
+    return _evaluate(replace(run, data=other), folder, folder.transfer, folder.transfer_strips)
 
 
 def _evaluate(run: TrainedRun, folder: RunFolder, record: Path, picture: Path) -> Evaluation:
-    choice = choose(run.model, run.validation)
-    method = method_of(run.model, choice)
+    method = run.config.model.described
+    choice = method.choose(run.model, run.validation)
+    motion, flows = method.motion(run.model, choice), method.flows(run.model, choice)
     with torch.inference_mode():
-        draw_strips(method, run.data, picture)
-    recovery = None
-    if choice.matching is not None and isinstance(run.model, FlowVAE):
-        recovery = measure_recovery(run.model, choice.matching, run.data)
+        draw_strips(motion, run.data, picture)
+    recovery = method.recovery(run.model, choice, run.data)
     result = Evaluation(
-        equivariance=measure_equivariance(method, run.data),
-        transport=measure_optimality(method, run.data) if isinstance(method, AlongFlow) else {},
+        equivariance=measure_equivariance(motion, run.data),
+        transport={} if flows is None else measure_optimality(flows, run.data),
         recovery=recovery,
         choice=choice,
         data=f"{run.data.name}, {run.data.split}",
@@ -164,42 +148,161 @@ def _evaluate(run: TrainedRun, folder: RunFolder, record: Path, picture: Path) -
         "transport": {name: asdict(entry) for name, entry in result.transport.items()},
         "recovery": None if recovery is None else asdict(recovery),
         "choice": asdict(choice),
-        "provenance": facts_of(run, folder),
+        "provenance": describe_run(run, folder),
     }
     write_text(record, json.dumps(written, indent=2) + "\n")
     return result
 
 
-def facts_of(run: TrainedRun, folder: RunFolder) -> dict[str, Any]:
-    """Say where numbers about a run come from: the run, its training and its data, this machine and this moment."""
-    return provenance(
-        run=asdict(run.config),
-        steps=run.progress.steps,
-        training_seconds=round(run.progress.seconds, 1),
-        data=run.data.identity(),
-        validation=run.validation.identity(),
-        training=folder.sessions(),
-    )
+Part = Literal["likelihood", "vp", "composition", "disentanglement"]
 
 
-def read_evaluation(folder: RunFolder) -> dict[str, Any]:
-    """Read what was found when a run was evaluated.
+CODES, STAGES = 2000, 20  # images in random states, and trees of the boosted classifier for each class
+
+
+SHARES = (0.1, 0.01)
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """The extent of the metrics of a run.
+
+    Attributes:
+        images: Test sequences of each transformation for the likelihood.
+        samples: Numbers of importance samples.
+        pairs: Pairs of each transformation for the predictability score.
+        epochs: Passes through the training pairs of its classifier.
+        start: State of the transformations that do not change, for digits and MNIST; by default as the run was trained.
+    """
+
+    images: int = 50
+    samples: tuple[int, ...] = (1, 100, 1000)
+    pairs: int = 1000
+    epochs: int = 60
+    start: Literal["canonical", "random"] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("images", "samples", "pairs", "epochs"):
+            values = getattr(self, name)
+            least = min(values) if isinstance(values, tuple) and values else values
+            if isinstance(least, tuple) or least < 1:
+                raise UsageError(f"{name}: expected positive integers, got {values!r}")
+
+
+def measure(
+    folder: RunFolder, part: Part, config: MeasureConfig, source: Source | None = None, device: str = "cpu"
+) -> str:
+    """Measure one part of an evaluated run, and write what was found into its folder.
 
     Args:
         folder: The run.
+        part: What to measure.
+        config: How much of it.
+        source: Where the data files are.
+        device: Where to compute.
 
     Returns:
-        The values.
+        The tables, in Markdown.
 
     Raises:
-        ExperimentError: If the run was not evaluated, or by an older version.
+        ExperimentError: If the run or its data cannot be read, or it was not evaluated.
+        UsageError: If the part does not apply to the method of the run.
     """
-    try:
-        evaluation: dict[str, Any] = json.loads(folder.evaluation.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ExperimentError(f"{folder.path}: expected an evaluated run, got none; use: latentflow evaluate") from None
-    except ValueError as error:
-        raise ExperimentError(f"{folder.evaluation}: expected JSON, got {error}") from error
-    if "transport" not in evaluation:
-        raise ExperimentError(f"{folder.evaluation}: expected the transport of the flows, got none; evaluate it again")
-    return evaluation
+    run = open_run(folder, source, device)
+    if config.start is not None:
+        sequences = replace(run.config.sequences, start=config.start)
+        run = replace(run, data=open_sequences(run.config.dataset, "test", sequences, source).to(device))
+    choice = Choice.from_values(read_evaluation(folder)["choice"])
+    result, text = PARTS[part](run, choice, config, folder)
+    written = {"result": result, "settings": asdict(config), "provenance": describe_run(run, folder)}
+    write_text(folder.metric(part), json.dumps(written, indent=2) + "\n")
+    return f"{run.data.name}, {run.data.split}\n\n{text}"
+
+
+Measured = tuple[dict[str, Any], str]
+
+
+def _likelihood(run: TrainedRun, choice: Choice, config: MeasureConfig, folder: RunFolder) -> Measured:  # noqa: ARG001 - the signature of all parts
+    method = run.config.model.described
+    decode = method.motion(run.model, choice).decode
+    likelihood = run.config.model.likelihood
+    observations: tuple[Observation, ...] = (UnitGaussian(),)
+    if likelihood != "gaussian":
+        observations = (BinarizedBernoulli(), *observations)
+    if likelihood == "continuous-bernoulli":
+        observations = (*observations, AsTrained("continuous Bernoulli"))
+    result: dict[str, Any] = {}
+    texts = []
+    for name, proposal_of_k in method.proposals(run.model, choice).items():
+        found = measure_log_likelihood(decode, proposal_of_k, run.data, observations, config.images, config.samples)
+        folded = any(one.folded for one in found.transformations[UnitGaussian().name].values())
+        legacy = None if folded else legacy_score(decode, proposal_of_k, run.data, config.images)
+        result[name] = {"bounds": asdict(found), "legacy_score": legacy}
+        score = "none, since it folds" if legacy is None else f"{legacy:.2f}"
+        texts.append(f"proposal: {name}\n\n{log_likelihood_table(found)}\n\nlegacy score: {score}")
+    return result, "\n\n".join(texts)
+
+
+def _predictability(run: TrainedRun, choice: Choice, config: MeasureConfig, folder: RunFolder) -> Measured:  # noqa: ARG001 - the signature of all parts
+    generator = torch.Generator().manual_seed(0)
+    count = min(config.pairs, *(len(run.data.starts(k)) for k in range(len(run.data.names))))
+    pairs = make_pairs(run.config.model.described.motion(run.model, choice), run.data, count, generator)
+    result: dict[str, Any] = {}
+    header = ("labels", "trained on", "last epoch", "s.e.", "best epoch", "chance", "tested on")
+    rows: list[tuple[str, ...]] = []
+    shuffled = shuffle_labels(pairs.labels, generator)
+    for labels, kind in ((pairs.labels, "true"), (shuffled, "shuffled")):
+        for share in SHARES if kind == "true" else SHARES[1:]:
+            score = vp_score(
+                pairs.first, pairs.last, labels, share, torch.Generator().manual_seed(0), epochs=config.epochs
+            )
+            result[f"{kind}, {share:g}"] = asdict(score)
+            percent = [f"{100 * x:.2f} %" for x in (score.last, score.standard_error, score.best, score.chance)]
+            rows.append((kind, f"{score.train_pairs:,} ({share:.0%})", *percent, f"{score.test_pairs:,}"))
+    return result, table(header, rows, left=0)
+
+
+def _composition(run: TrainedRun, choice: Choice, config: MeasureConfig, folder: RunFolder) -> Measured:  # noqa: ARG001 - the signature of all parts
+    method = run.config.model.described
+    flows = method.flows(run.model, choice)
+    if flows is None or not method.composes:
+        raise UsageError(f"composition: expected a run of flows, got one of {run.config.model.method}")
+    errors = measure_compositions(flows.model, flows.order, run.data)
+    interactions = measure_interactions(flows.model, flows.order, run.data)
+    draw_composition_strips(flows.model, flows.order, run.data, folder.composition_strips)
+    result = {
+        "errors": {name: None if e is None else asdict(e) for name, e in errors.items()},
+        "interactions": {name: None if i is None else asdict(i) for name, i in interactions.items()},
+    }
+    return result, f"{composition_table(errors)}\n\n{interaction_table(interactions)}"
+
+
+def _disentanglement(run: TrainedRun, choice: Choice, config: MeasureConfig, folder: RunFolder) -> Measured:  # noqa: ARG001 - the signature of all parts
+    encode = run.config.model.described.encoder(run.model)
+    if encode is None:
+        raise UsageError(
+            f"disentanglement: expected a run whose latents are coordinates, got {run.config.model.method}"
+        )
+    generator = torch.Generator().manual_seed(0)
+    codes, factors = draw_codes(encode, run.data, CODES, generator)
+    vae = factor_vae_score(FixedFactorTable(codes, factors), codes, factors.shape[1], generator=generator)
+    dci = measure_dci(codes, factors, stages=STAGES, generator=generator)
+    result: dict[str, Any] = {
+        "MIG": measure_mig(codes, factors).score,
+        "SAP": measure_sap(codes, factors, generator=generator).score,
+        "DCI disentanglement": dci.disentanglement,
+        "DCI completeness": dci.completeness,
+        "DCI informativeness": dci.informativeness,
+        "FactorVAE score": vae.score,
+        "FactorVAE chance": vae.chance,
+        "images": len(codes),
+    }
+    return result, table(tuple(result), [tuple(f"{value:.3f}" for value in result.values())], left=0)
+
+
+PARTS: dict[Part, Callable[[TrainedRun, Choice, MeasureConfig, RunFolder], Measured]] = {
+    "likelihood": _likelihood,
+    "vp": _predictability,
+    "composition": _composition,
+    "disentanglement": _disentanglement,
+}

@@ -6,17 +6,11 @@ import numpy as np
 import torch
 from torch.distributions import Independent, Normal
 
-from latentflow import (
-    DiffusionPrior,
-    FlowVAE,
-    FunctionPotential,
-    GaussianLikelihood,
-    PotentialBank,
-    PotentialFlow,
-    QuadraticPotential,
-)
-from latentflow_experiments.data import FactorGrid, FactorSequences
-from latentflow_experiments.data.family import Factor, Family
+from latentflow import DiffusionPrior, FlowVAE, FunctionPotential, PotentialBank, PotentialFlow, QuadraticPotential
+from latentflow.vae import GaussianLikelihood
+from latentflow_experiments.data import FactorSequences, Family
+from latentflow_experiments.data.factors import Factor
+from latentflow_experiments.data.frames import FactorGrid
 
 SIZES = (3, 6, 5, 6)
 FACTORS = tuple(Factor(name, size) for name, size in zip(("kind", "x", "y", "hue"), SIZES, strict=True))

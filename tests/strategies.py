@@ -1,12 +1,11 @@
 """Inputs and oracles that the tests share: everything is float64 and built from an integer seed."""
 
-from dataclasses import replace
-
 import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from latentflow import Jet, JetRequest, MLPPotential
+from latentflow import Derivative, Jet, MLPPotential
+from latentflow.calculus import JetRequest
 
 BATCHES = [(), (1,), (5,), (2, 3), (0,)]
 
@@ -50,13 +49,34 @@ def close(actual, expected, tolerance=1e-11):
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
+def request_of(probes=None, **wanted):
+    """A request for the second derivatives that are wanted by name; with probes, their forms as well."""
+    derivatives = Derivative(0) if probes is None else Derivative.QUADRATIC
+    for name, yes in wanted.items():
+        derivatives |= Derivative[name.upper()] if yes else Derivative(0)
+    return JetRequest(derivatives, probes)
+
+
+def jet_of(value, gradient, time_derivative, **second):
+    """A jet with second derivatives by name, without those that are None."""
+    known = {Derivative[name.upper()]: field for name, field in second.items() if field is not None}
+    return Jet(value, gradient, time_derivative, known)
+
+
+def held(jet, name):
+    """A field of a jet by name, or None if the jet does not hold it."""
+    if name in ("value", "gradient", "time_derivative"):
+        return getattr(jet, name)
+    return jet.second.get(Derivative[name.upper()])
+
+
 FIELDS = ["value", "gradient", "time_derivative", "laplacian", "hessian", "quadratic"]
 
 
 def jets_close(actual, expected, tolerance=1e-11):
     """Agreement of two jets, field by field."""
     for name in FIELDS:
-        a, b = getattr(actual, name), getattr(expected, name)
+        a, b = held(actual, name), held(expected, name)
         assert (a is None) == (b is None), name
         if a is not None:
             torch.testing.assert_close(
@@ -77,7 +97,8 @@ def reference_jet(u, z, t, probes=None):
     hessian = each(jacrev(jacrev(u)), dim, dim)
     quadratic = None if probes is None else torch.einsum("...pi,...ij,...pj->...p", probes, hessian, probes)
     trace = hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return Jet(each(u), each(jacrev(u), dim), each(jacrev(u, argnums=1)), trace, hessian, quadratic)
+    first = each(u), each(jacrev(u), dim), each(jacrev(u, argnums=1))
+    return jet_of(*first, laplacian=trace, hessian=hessian, quadratic=quadratic)
 
 
 def opaque(u):
@@ -110,7 +131,7 @@ ALL_FIELDS = [*FIELDS, "products", "second_time_derivative", "gradient_time_deri
 
 def full_request(probes):
     """Every tensor field of a jet."""
-    return JetRequest(True, True, probes, products=True, second_time_derivative=True, gradient_time_derivative=True)
+    return request_of(probes, **dict.fromkeys(ALL_FIELDS[3:], True))
 
 
 def full_reference_jet(u, z, t, probes):
@@ -124,12 +145,9 @@ def full_reference_jet(u, z, t, probes):
         return torch.stack(rows).reshape((*batch, *shape)) if rows else z.new_zeros(*batch, *shape)
 
     first = reference_jet(u, z, t, probes)
-    return replace(
-        first,
-        products=torch.einsum("...ij,...pj->...pi", first.hessian, probes),
-        second_time_derivative=each(jacrev(jacrev(u, argnums=1), argnums=1)),
-        gradient_time_derivative=each(jacrev(jacrev(u), argnums=1), dim),
-    )
+    first = first.including(Derivative.PRODUCTS, torch.einsum("...ij,...pj->...pi", first.hessian, probes))
+    first = first.including(Derivative.SECOND_TIME_DERIVATIVE, each(jacrev(jacrev(u, argnums=1), argnums=1)))
+    return first.including(Derivative.GRADIENT_TIME_DERIVATIVE, each(jacrev(jacrev(u), argnums=1), dim))
 
 
 def all_fields_close(actual, expected, tolerance=1e-11):

@@ -17,7 +17,7 @@ from benchmarks.__main__ import NUMBERS, PAGE, PARTS, main
 from benchmarks.record import Comparison, Record, load, save
 from benchmarks.report import UNMEASURED, render
 from benchmarks.timing import Plan, Timing, check_close, measure
-from latentflow import ODEOptions, QuadraticPotential
+from latentflow import ODE, QuadraticPotential
 from latentflow_experiments.data import open_sequences
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
@@ -156,7 +156,7 @@ def test_velocities_by_hand_are_gradients(velocity):
 
 def ways(u, calls):
     parameters = list(u.parameters())
-    yield "latentflow", lambda: competitors.by_latentflow(u, ODEOptions(rtol=1e-8, atol=1e-8), True, calls)
+    yield "latentflow", lambda: competitors.by_latentflow(u, ODE(rtol=1e-8, atol=1e-8), True, calls)
     yield "zuko", lambda: competitors.by_zuko(competitors.by_autograd(u), parameters, True, calls)
     yield "flow_matching", lambda: competitors.by_flow_matching(competitors.by_autograd(u), True, calls)
     yield "torchdyn", lambda: competitors.by_torchcfm(competitors.by_func(u), True, calls)

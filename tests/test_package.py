@@ -1,6 +1,8 @@
-"""What importing the package does, and what its files promise."""
+"""What importing the packages does, and what their files promise."""
 
 import ast
+import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -10,15 +12,16 @@ from pathlib import Path
 import pytest
 
 import latentflow
-import latentflow.testing
+from docs import architecture, reference
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "latentflow"
+LIBRARY, EXPERIMENTS = ROOT / "latentflow", ROOT / "latentflow_experiments"
 
 EXTRAS = {
     "PIL",
     "h5py",
     "kornia",
+    "latentflow_experiments",
     "lightning",
     "lightning_fabric",
     "matplotlib",
@@ -30,30 +33,43 @@ EXTRAS = {
     "tyro",
 }
 
-CORE = {"calculus", "potentials", "flow", "priors", "pde", "transport", "vae"}
+BELOW_FLOW = {"calculus", "potentials", "flow"}
+BELOW_VAE = BELOW_FLOW | {"pde", "priors", "transport"}
 ALLOWED = {
     "calculus": {"calculus"},
     "potentials": {"calculus", "potentials"},
-    "flow": {"calculus", "potentials", "flow"},
-    "priors": {"calculus", "potentials", "flow", "priors"},
-    "pde": {"calculus", "potentials", "flow", "pde"},
-    "transport": {"calculus", "potentials", "flow", "transport"},
-    "testing": {"calculus", "potentials", "flow", "pde", "priors", "transport", "testing"},
-    "vae": CORE,
-    "experiments": CORE | {"experiments", "latentflow"},
-    "__main__": CORE | {"experiments", "latentflow"},
-    "__init__": CORE,
+    "flow": BELOW_FLOW,
+    "pde": BELOW_FLOW | {"pde"},
+    "priors": BELOW_FLOW | {"priors"},
+    "transport": BELOW_FLOW | {"transport"},
+    "vae": BELOW_VAE | {"vae"},
+    "testing": BELOW_VAE | {"testing"},
+    "__init__": BELOW_VAE | {"vae"},
     "_version": set(),
 }
+"""The subpackages that each subpackage of the library may import, and the files beside them."""
+
 EVERYONE = {"_version"}
-SOURCES = sorted(PACKAGE.rglob("*.py"))
+PROTOCOLS = {
+    "calculus": {"Field", "Estimator"},
+    "flow": {"LogDet", "RunningCost", "Scheme", "StepSolver"},
+    "pde": {"Collocation", "Weighting"},
+    "priors": {"Prior"},
+    "vae": {"Bound", "LabelEstimator", "Likelihood"},
+}
+PUBLIC = [
+    (subpackage, name)
+    for subpackage in reference.SUBPACKAGES
+    for name in importlib.import_module(f"latentflow.{subpackage}").__all__
+]
 
 DEPENDENCIES = "import geomloss, numpy, torch, torchdiffeq"
+SUBPACKAGES = ", ".join(f"latentflow.{name}" for name in reference.SUBPACKAGES)
 EXTRAS_PROBE = f"""
 import json, sys
 {DEPENDENCIES}
 before = set(sys.modules)
-import latentflow
+import latentflow, {SUBPACKAGES}
 print(json.dumps(sorted({{name.partition(".")[0] for name in set(sys.modules) - before}})))
 """
 STATE_PROBE = f"""
@@ -79,7 +95,7 @@ def state():
     }}
 
 before = state()
-import latentflow
+import latentflow, {SUBPACKAGES}
 after = state()
 print(json.dumps([name for name in before if before[name] != after[name]]))
 """
@@ -102,20 +118,95 @@ def test_import_changes_no_global_state():
     assert run(STATE_PROBE) == []
 
 
-def test_public_names_resolve():
+def isort_style(name):
+    """The order of ruff's RUF022: constants, classes, then everything else."""
+    return 0 if name.isupper() else 1 if name[0].isupper() else 2, name
+
+
+@pytest.mark.parametrize("module", ["latentflow", *(f"latentflow.{name}" for name in reference.SUBPACKAGES)])
+def test_public_names_resolve(module):
     """Catches a name listed in `__all__` and never imported, and a `__getattr__` that answers to anything."""
-    assert sorted(set(latentflow.__all__)) == list(latentflow.__all__)
-    assert all(getattr(latentflow, name) is not None for name in latentflow.__all__)
+    package = importlib.import_module(module)
+    assert sorted(set(package.__all__), key=isort_style) == list(package.__all__)
+    assert all(getattr(package, name) is not None for name in package.__all__)
     with pytest.raises(AttributeError):
-        _ = latentflow.no_such_name
+        _ = package.no_such_name
 
 
-def test_every_public_name_is_documented():
-    """Catches a name that the reference leaves out, or still lists after its removal."""
-    page, checks = (ROOT / "docs" / "api.md").read_text().split(".. currentmodule:: latentflow.testing")
-    listed, listed_checks = (re.findall(r"^   (\w+)$", part, flags=re.MULTILINE) for part in (page, checks))
-    assert sorted([*listed, "__version__"]) == list(latentflow.__all__)
-    assert sorted(listed_checks) == sorted(name for name in vars(latentflow.testing) if name.startswith("check_"))
+def test_every_subpackage_is_in_the_reference():
+    """Catches a new subpackage that has no page, and one whose `__init__` exports less than it imports."""
+    folders = {file.parent.name for file in LIBRARY.glob("*/__init__.py")}
+    assert folders == set(reference.SUBPACKAGES) == set(ALLOWED) - {"__init__", "_version"}
+    for name in reference.SUBPACKAGES:
+        module = importlib.import_module(f"latentflow.{name}")
+        tree = ast.parse((LIBRARY / name / "__init__.py").read_text(encoding="utf-8"))
+        imported = {alias.asname for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        assert imported == set(module.__all__), name
+
+
+def test_top_level_has_the_everyday_names_and_no_others():
+    """Catches a top level that grows with every feature, and a name that is another object than in its subpackage."""
+    assert 35 <= len(latentflow.__all__) <= 45
+    homes = {name: subpackage for subpackage, name in PUBLIC}
+    assert len(homes) == len(PUBLIC)  # no name has two homes
+    for name in set(latentflow.__all__) - {"__version__"}:
+        assert getattr(latentflow, name) is getattr(importlib.import_module(f"latentflow.{homes[name]}"), name)
+
+
+@pytest.mark.parametrize(("subpackage", "name"), PUBLIC)
+def test_public_names_are_documented(subpackage, name):
+    """Catches a class or function without a docstring, and a function whose docstring does not open with a verb."""
+    public = getattr(importlib.import_module(f"latentflow.{subpackage}"), name)
+    if not (inspect.isclass(public) or inspect.isfunction(public)):
+        return  # an alias of a type
+    first = (public.__doc__ or "").split("\n")[0]
+    assert first.endswith((".", ":")), first
+    assert not first.startswith(("This ", "How ", "What ", "Where ", "Whether ", "Which ", f"{name}(")), first
+    if inspect.isfunction(public):
+        verb = first.split()[0]
+        assert not verb.endswith("s"), first
+        assert verb not in {"A", "An", "The"}, first
+
+
+@pytest.mark.parametrize(
+    ("subpackage", "name"), [(home, name) for home, names in PROTOCOLS.items() for name in sorted(names)]
+)
+def test_protocols_that_a_user_implements_are_exported(subpackage, name):
+    """Catches an extension point whose contract cannot be imported."""
+    assert name in importlib.import_module(f"latentflow.{subpackage}").__all__
+
+
+def test_the_reference_holds_every_public_name(tmp_path):
+    """Catches a name that the reference leaves out, and a page that the table of contents does not list."""
+    reference.write(tmp_path)
+    written = {name: (tmp_path / f"{name}.md").read_text(encoding="utf-8") for name in reference.pages()}
+    assert written == reference.pages()
+    for name in reference.SUBPACKAGES:
+        module = importlib.import_module(f"latentflow.{name}")
+        assert re.findall(r"^   (\w+)$", written[name], flags=re.MULTILINE) == list(module.__all__)
+        assert module.__doc__.strip() in written[name]
+    everyday = re.findall(r"^   ~latentflow\.\w+\.(\w+)$", written["latentflow"], flags=re.MULTILINE)
+    assert sorted([*everyday, "__version__"]) == sorted(latentflow.__all__)
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert re.findall(r"^api/(\w+)$", page, flags=re.MULTILINE) == list(written)
+
+
+def test_a_page_that_has_not_changed_is_left_alone(tmp_path):
+    """Catches pages that every build writes again, so that Sphinx reads all of them again."""
+    reference.write(tmp_path)
+    stamps = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    (tmp_path / "pde.md").write_text("an old page")
+    reference.write(tmp_path)
+    changed = {file.stem for file, stamp in stamps.items() if file.stat().st_mtime_ns != stamp}
+    assert changed == {"pde"}
+    assert (tmp_path / "pde.md").read_text() == reference.pages()["pde"]
+
+
+def test_the_drawing_is_what_the_code_writes():
+    """Catches a drawing edited by hand, and a change of the code that was not drawn."""
+    assert architecture.FILE.read_text(encoding="utf-8") == architecture.draw()
+    sizes = [int(size) for size in re.findall(r'font-size="(\d+)"', architecture.draw())]
+    assert min(sizes) >= 13
 
 
 def test_documents_carry_the_version():
@@ -125,14 +216,14 @@ def test_documents_carry_the_version():
     assert cited.group(1) == newest.group(1) == latentflow.__version__
 
 
-def room(name: str) -> str:
-    """The room of a module or public name; of what lies in the package itself, `latentflow`."""
-    return next((part for part in name.split(".")[1:2] if part in ALLOWED), "latentflow")
+def part(name: str, root: str, parts: set[str]) -> str:
+    """The subpackage of a module or public name; of what lies in the package itself, the name of the package."""
+    return next((word for word in name.split(".")[1:2] if word in parts), root)
 
 
-def imported_rooms(source: Path, package: Path) -> set[str]:
-    """The rooms that a file of the package imports from, anywhere in it."""
-    here = ["latentflow", *source.relative_to(package).parts[:-1]]
+def imported_names(source: Path, package: Path) -> list[str]:
+    """The dotted names that a file of a package imports, anywhere in it."""
+    here = [package.name, *source.relative_to(package).parts[:-1]]
     names = []
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -141,15 +232,45 @@ def imported_rooms(source: Path, package: Path) -> set[str]:
             above = here[: len(here) + 1 - node.level] if node.level else []
             below = [node.module] if node.module else []
             names += [".".join([*above, *below, alias.name]) for alias in node.names]
-    return {room(name) for name in names if name.split(".")[0] == "latentflow"}
+    return names
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(PACKAGE)))
-def test_rooms_import_one_way(source):
-    """Catches an import against the order of the rooms, and a new room that has no place in it."""
-    here = source.relative_to(PACKAGE).with_suffix("").parts[0]
+def imported_parts(source: Path, package: Path, parts: set[str]) -> set[str]:
+    """The subpackages of a package that a file of it imports from; other packages of ours by name."""
+    names = imported_names(source, package)
+    others = {"latentflow", "latentflow_experiments"} - {package.name}
+    inside = {part(name, package.name, parts) for name in names if name.split(".")[0] == package.name}
+    return inside | {name.split(".")[0] for name in names} & others
+
+
+SOURCES = sorted(LIBRARY.rglob("*.py"))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(LIBRARY)))
+def test_subpackages_import_one_way(source):
+    """Catches an import against the order of the subpackages or of the experiments, and a subpackage without place."""
+    here = source.relative_to(LIBRARY).with_suffix("").parts[0]
     assert here in ALLOWED, f"expected one of {sorted(ALLOWED)}, got {here}"
-    assert imported_rooms(source, PACKAGE) <= ALLOWED[here] | EVERYONE
+    assert imported_parts(source, LIBRARY, set(ALLOWED)) <= ALLOWED[here] | EVERYONE
+
+
+ORDER = ("data", "methods", "training", "metrics", "reports", "cli")
+TABLES = "latentflow_experiments.reports.tables"
+
+
+@pytest.mark.parametrize(
+    "source",
+    sorted(
+        file for file in EXPERIMENTS.rglob("*.py") if file.relative_to(EXPERIMENTS).with_suffix("").parts[0] in ORDER
+    ),
+    ids=lambda source: str(source.relative_to(EXPERIMENTS)),
+)
+def test_experiments_import_one_way(source):
+    """Catches data that need a method, a method that needs its metrics, and a part that needs the command line."""
+    here = source.relative_to(EXPERIMENTS).with_suffix("").parts[0]
+    names = [name for name in imported_names(source, EXPERIMENTS) if not name.startswith(TABLES)]
+    imported = {part(name, "", set(ORDER)) for name in names if name.startswith("latentflow_experiments.")}
+    assert imported.isdisjoint(ORDER[ORDER.index(here) + 1 :])
 
 
 @pytest.mark.parametrize(
@@ -161,13 +282,16 @@ def test_rooms_import_one_way(source):
         ("import latentflow", {"latentflow"}),
         ("from ..vae.bounds import Objective", {"vae"}),
         ("from .. import vae", {"vae"}),
-        ("from . import arguments", {"calculus"}),
+        ("from . import checks", {"calculus"}),
+        ("import latentflow_experiments.cli", {"latentflow_experiments"}),
+        ("from latentflow_experiments import cli", {"latentflow_experiments"}),
         ("from torch import Tensor", set()),
     ],
 )
 def test_imports_are_read_in_every_form(line, expected, tmp_path):
     """Catches a spelling of an import that the test above would not see."""
-    source = tmp_path / "calculus" / "module.py"
-    source.parent.mkdir()
+    package = tmp_path / "latentflow"
+    source = package / "calculus" / "module.py"
+    source.parent.mkdir(parents=True)
     source.write_text(f"def later():\n    {line}\n")
-    assert imported_rooms(source, tmp_path) == expected
+    assert imported_parts(source, package, set(ALLOWED)) == expected

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import precision
-from tests.mutation.page import write_block
+from latentflow_experiments.reports.tables import write_block
 
 TESTS = Path(__file__).parent
 PAGE = precision.PAGE.read_text(encoding="utf-8")

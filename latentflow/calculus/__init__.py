@@ -1,29 +1,22 @@
 """The calculus of scalar fields: jets, operators and estimators."""
 
-from latentflow.calculus.checks import check_count as check_count
-from latentflow.calculus.checks import check_hidden as check_hidden
-from latentflow.calculus.checks import check_index as check_index
 from latentflow.calculus.estimators import Estimator as Estimator
 from latentflow.calculus.estimators import Exact as Exact
 from latentflow.calculus.estimators import FixedProbes as FixedProbes
 from latentflow.calculus.estimators import Hutchinson as Hutchinson
 from latentflow.calculus.estimators import HutchPlusPlus as HutchPlusPlus
 from latentflow.calculus.estimators import Noise as Noise
-from latentflow.calculus.estimators import check_noise as check_noise
-from latentflow.calculus.estimators import draw_probes as draw_probes
+from latentflow.calculus.jets import Derivative as Derivative
 from latentflow.calculus.jets import Field as Field
 from latentflow.calculus.jets import InnerHessian as InnerHessian
 from latentflow.calculus.jets import Jet as Jet
 from latentflow.calculus.jets import JetRequest as JetRequest
+from latentflow.calculus.jets import SupportsJet as SupportsJet
 from latentflow.calculus.jets import Time as Time
 from latentflow.calculus.jets import autodiff_jet as autodiff_jet
-from latentflow.calculus.jets import check_points as check_points
 from latentflow.calculus.jets import evaluate_jet as evaluate_jet
-from latentflow.calculus.jets import expand_time as expand_time
-from latentflow.calculus.jets import expand_weight as expand_weight
-from latentflow.calculus.jets import outside_autocast as outside_autocast
-from latentflow.calculus.jets import transformed as transformed
 from latentflow.calculus.operators import LaplacianEstimate as LaplacianEstimate
+from latentflow.calculus.operators import SamplingEstimator as SamplingEstimator
 from latentflow.calculus.operators import estimate_laplacian as estimate_laplacian
 from latentflow.calculus.operators import gradient as gradient
 from latentflow.calculus.operators import gradient_time_derivative as gradient_time_derivative
@@ -33,4 +26,32 @@ from latentflow.calculus.operators import jet as jet
 from latentflow.calculus.operators import laplacian as laplacian
 from latentflow.calculus.operators import second_time_derivative as second_time_derivative
 from latentflow.calculus.positive import PositiveParameter as PositiveParameter
-from latentflow.calculus.positive import inverse_softplus as inverse_softplus
+
+__all__ = [
+    "Derivative",
+    "Estimator",
+    "Exact",
+    "Field",
+    "FixedProbes",
+    "HutchPlusPlus",
+    "Hutchinson",
+    "InnerHessian",
+    "Jet",
+    "JetRequest",
+    "LaplacianEstimate",
+    "Noise",
+    "PositiveParameter",
+    "SamplingEstimator",
+    "SupportsJet",
+    "Time",
+    "autodiff_jet",
+    "estimate_laplacian",
+    "evaluate_jet",
+    "gradient",
+    "gradient_time_derivative",
+    "hessian",
+    "hessian_vector_product",
+    "jet",
+    "laplacian",
+    "second_time_derivative",
+]

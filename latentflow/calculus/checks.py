@@ -59,3 +59,23 @@ def check_hidden(hidden: Sequence[int]) -> None:
     """
     if len(hidden) == 0 or min(hidden) < 1:
         raise ValueError(f"hidden: expected at least one positive width, got {tuple(hidden)}")
+
+
+def expand_weight(weight: Tensor, batch: torch.Size) -> Tensor:
+    """Return one weight for each sample, of shape ``(*batch,)``.
+
+    Args:
+        weight: A tensor of shape ``()`` or one that broadcasts to ``(*batch,)``.
+        batch: The batch shape.
+
+    Returns:
+        The weights.
+
+    Raises:
+        ValueError: If the weight does not broadcast to the batch shape.
+    """
+    try:
+        return weight.expand(batch)
+    except RuntimeError:
+        message = f"weight: expected a number or a shape that broadcasts to {tuple(batch)}, got {tuple(weight.shape)}"
+        raise ValueError(message) from None

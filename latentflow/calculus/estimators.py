@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latentflow.calculus.checks import check_count
-from latentflow.calculus.jets import Field, Jet, JetRequest, Time, evaluate_jet
+from latentflow.calculus.jets import Derivative, Field, Jet, JetRequest, Time, evaluate_jet
 
 Noise: TypeAlias = Literal["rademacher", "gaussian"]
 """The distribution of the entries of a probe."""
@@ -52,12 +52,10 @@ class Exact:
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:  # noqa: ARG002 - the protocol's signature
         """Ask for the exact trace."""
-        return JetRequest(laplacian=True)
+        return JetRequest(Derivative.LAPLACIAN)
 
     def laplacian(self, jet: Jet) -> Tensor:
         """Return the trace that the pass computed."""
-        if jet.laplacian is None:
-            raise ValueError("jet: expected a jet with a Laplacian, got one without")
         return jet.laplacian
 
     def fixed(self, z: Tensor) -> Exact:  # noqa: ARG002 - the protocol's signature
@@ -122,11 +120,11 @@ class FixedProbes:
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:  # noqa: ARG002 - the protocol's signature
         """Ask for the quadratic forms of the probes."""
-        return JetRequest(probes=self.probes)
+        return JetRequest(Derivative.QUADRATIC, self.probes)
 
     def laplacian(self, jet: Jet) -> Tensor:
         """Average the quadratic forms over the probes."""
-        return _forms(jet).mean(-1)
+        return jet.quadratic.mean(-1)
 
     def standard_error(self, jet: Jet) -> Tensor:
         r"""Estimate the standard deviation of the average, :math:`s/\sqrt m` with the sample deviation ``s``.
@@ -140,7 +138,7 @@ class FixedProbes:
         Raises:
             ValueError: If there is one probe only.
         """
-        return mean_error(_forms(jet))
+        return mean_error(jet.quadratic)
 
     def fixed(self, z: Tensor) -> FixedProbes:  # noqa: ARG002 - the protocol's signature
         """Return the estimator itself."""
@@ -198,25 +196,19 @@ class Hutchinson:
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:  # noqa: ARG002 - the protocol's signature
         """Ask for the quadratic forms of freshly drawn probes."""
-        return JetRequest(probes=self.draw(z))
+        return JetRequest(Derivative.QUADRATIC, self.draw(z))
 
     def laplacian(self, jet: Jet) -> Tensor:
         """Average the quadratic forms over the probes."""
-        return _forms(jet).mean(-1)
+        return jet.quadratic.mean(-1)
 
     def standard_error(self, jet: Jet) -> Tensor:
         """Estimate the standard deviation of the average, see :meth:`FixedProbes.standard_error`."""
-        return mean_error(_forms(jet))
+        return mean_error(jet.quadratic)
 
     def fixed(self, z: Tensor) -> FixedProbes:
         """Draw the probes for points of the shape ``(*batch, dim)`` of ``z`` now."""
         return FixedProbes(self.draw(z))
-
-
-def _forms(jet: Jet) -> Tensor:
-    if jet.quadratic is None:
-        raise ValueError("jet: expected a jet with quadratic forms of probes, got one without")
-    return jet.quadratic
 
 
 def mean_error(samples: Tensor) -> Tensor:
@@ -320,13 +312,11 @@ class FixedHutchPlusPlus:
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
         """Multiply the Hessian by ``S`` once, and ask for the forms of ``Q`` and of the rest of ``G``."""
         with torch.no_grad():
-            products = evaluate_jet(u, z, t, JetRequest(probes=self.sketch, products=True)).products
-            if products is None:
-                raise ValueError("u: expected its jet_rule to return the products that was asked for, got None")
+            products = evaluate_jet(u, z, t, JetRequest(Derivative.PRODUCTS, self.sketch)).products
             precise = torch.promote_types(products.dtype, torch.float32)
             basis = torch.linalg.qr(products.mT.to(precise)).Q.mT.to(products)
             outside = self.rest - (self.rest @ basis.mT) @ basis
-        return JetRequest(probes=torch.cat([basis, outside], dim=-2).detach())
+        return JetRequest(Derivative.QUADRATIC, torch.cat([basis, outside], dim=-2).detach())
 
     def laplacian(self, jet: Jet) -> Tensor:
         """Add the trace in the subspace and the average over the rest."""
@@ -342,8 +332,6 @@ class FixedHutchPlusPlus:
 
 
 def _split(jet: Jet, rest: int) -> tuple[Tensor, Tensor]:
-    if jet.quadratic is None:
-        raise ValueError("jet: expected a jet with quadratic forms of probes, got one without")
     inside, outside = torch.split(jet.quadratic, [jet.quadratic.shape[-1] - rest, rest], dim=-1)
     return inside, outside
 

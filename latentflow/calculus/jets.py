@@ -1,9 +1,10 @@
-"""Fields, the requests for their derivatives, and the jets that answer them."""
+r"""Fields, the requests for their derivatives, and the jets that answer them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Flag, auto
 from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
@@ -11,12 +12,371 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
+from latentflow.calculus.checks import expand_weight
+
 Field: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """A scalar field ``u(z, t)``: ``z`` of shape ``(*batch, dim)``, ``t`` and the result of shape ``(*batch,)``."""
 
-
 Time: TypeAlias = float | Tensor
 """A time: a number, or a tensor of shape ``()`` or ``(*batch,)``."""
+
+P = ParamSpec("P")
+U = TypeVar("U", bound=Field)
+R = TypeVar("R")
+
+
+class Derivative(Flag):
+    r"""Second derivatives of a field, to be requested; members combine by ``|``.
+
+    Value, gradient and time derivative come with every request.
+
+    Attributes:
+        LAPLACIAN: The trace :math:`\Delta u` of the Hessian.
+        HESSIAN: The Hessian :math:`H = \nabla_z^2 u`.
+        SECOND_TIME_DERIVATIVE: :math:`\partial_t^2 u`.
+        GRADIENT_TIME_DERIVATIVE: :math:`\partial_t \nabla_z u`.
+        QUADRATIC: :math:`v^\top H v` for the probes of the request.
+        PRODUCTS: :math:`H v` for the probes of the request.
+        INNER_HESSIAN: The Hessian in factors, from potentials whose ``inner_width`` is known.
+
+    Example:
+        >>> requires = Derivative.LAPLACIAN | Derivative.HESSIAN
+        >>> assert Derivative.HESSIAN in requires and Derivative.PRODUCTS not in requires
+    """
+
+    LAPLACIAN = auto()
+    HESSIAN = auto()
+    SECOND_TIME_DERIVATIVE = auto()
+    GRADIENT_TIME_DERIVATIVE = auto()
+    QUADRATIC = auto()
+    PRODUCTS = auto()
+    INNER_HESSIAN = auto()
+
+    @property
+    def names(self) -> str:
+        """The names of the members, as the fields of a jet have them."""
+        return ", ".join(str(member.name).lower() for member in self)
+
+
+NONE = Derivative(0)
+WITHOUT_PROBES = (
+    Derivative.LAPLACIAN | Derivative.HESSIAN | Derivative.SECOND_TIME_DERIVATIVE | Derivative.GRADIENT_TIME_DERIVATIVE
+)
+"""What can be requested by name alone, of any field."""
+WITH_PROBES = Derivative.QUADRATIC | Derivative.PRODUCTS
+
+
+def check_requires(requires: Derivative) -> Derivative:
+    """Check the derivatives that a residual, a running cost or a call of :func:`jet` requires.
+
+    Args:
+        requires: The derivatives.
+
+    Returns:
+        The derivatives.
+
+    Raises:
+        TypeError: If they are no members of :class:`Derivative`.
+        ValueError: If one of them needs probes or factors.
+    """
+    if not isinstance(requires, Derivative):
+        raise TypeError(f"requires: expected members of Derivative, got {requires!r}")
+    if requires & ~WITHOUT_PROBES:
+        raise ValueError(f"requires: expected out of {WITHOUT_PROBES.names}, got {requires.names}")
+    return requires
+
+
+@dataclass(frozen=True)
+class JetRequest:
+    r"""A request for second derivatives, beyond value, gradient and time derivative.
+
+    Attributes:
+        derivatives: The second derivatives.
+        probes: Directions :math:`v`, of shape ``(*batch, probes, dim)``, for ``QUADRATIC`` and ``PRODUCTS``; else None.
+
+    Raises:
+        ValueError: If there are probes and neither is requested, or one of the two without probes.
+
+    Example:
+        >>> request = JetRequest(Derivative.LAPLACIAN).including(Derivative.HESSIAN)
+        >>> assert Derivative.HESSIAN in request and request.probes is None
+    """
+
+    derivatives: Derivative = NONE
+    probes: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.derivatives & WITH_PROBES) != (self.probes is not None):
+            expected = "probes" if self.probes is None else "QUADRATIC or PRODUCTS with probes"
+            raise ValueError(f"request: expected {expected}, got {self.derivatives.names or 'no second derivative'}")
+
+    def __contains__(self, derivative: Derivative) -> bool:
+        return bool(self.derivatives._value_ & derivative._value_)  # the operator builds a member for the result
+
+    def including(self, derivatives: Derivative) -> JetRequest:
+        """Return the request with more derivatives that need no probes."""
+        return replace(self, derivatives=self.derivatives | derivatives)
+
+    def reshape_probes(self, *batch: int) -> JetRequest:
+        """Return the request with probes of shape ``(*batch, probes, dim)``, for as many samples."""
+        if self.probes is None:
+            return self
+        return replace(self, probes=self.probes.reshape(*batch, *self.probes.shape[-2:]))
+
+
+@dataclass(frozen=True)
+class InnerHessian:
+    r"""A Hessian in factors, :math:`H = F^\top C F`, cheaper than ``H`` where there are fewer factors than coordinates.
+
+    By Sylvester's identity :math:`\det(I + h F^\top C F) = \det(I + h\,C F F^\top)`, at the width of the core.
+
+    Attributes:
+        core: The symmetric matrix ``C``, of shape ``(*batch, width, width)``.
+        factor: The matrix ``F``, shared by all points, of shape ``(width, dim)``.
+    """
+
+    core: Tensor
+    factor: Tensor
+
+
+@dataclass(frozen=True)
+class Jet:
+    r"""A scalar field :math:`u` and its derivatives at points :math:`(z, t)`.
+
+    Every field of a jet is linear in :math:`u`, so jets add and scale as potentials do. A second derivative that was
+    not requested raises an error when it is read.
+
+    Attributes:
+        value: :math:`u`, of shape ``(*batch,)``, in units of length squared per time.
+        gradient: The velocity :math:`\nabla_z u`, of shape ``(*batch, dim)``.
+        time_derivative: :math:`\partial_t u`, of shape ``(*batch,)``.
+        second: The second derivatives that were requested; the properties below read them.
+        factors: The Hessian in factors, or None. Jets with different factors do not add in this form.
+
+    Example:
+        >>> jet = Jet(torch.ones(3), torch.ones(3, 2), torch.zeros(3), {Derivative.LAPLACIAN: torch.ones(3)})
+        >>> assert torch.equal(jet.scale(2.0).laplacian, torch.full((3,), 2.0))
+        >>> try:
+        ...     jet.hessian
+        ... except ValueError as error:
+        ...     assert "hessian was not requested" in str(error)
+    """
+
+    value: Tensor
+    gradient: Tensor
+    time_derivative: Tensor
+    second: Mapping[Derivative, Tensor] = field(default_factory=dict)
+    factors: InnerHessian | None = None
+
+    @property
+    def laplacian(self) -> Tensor:
+        r"""The Laplacian :math:`\Delta u`, or an unbiased estimate of it, of shape ``(*batch,)``."""
+        return self._read(Derivative.LAPLACIAN)
+
+    @property
+    def hessian(self) -> Tensor:
+        r"""The Hessian :math:`H = \nabla_z^2 u`, of shape ``(*batch, dim, dim)``."""
+        return self._read(Derivative.HESSIAN)
+
+    @property
+    def second_time_derivative(self) -> Tensor:
+        r"""The second time derivative :math:`\partial_t^2 u`, of shape ``(*batch,)``."""
+        return self._read(Derivative.SECOND_TIME_DERIVATIVE)
+
+    @property
+    def gradient_time_derivative(self) -> Tensor:
+        r"""The time derivative of the gradient :math:`\partial_t \nabla_z u`, of shape ``(*batch, dim)``."""
+        return self._read(Derivative.GRADIENT_TIME_DERIVATIVE)
+
+    @property
+    def quadratic(self) -> Tensor:
+        r"""The forms :math:`v^\top H v` of the probes, of shape ``(*batch, probes)``."""
+        return self._read(Derivative.QUADRATIC)
+
+    @property
+    def products(self) -> Tensor:
+        r"""The products :math:`H v` with the probes, of shape ``(*batch, probes, dim)``."""
+        return self._read(Derivative.PRODUCTS)
+
+    @property
+    def inner_hessian(self) -> InnerHessian:
+        """The Hessian in factors."""
+        if self.factors is None:
+            raise ValueError(_not_requested(Derivative.INNER_HESSIAN))
+        return self.factors
+
+    @property
+    def derivatives(self) -> Derivative:
+        """The second derivatives that the jet holds."""
+        held = NONE if self.factors is None else Derivative.INNER_HESSIAN
+        for derivative in self.second:
+            held |= derivative
+        return held
+
+    def _read(self, derivative: Derivative) -> Tensor:
+        if derivative not in self.second:
+            raise ValueError(_not_requested(derivative))
+        return self.second[derivative]
+
+    @staticmethod
+    def answer(
+        request: JetRequest,
+        value: Tensor,
+        gradient: Tensor,
+        time_derivative: Tensor,
+        *,
+        laplacian: Callable[[], Tensor] | None = None,
+        hessian: Callable[[], Tensor] | None = None,
+        products: Callable[[Tensor], Tensor] | None = None,
+        quadratic: Callable[[Tensor], Tensor] | None = None,
+        second_time_derivative: Callable[[], Tensor] | None = None,
+        gradient_time_derivative: Callable[[], Tensor] | None = None,
+        inner_hessian: Callable[[], InnerHessian] | None = None,
+    ) -> Jet:
+        r"""Build the jet that answers a request; each function is called only if its result was requested.
+
+        Args:
+            request: The request.
+            value: :math:`u`, of shape ``(*batch,)``.
+            gradient: :math:`\nabla_z u`, of shape ``(*batch, dim)``.
+            time_derivative: :math:`\partial_t u`, of shape ``(*batch,)``.
+            laplacian: Returns :math:`\Delta u`; the trace of the Hessian if None.
+            hessian: Returns :math:`\nabla_z^2 u`.
+            products: Maps the probes to :math:`H v`.
+            quadratic: Maps the probes to :math:`v^\top H v`; the inner product with :math:`H v` if None.
+            second_time_derivative: Returns :math:`\partial_t^2 u`.
+            gradient_time_derivative: Returns :math:`\partial_t \nabla_z u`.
+            inner_hessian: Returns the Hessian in factors.
+
+        Returns:
+            The jet.
+
+        Raises:
+            ValueError: If a derivative was requested for which there is no function.
+        """
+        second: dict[Derivative, Tensor] = {}
+        if Derivative.HESSIAN in request and hessian is not None:
+            second[Derivative.HESSIAN] = hessian()
+        if Derivative.LAPLACIAN in request:
+            if Derivative.HESSIAN in second:
+                second[Derivative.LAPLACIAN] = second[Derivative.HESSIAN].diagonal(dim1=-2, dim2=-1).sum(-1)
+            elif laplacian is not None:
+                second[Derivative.LAPLACIAN] = laplacian()
+            elif hessian is not None:
+                second[Derivative.LAPLACIAN] = hessian().diagonal(dim1=-2, dim2=-1).sum(-1)
+        probes = request.probes
+        if probes is not None:
+            applied = None
+            if products is not None and (Derivative.PRODUCTS in request or quadratic is None):
+                applied = products(probes)
+            if Derivative.PRODUCTS in request and applied is not None:
+                second[Derivative.PRODUCTS] = applied
+            if Derivative.QUADRATIC in request and quadratic is not None:
+                second[Derivative.QUADRATIC] = quadratic(probes)
+            elif Derivative.QUADRATIC in request and applied is not None:
+                second[Derivative.QUADRATIC] = (probes * applied).sum(-1)
+        if Derivative.SECOND_TIME_DERIVATIVE in request and second_time_derivative is not None:
+            second[Derivative.SECOND_TIME_DERIVATIVE] = second_time_derivative()
+        if Derivative.GRADIENT_TIME_DERIVATIVE in request and gradient_time_derivative is not None:
+            second[Derivative.GRADIENT_TIME_DERIVATIVE] = gradient_time_derivative()
+        inner = inner_hessian() if Derivative.INNER_HESSIAN in request and inner_hessian is not None else None
+        jet = Jet(value, gradient, time_derivative, second, inner)
+        check_answer(jet, request)
+        return jet
+
+    def including(self, derivative: Derivative, tensor: Tensor) -> Jet:
+        """Return the jet with one second derivative added or replaced."""
+        return replace(self, second={**self.second, derivative: tensor})
+
+    @staticmethod
+    def combine(function: Callable[..., Tensor], *jets: Jet) -> Jet:
+        """Apply a linear function to each field of jets that answer the same request.
+
+        Args:
+            function: Maps one tensor from each jet, all of the same field, to that field of the result.
+            *jets: The jets, at least one.
+
+        Returns:
+            The jet of the results, with the second derivatives that all jets hold. A Hessian in factors is kept where
+            there is one jet only.
+
+        Example:
+            >>> jet = Jet(value=torch.ones(3), gradient=torch.ones(3, 2), time_derivative=torch.zeros(3))
+            >>> assert torch.equal(Jet.combine(torch.add, jet, jet).gradient, 2 * jet.gradient)
+        """
+        first, *others = jets
+        shared = [derivative for derivative in first.second if all(derivative in jet.second for jet in others)]
+        inner = None if others else first.factors
+        return Jet(
+            function(*(jet.value for jet in jets)),
+            function(*(jet.gradient for jet in jets)),
+            function(*(jet.time_derivative for jet in jets)),
+            {derivative: function(*(jet.second[derivative] for jet in jets)) for derivative in shared},
+            None if inner is None else InnerHessian(function(inner.core), inner.factor),
+        )
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Jet:
+        """Apply a linear function to each field."""
+        return Jet.combine(function, self)
+
+    @staticmethod
+    def total(jets: Sequence[Jet]) -> Jet:
+        """Add jets field by field: return the jet of the sum of the potentials.
+
+        Args:
+            jets: The jets, at least one, that answer the same request.
+
+        Returns:
+            Their sum.
+        """
+        result = jets[0]
+        for jet in jets[1:]:
+            result = Jet.combine(lambda a, b: a + b, result, jet)
+        return result
+
+    def scale(self, weight: float | Tensor) -> Jet:
+        """Multiply by a weight: return the jet of ``weight * u``.
+
+        Args:
+            weight: A number, or a tensor of shape ``()`` or ``(*batch,)``.
+
+        Returns:
+            The scaled jet.
+
+        Raises:
+            ValueError: If the weight does not broadcast to ``(*batch,)``.
+        """
+        if not isinstance(weight, Tensor):
+            return self.map(lambda field: field * weight)
+        batch = self.value.shape
+        own = expand_weight(weight, batch)
+        return self.map(lambda field: field * own.reshape((*batch, *(1,) * (field.ndim - len(batch)))))
+
+
+def _not_requested(derivative: Derivative) -> str:
+    return f"{derivative.names} was not requested: name Derivative.{derivative.name} in requires or in the request"
+
+
+def check_answer(jet: Jet, request: JetRequest) -> None:
+    """Check that a jet holds all that was requested.
+
+    Args:
+        jet: The jet.
+        request: The request.
+
+    Raises:
+        TypeError: If it is no jet.
+        ValueError: If a second derivative is missing.
+    """
+    if not isinstance(jet, Jet):
+        raise TypeError(f"u: expected its jet_rule to return a Jet, got {type(jet).__name__}")
+    wanted = request.derivatives._value_
+    held = 0 if jet.factors is None else Derivative.INNER_HESSIAN._value_
+    for derivative in jet.second:
+        held |= derivative._value_
+    if wanted & ~held:
+        missing = Derivative(wanted & ~held)
+        raise ValueError(f"u: expected its jet_rule to return the {missing.names} that was requested, got none")
 
 
 def check_points(z: Tensor, dim: int | None = None) -> None:
@@ -41,14 +401,14 @@ def check_points(z: Tensor, dim: int | None = None) -> None:
 
 
 def expand_time(t: Time, z: Tensor) -> Tensor:
-    """Give the time ``t`` one value for each point, in the dtype and on the device of ``z``.
+    """Return one time for each point, of shape ``(*batch,)``, in the dtype and on the device of ``z``.
 
     Args:
         t: A number, or a tensor of shape ``()`` or one that broadcasts to ``(*batch,)``.
         z: The points, of shape ``(*batch, dim)``.
 
     Returns:
-        The times, of shape ``(*batch,)``.
+        The times.
 
     Raises:
         ValueError: If ``t`` does not broadcast to the batch shape of ``z``.
@@ -69,35 +429,15 @@ def expand_time(t: Time, z: Tensor) -> Tensor:
         raise ValueError(message) from None
 
 
-def expand_weight(weight: Tensor, batch: torch.Size) -> Tensor:
-    """Give a weight one value for each sample.
-
-    Args:
-        weight: A tensor of shape ``()`` or one that broadcasts to ``(*batch,)``.
-        batch: The batch shape.
-
-    Returns:
-        The weights, of shape ``(*batch,)``.
-
-    Raises:
-        ValueError: If the weight does not broadcast to the batch shape.
-    """
-    try:
-        return weight.expand(batch)
-    except RuntimeError:
-        message = f"weight: expected a number or a shape that broadcasts to {tuple(batch)}, got {tuple(weight.shape)}"
-        raise ValueError(message) from None
-
-
 def check_value(value: Tensor, z: Tensor) -> Tensor:
-    """Check that a field returned one value for each point and hand that value back.
+    """Check that a field returned one value for each point, and return that value.
 
     Args:
         value: What the field returned at ``z``.
         z: The points, of shape ``(*batch, dim)``.
 
     Returns:
-        ``value``, of shape ``(*batch,)``.
+        The value, of shape ``(*batch,)``.
 
     Raises:
         TypeError: If ``value`` is not a tensor.
@@ -113,26 +453,30 @@ def check_value(value: Tensor, z: Tensor) -> Tensor:
     return value
 
 
-P = ParamSpec("P")
+def transformed() -> bool:
+    """Return whether the code runs inside ``torch.func.vmap``, ``grad``, ``jvp`` or their like.
 
+    Nested forward mode of torch (seen in 2.13) gives wrong numbers through a custom ``autograd.Function`` and through
+    ``torch.linalg.slogdet``. What depends on it takes another way there.
 
-U = TypeVar("U", bound=Field)
-
-
-R = TypeVar("R")
+    Example:
+        >>> assert not transformed()
+        >>> assert torch.func.vmap(lambda x: x * transformed())(torch.ones(3)).all()
+    """
+    return torch._C._are_functorch_transforms_active()
 
 
 def outside_autocast(function: Callable[Concatenate[U, Tensor, P], R]) -> Callable[Concatenate[U, Tensor, P], R]:
     """Make a function of a field and points run outside ``torch.autocast``, in float32 or better.
 
-    Second derivatives and determinants lose too much in bfloat16. Points of a lower precision, as another layer under
-    autocast gives them, are taken to float32 first; outside autocast nothing changes.
+    Second derivatives and determinants lose too much in bfloat16. Points of a lower precision are converted to float32
+    first; outside autocast nothing changes.
 
     Args:
         function: Takes a field ``u``, points ``z``, and more.
 
     Returns:
-        The same function, to be called in any mode.
+        The same function, for any mode.
 
     Example:
         >>> @outside_autocast
@@ -157,207 +501,6 @@ def _autocasts(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def transformed() -> bool:
-    """Say whether the code runs inside ``torch.func.vmap``, ``grad``, ``jvp`` or their like.
-
-    Nested forward mode of torch (seen in 2.13) gives wrong numbers through a custom ``autograd.Function`` and through
-    ``torch.linalg.slogdet``. What depends on it takes another way there.
-
-    Example:
-        >>> assert not transformed()
-        >>> assert torch.func.vmap(lambda x: x * transformed())(torch.ones(3)).all()
-    """
-    return torch._C._are_functorch_transforms_active()
-
-
-DERIVATIVES = frozenset({"laplacian", "hessian", "second_time_derivative", "gradient_time_derivative"})
-"""The second derivatives that can be asked for by name."""
-
-
-@dataclass(frozen=True)
-class JetRequest:
-    r"""The second derivatives that a pass is asked for, beyond value, gradient and time derivative.
-
-    Attributes:
-        laplacian: Whether to return the exact trace of the Hessian.
-        hessian: Whether to return the Hessian itself.
-        probes: Directions :math:`v`, of shape ``(*batch, probes, dim)``, for which to return
-            :math:`v^\top H v`; or None.
-        products: Whether to return the products :math:`H v` with the probes as well.
-        second_time_derivative: Whether to return :math:`\partial_t^2 u`.
-        gradient_time_derivative: Whether to return :math:`\partial_t \nabla_z u`.
-        inner_hessian: Whether to return the Hessian as :math:`F^\top C F`, with a core ``C`` at the width of the first
-            layer. Ask it only of a potential whose ``inner_width`` is known.
-
-    Raises:
-        ValueError: If products are asked for without probes.
-    """
-
-    laplacian: bool = False
-    hessian: bool = False
-    probes: Tensor | None = None
-    products: bool = False
-    second_time_derivative: bool = False
-    gradient_time_derivative: bool = False
-    inner_hessian: bool = False
-
-    def __post_init__(self) -> None:
-        if self.products and self.probes is None:
-            raise ValueError("products: expected probes to multiply the Hessian by, got None")
-
-    def including(self, names: Collection[str]) -> JetRequest:
-        """Ask for more fields of the jet.
-
-        Args:
-            names: The names of the fields, out of :data:`DERIVATIVES`.
-
-        Returns:
-            The request.
-
-        Raises:
-            ValueError: If a name is another one.
-
-        Example:
-            >>> assert JetRequest(laplacian=True).including({"hessian"}) == JetRequest(laplacian=True, hessian=True)
-        """
-        unknown = sorted(set(names) - DERIVATIVES)
-        if unknown:
-            raise ValueError(f"requires: expected names out of {sorted(DERIVATIVES)}, got {unknown}")
-        return replace(
-            self,
-            laplacian=self.laplacian or "laplacian" in names,
-            hessian=self.hessian or "hessian" in names,
-            second_time_derivative=self.second_time_derivative or "second_time_derivative" in names,
-            gradient_time_derivative=self.gradient_time_derivative or "gradient_time_derivative" in names,
-        )
-
-    def reshape_probes(self, *batch: int) -> JetRequest:
-        """Give the same request with the probes reshaped to another batch shape.
-
-        Args:
-            *batch: The batch shape, which holds as many samples.
-
-        Returns:
-            The request, with probes of shape ``(*batch, probes, dim)``.
-        """
-        if self.probes is None:
-            return self
-        return replace(self, probes=self.probes.reshape(*batch, *self.probes.shape[-2:]))
-
-
-@dataclass(frozen=True)
-class InnerHessian:
-    r"""A Hessian in factors, :math:`H = F^\top C F`, cheaper than ``H`` where there are fewer factors than coordinates.
-
-    By Sylvester's identity :math:`\det(I + h F^\top C F) = \det(I + h\,C F F^\top)`, at the width of the core.
-
-    Attributes:
-        core: The symmetric matrix ``C``, of shape ``(*batch, width, width)``.
-        factor: The matrix ``F``, shared by all points, of shape ``(width, dim)``.
-    """
-
-    core: Tensor
-    factor: Tensor
-
-
-@dataclass(frozen=True)
-class Jet:
-    r"""A scalar field :math:`u` and its derivatives at the points :math:`(z, t)`.
-
-    Every field is linear in :math:`u`, so jets add and scale as potentials do, and every field leads with
-    the batch shape. A field that was not asked for is None.
-
-    Attributes:
-        value: :math:`u`, of shape ``(*batch,)``, in units of length squared per time.
-        gradient: The velocity :math:`\nabla_z u`, of shape ``(*batch, dim)``.
-        time_derivative: :math:`\partial_t u`, of shape ``(*batch,)``.
-        laplacian: :math:`\Delta u = \operatorname{tr} H`, or an unbiased estimate of it, of shape ``(*batch,)``.
-        hessian: :math:`H = \nabla_z^2 u`, of shape ``(*batch, dim, dim)``.
-        quadratic: :math:`v^\top H v` for each probe, of shape ``(*batch, probes)``.
-        products: :math:`H v` for each probe, of shape ``(*batch, probes, dim)``.
-        second_time_derivative: :math:`\partial_t^2 u`, of shape ``(*batch,)``.
-        gradient_time_derivative: :math:`\partial_t \nabla_z u`, of shape ``(*batch, dim)``.
-        inner_hessian: The Hessian in factors. Jets with different factors cannot be added in this form: their sum
-            has None here.
-    """
-
-    value: Tensor
-    gradient: Tensor
-    time_derivative: Tensor
-    laplacian: Tensor | None = None
-    hessian: Tensor | None = None
-    quadratic: Tensor | None = None
-    products: Tensor | None = None
-    second_time_derivative: Tensor | None = None
-    gradient_time_derivative: Tensor | None = None
-    inner_hessian: InnerHessian | None = None
-
-    @staticmethod
-    def combine(function: Callable[..., Tensor], *jets: Jet) -> Jet:
-        """Apply a linear function to each field of jets that answer the same request.
-
-        Args:
-            function: Takes one tensor from each jet, all of the same field, and returns that field's result.
-            *jets: The jets, at least one.
-
-        Returns:
-            The combined jet; a field that is None in one of the jets is None.
-
-        Example:
-            >>> import torch
-            >>> jet = Jet(value=torch.ones(3), gradient=torch.ones(3, 2), time_derivative=torch.zeros(3))
-            >>> total = Jet.combine(torch.add, jet, jet)
-            >>> assert torch.equal(total.gradient, 2 * jet.gradient) and total.laplacian is None
-        """
-        columns = {name: [getattr(jet, name) for jet in jets] for name in TENSORS}
-        known = {name: column for name, column in columns.items() if not any(x is None for x in column)}
-        inner = jets[0].inner_hessian if len(jets) == 1 else None
-        if inner is not None:
-            inner = InnerHessian(function(inner.core), inner.factor)
-        return Jet(**{name: function(*column) for name, column in known.items()}, inner_hessian=inner)
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Jet:
-        """Apply a linear function to each field; one that is None stays None."""
-        return Jet.combine(function, self)
-
-    @staticmethod
-    def total(jets: Sequence[Jet]) -> Jet:
-        """Add jets field by field: the jet of the sum of the potentials.
-
-        Args:
-            jets: The jets, at least one, that answer the same request.
-
-        Returns:
-            Their sum.
-        """
-        result = jets[0]
-        for jet in jets[1:]:
-            result = Jet.combine(lambda a, b: a + b, result, jet)
-        return result
-
-    def scale(self, weight: float | Tensor) -> Jet:
-        """Multiply by a weight: the jet of ``weight * u``.
-
-        Args:
-            weight: A number, or a tensor of shape ``()`` or ``(*batch,)``.
-
-        Returns:
-            The scaled jet.
-
-        Raises:
-            ValueError: If the weight does not broadcast to ``(*batch,)``.
-        """
-        if not isinstance(weight, Tensor):
-            return self.map(lambda field: field * weight)
-        batch = self.value.shape
-        own = expand_weight(weight, batch)
-        return self.map(lambda field: field * own.reshape((*batch, *(1,) * (field.ndim - len(batch)))))
-
-
-TENSORS = tuple(field.name for field in fields(Jet) if field.name != "inner_hessian")
-"""The fields of a jet that are tensors."""
-
-
 @runtime_checkable
 class SupportsJet(Protocol):
     """A field that knows its own derivatives."""
@@ -370,9 +513,6 @@ class SupportsJet(Protocol):
 def evaluate_jet(u: Field, z: Tensor, t: Time, request: JetRequest) -> Jet:
     """Answer a request by the field's own rule where it has one, else by automatic differentiation.
 
-    Under ``torch.autocast`` the pass runs outside it, in float32 where ``z`` is of a lower precision: second
-    derivatives lose too much in bfloat16. Every field of the jet then is float32 (float64 where ``z`` is).
-
     Args:
         u: The field.
         z: The points, of shape ``(*batch, dim)``.
@@ -380,28 +520,30 @@ def evaluate_jet(u: Field, z: Tensor, t: Time, request: JetRequest) -> Jet:
         request: The second derivatives wanted.
 
     Returns:
-        The jet.
+        The jet; under ``torch.autocast`` in float32, or in float64 where ``z`` is.
 
     Raises:
         TypeError: If ``z`` is not a floating-point tensor, or ``u`` does not return a tensor.
-        ValueError: If a shape does not fit.
+        ValueError: If a shape does not fit, or the rule of ``u`` leaves out what was requested.
     """
     check_points(z)
     time = expand_time(t, z)
     if request.probes is not None and request.probes.dtype != z.dtype:
         request = replace(request, probes=request.probes.to(z.dtype))
     if isinstance(u, SupportsJet):
-        return u.jet_rule(z, time, request)
+        jet = u.jet_rule(z, time, request)
+        check_answer(jet, request)
+        return jet
     return autodiff_jet(u, z, time, request)
 
 
 def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
     r"""Differentiate a callable by ``torch.func``: one reverse pass, then forward over reverse.
 
-    The reverse pass gives :math:`u, \nabla_z u, \partial_t u` together. Each direction :math:`v` of a
-    second-order request costs one forward-mode product :math:`H v = \partial_\epsilon \nabla u(z + \epsilon v)`;
-    the trace and the Hessian take ``dim`` of them. One more, along the time, gives :math:`\partial_t^2 u` and
-    :math:`\partial_t \nabla u`. No sample may depend on another one (so no batch norm).
+    The reverse pass gives :math:`u, \nabla_z u, \partial_t u` together. Each direction :math:`v` of a second-order
+    request costs one forward-mode product :math:`H v = \partial_\epsilon \nabla u(z + \epsilon v)`; the trace and the
+    Hessian take ``dim`` of them. One more, along the time, gives :math:`\partial_t^2 u` and :math:`\partial_t \nabla u`.
+    No sample may depend on another one (so no batch norm).
 
     Args:
         u: The field, with values of shape ``(*batch,)``.
@@ -410,8 +552,7 @@ def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         request: The second derivatives wanted; the Hessian in factors is not among them.
 
     Returns:
-        The jet. It is differentiable to any order that ``u`` is, and can be computed under ``torch.no_grad``
-        and ``torch.inference_mode``.
+        The jet, differentiable to any order that ``u`` is, also under ``torch.no_grad`` and ``torch.inference_mode``.
 
     Raises:
         TypeError: If ``u`` does not return a tensor.
@@ -429,31 +570,29 @@ def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         product: Tensor = jvp(lambda z: derivatives(z, t)[1], (z,), (v,))[1]
         return product
 
-    value, gradient, time_derivative = derivatives(z, t)
-    laplacian = hessian = quadratic = products = second_time = gradient_time = None
-    if request.laplacian or request.hessian:
+    def hessian() -> Tensor:
         basis = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
         directions = basis.reshape(-1, *(1,) * (z.ndim - 1), z.shape[-1]).expand(-1, *z.shape)
-        columns = vmap(hessian_times)(directions).movedim(0, -1)
-        hessian = columns if request.hessian else None
-        laplacian = columns.diagonal(dim1=-2, dim2=-1).sum(-1) if request.laplacian else None
-    if request.probes is not None:
-        products = request.probes  # vmap does not map over nothing
-        if products.shape[-2] > 0:
-            products = vmap(hessian_times, in_dims=-2)(request.probes).movedim(0, -2)
-        quadratic = (request.probes * products).sum(-1)
-    if request.second_time_derivative or request.gradient_time_derivative:
+        columns: Tensor = vmap(hessian_times)(directions).movedim(0, -1)
+        return columns
+
+    def products(probes: Tensor) -> Tensor:
+        if probes.shape[-2] == 0:  # vmap does not map over nothing
+            return probes
+        applied: Tensor = vmap(hessian_times, in_dims=-2)(probes).movedim(0, -2)
+        return applied
+
+    value, gradient, time_derivative = derivatives(z, t)
+    change: tuple[Tensor, ...] = ()
+    if request.derivatives & (Derivative.SECOND_TIME_DERIVATIVE | Derivative.GRADIENT_TIME_DERIVATIVE):
         change = jvp(lambda t: derivatives(z, t)[1:], (t,), (torch.ones_like(t),))[1]
-        gradient_time = change[0] if request.gradient_time_derivative else None
-        second_time = change[1] if request.second_time_derivative else None
-    return Jet(
+    return Jet.answer(
+        request,
         value,
         gradient,
         time_derivative,
-        laplacian,
-        hessian,
-        quadratic,
-        products=products if request.products else None,
-        second_time_derivative=second_time,
-        gradient_time_derivative=gradient_time,
+        hessian=hessian,
+        products=products,
+        second_time_derivative=lambda: change[1],
+        gradient_time_derivative=lambda: change[0],
     )

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from latentflow.calculus.estimators import Estimator, Exact
-from latentflow.calculus.jets import Field, Jet, JetRequest, Time, check_points, evaluate_jet, outside_autocast
+from latentflow.calculus.jets import (
+    NONE,
+    Derivative,
+    Field,
+    Jet,
+    JetRequest,
+    Time,
+    check_points,
+    check_requires,
+    evaluate_jet,
+    outside_autocast,
+)
 
 
 @outside_autocast
@@ -17,10 +28,7 @@ def jet(
     z: Tensor,
     t: Time,
     laplacian: Estimator | None = Exact(),  # noqa: B008 - frozen
-    *,
-    hessian: bool = False,
-    second_time_derivative: bool = False,
-    gradient_time_derivative: bool = False,
+    requires: Derivative = NONE,
 ) -> Jet:
     r"""Compute :math:`u, \nabla_z u, \partial_t u` and second derivatives of a field in one pass.
 
@@ -30,9 +38,7 @@ def jet(
         z: The points, of shape ``(*batch, dim)``; any batch shape, ``()`` and size 0 included.
         t: The times: a number, or a tensor of shape ``()`` or ``(*batch,)``.
         laplacian: How to obtain the Laplacian, or None to leave it out.
-        hessian: Whether to return the Hessian as well.
-        second_time_derivative: Whether to return :math:`\partial_t^2 u` as well.
-        gradient_time_derivative: Whether to return :math:`\partial_t \nabla_z u` as well.
+        requires: What else to return, such as ``Derivative.HESSIAN | Derivative.SECOND_TIME_DERIVATIVE``.
 
     Returns:
         The jet; differentiable with respect to ``z``, ``t`` and the parameters of ``u``. Inputs are not mutated.
@@ -52,14 +58,9 @@ def jet(
         >>> torch.testing.assert_close(result.laplacian, torch.full((5,), 6.0, dtype=torch.float64))
     """
     check_points(z)
-    request = replace(
-        JetRequest() if laplacian is None else laplacian.request(u, z, t),
-        hessian=hessian,
-        second_time_derivative=second_time_derivative,
-        gradient_time_derivative=gradient_time_derivative,
-    )
-    result = evaluate_jet(u, z, t, request)
-    return result if laplacian is None else replace(result, laplacian=laplacian.laplacian(result))
+    request = JetRequest() if laplacian is None else laplacian.request(u, z, t)
+    result = evaluate_jet(u, z, t, request.including(check_requires(requires)))
+    return result if laplacian is None else result.including(Derivative.LAPLACIAN, laplacian.laplacian(result))
 
 
 def gradient(u: Field, z: Tensor, t: Time) -> Tensor:
@@ -133,7 +134,7 @@ def hessian(u: Field, z: Tensor, t: Time) -> Tensor:
         >>> saddle = lambda z, t: z[..., 0] * z[..., 1]
         >>> torch.testing.assert_close(hessian(saddle, z, 0.0), torch.eye(2, dtype=torch.float64).flip(0))
     """
-    return _answered(evaluate_jet(u, z, t, JetRequest(hessian=True)).hessian, "hessian")
+    return evaluate_jet(u, z, t, JetRequest(Derivative.HESSIAN)).hessian
 
 
 @outside_autocast
@@ -167,7 +168,7 @@ def hessian_vector_product(u: Field, z: Tensor, t: Time, v: Tensor) -> Tensor:
         batch = ", ".join(map(str, z.shape[:-1]))
         raise ValueError(f"v: expected shape {tuple(z.shape)} or ({batch}, m, {z.shape[-1]}), got {tuple(v.shape)}")
     probes = (v.unsqueeze(-2) if single else v).to(z)
-    products = _answered(evaluate_jet(u, z, t, JetRequest(probes=probes, products=True)).products, "products")
+    products = evaluate_jet(u, z, t, JetRequest(Derivative.PRODUCTS, probes)).products
     return products.squeeze(-2) if single else products
 
 
@@ -192,8 +193,7 @@ def second_time_derivative(u: Field, z: Tensor, t: Time) -> Tensor:
         >>> wave = lambda z, t: torch.sin(z.sum(-1) - 3 * t)
         >>> torch.testing.assert_close(second_time_derivative(wave, z, 0.5), -9 * wave(z, torch.tensor(0.5).double()))
     """
-    result = evaluate_jet(u, z, t, JetRequest(second_time_derivative=True)).second_time_derivative
-    return _answered(result, "second_time_derivative")
+    return evaluate_jet(u, z, t, JetRequest(Derivative.SECOND_TIME_DERIVATIVE)).second_time_derivative
 
 
 def gradient_time_derivative(u: Field, z: Tensor, t: Time) -> Tensor:
@@ -217,14 +217,7 @@ def gradient_time_derivative(u: Field, z: Tensor, t: Time) -> Tensor:
         >>> growing = lambda z, t: t**2 * z.pow(2).sum(-1) / 2
         >>> torch.testing.assert_close(gradient_time_derivative(growing, z, 1.5), 3 * z)
     """
-    result = evaluate_jet(u, z, t, JetRequest(gradient_time_derivative=True)).gradient_time_derivative
-    return _answered(result, "gradient_time_derivative")
-
-
-def _answered(field: Tensor | None, name: str) -> Tensor:
-    if field is None:
-        raise ValueError(f"u: expected its jet_rule to return the {name} that was asked for, got None")
-    return field
+    return evaluate_jet(u, z, t, JetRequest(Derivative.GRADIENT_TIME_DERIVATIVE)).gradient_time_derivative
 
 
 class SamplingEstimator(Estimator, Protocol):

@@ -1,18 +1,29 @@
-"""Euler's scheme: the discrete flow, forwards and backwards."""
+r"""Euler's scheme: the discrete flow on any grid of times, forwards and backwards."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import JetRequest, Time, check_points, evaluate_jet, outside_autocast
+from latentflow.calculus import JetRequest, Time, evaluate_jet
+from latentflow.calculus.jets import expand_time, outside_autocast
 from latentflow.flow.inverse import InversionError, Newton, StepSolver
-from latentflow.flow.log_det import SlogDet, Volume, VolumeChange
-from latentflow.flow.trajectory import OnFold, Path, check_finite, check_numbers, report_fold
+from latentflow.flow.log_det import LogDet, SlogDet, StepDeterminant
+from latentflow.flow.trajectory import (
+    RunningCost,
+    Times,
+    Trajectory,
+    check_finite,
+    check_numbers,
+    evaluate_cost,
+)
+
+NEWTON = Newton()
+"""The solver that inverts a step where a scheme names none."""
 
 
 @dataclass(frozen=True)
@@ -22,134 +33,174 @@ class Step:
     Attributes:
         z: The point after the step, of shape ``(*batch, dim)``.
         action: :math:`h |\nabla u|^2`, of shape ``(*batch,)``.
-        volume: The change of volume, or None if it was not asked for.
+        determinant: The determinant of the step, or None if it was not requested.
+        cost: The rate of a running cost before the step times :math:`h`, of shape ``(*batch,)``; None without one.
     """
 
     z: Tensor
     action: Tensor
-    volume: VolumeChange | None
+    determinant: StepDeterminant | None = None
+    cost: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Discrete:
-    r"""The discrete flow as a scheme: one step :math:`z + h \nabla u(z, t)` from each time to the next.
+class Euler:
+    r"""Euler's scheme: one step :math:`z + h \nabla u(z, t)` from each time to the next.
 
     The times are the grid, in either direction; no gradient flows to them. On a solution of the Hamilton-Jacobi
-    equation it agrees with the continuous flow on every grid.
+    equation the scheme agrees with the continuous flow on every grid.
 
     Args:
-        volume: How to compute the change of volume of a step, or None to leave it out.
-        solver: How to invert a step.
+        log_det: How to compute the log-determinant of a step: ``SlogDet()`` (exact), ``FirstOrder()`` (the paper's
+            surrogate), ``LogDetSeries()``, or None to leave it out.
+        solver: How to invert a step; None for ``Newton()``, or for the flow's own solver on a :class:`HopfLaxFlow`.
 
     Example:
         >>> from latentflow import PotentialFlow, QuadraticPotential
         >>> flow = PotentialFlow(QuadraticPotential(2, torch.diag(torch.tensor([1.0, -0.5]))))
-        >>> back = flow.inverse(torch.tensor([8.0, 0.125]), [0.0, 1.0, 2.0, 3.0], Discrete())
-        >>> torch.testing.assert_close(back.z[-1], torch.ones(2))
+        >>> trajectory = flow.follow(torch.ones(2), [0.0, 1.0, 2.0, 3.0], Euler())
+        >>> torch.testing.assert_close(trajectory.z[-1], torch.tensor([8.0, 0.125]))
+        >>> torch.testing.assert_close(flow.inverse(trajectory).z[-1], torch.ones(2))
     """
 
-    volume: Volume | None = SlogDet()  # noqa: RUF009 - frozen
-    solver: StepSolver = Newton()  # noqa: RUF009 - frozen
+    log_det: LogDet | None = SlogDet()  # noqa: RUF009 - frozen
+    solver: StepSolver | None = None
+
+    @property
+    def density(self) -> LogDet | None:
+        """The source of the log-determinant, or None."""
+        return self.log_det
+
+    def without_density(self) -> Euler:
+        """Return the scheme without a log-determinant."""
+        return replace(self, log_det=None)
+
+    def follow(self, potential: nn.Module, z0: Tensor, times: Times, cost: RunningCost | None = None) -> Trajectory:
+        """Follow the discrete flow of a potential from ``z0`` along a grid; see :meth:`Flow.follow`."""
+        return euler_trajectory(potential, z0, _numbers(times), self, cost)
+
+    def invert(self, potential: nn.Module, z: Tensor, times: Times) -> Trajectory:
+        """Undo the discrete flow of a potential from its end, step by step; see :meth:`Flow.inverse`."""
+        return invert_euler(potential, z, _numbers(times), self)
+
+
+def _numbers(times: Times) -> list[float]:
+    return times.tolist() if isinstance(times, Tensor) else list(times)
 
 
 @outside_autocast
-def make_step(potential: nn.Module, z: Tensor, t: Time, dt: float, volume: Volume | None) -> Step:
+def euler_step(
+    potential: nn.Module, z: Tensor, t: Time, dt: float, log_det: LogDet | None, cost: RunningCost | None = None
+) -> Step:
     """Make one step; see :meth:`PotentialFlow.step`."""
-    request = JetRequest() if volume is None else volume.request(potential, z, t)
+    request = JetRequest() if log_det is None else log_det.request(potential, z, t)
+    if cost is not None:
+        request = request.including(cost.requires)
     jet = evaluate_jet(potential, z, t, request)
-    action = dt * jet.gradient.square().sum(-1)
-    return Step(z + dt * jet.gradient, action, None if volume is None else volume.change(jet, dt))
+    return Step(
+        z + dt * jet.gradient,
+        dt * jet.gradient.square().sum(-1),
+        None if log_det is None else log_det.determinant(jet, dt),
+        None if cost is None else dt * evaluate_cost(cost, jet, z, expand_time(t, z)),
+    )
 
 
-def walk(
+def euler_trajectory(
     potential: nn.Module,
     z0: Tensor,
     times: Sequence[float],
-    volume: Volume | None,
-    on_fold: OnFold,
+    scheme: Euler,
+    cost: RunningCost | None = None,
     dt: float | None = None,
-) -> Path:
+) -> Trajectory:
     """Follow the discrete flow along a grid.
 
     Args:
         potential: The field.
         z0: The points at ``times[0]``, of shape ``(*batch, dim)``.
         times: The grid.
-        volume: How to compute the change of volume, or None.
-        on_fold: What to do where a step folds.
+        scheme: The scheme.
+        cost: A rate to add up along the way, or None.
         dt: The length of every step, where it is known better than as a difference of times.
 
     Returns:
-        The path, see :meth:`PotentialFlow.rollout`.
+        The trajectory. It is not checked for folds.
+
+    Raises:
+        FloatingPointError: If a point is not finite or a log-determinant is NaN.
     """
-    check_points(z0)
     points, steps = [z0], []
     for before, after in pairwise(times):
-        steps.append(make_step(potential, points[-1], before, after - before if dt is None else dt, volume))
+        length = after - before if dt is None else dt
+        steps.append(euler_step(potential, points[-1], before, length, scheme.log_det, cost))
         points.append(steps[-1].z)
-    grid = torch.tensor(times, dtype=torch.float64)
-    path = _account(points, grid, steps, forward=True, density=volume is not None)
-    if path.folded is not None:
-        report_fold(path.folded, grid, on_fold)
-    return path
+    return _assemble(points, torch.tensor(times, dtype=torch.float64), steps, scheme, cost)
 
 
-def walk_back(potential: nn.Module, z: Tensor, times: Sequence[float], scheme: Discrete, on_fold: OnFold) -> Path:
+def invert_euler(potential: nn.Module, z: Tensor, times: Sequence[float], scheme: Euler) -> Trajectory:
     """Undo the discrete flow along a grid, step by step.
 
     Args:
         potential: The field.
         z: The points at ``times[-1]``, of shape ``(*batch, dim)``.
         times: The grid of the flow that is undone.
-        scheme: The volume of a step and the solver that inverts it.
-        on_fold: What to do where a step folds.
+        scheme: The scheme.
 
     Returns:
-        The path from ``times[-1]`` to ``times[0]``.
+        The trajectory from ``times[-1]`` to ``times[0]``. It is not checked for folds.
 
     Raises:
         InversionError: If a step cannot be inverted; the message names it.
+        FloatingPointError: If a point is not finite or a log-determinant is NaN.
     """
-    check_points(z)
     grid = torch.tensor(times, dtype=torch.float64).flip(0)
     check_finite(z.unsqueeze(0), grid)
+    solver = NEWTON if scheme.solver is None else scheme.solver
     points, steps = [z], []
     for number in reversed(range(len(times) - 1)):
         before, dt = times[number], times[number + 1] - times[number]
         try:
-            points.append(scheme.solver.solve(potential, points[-1], before, dt))
+            points.append(solver.solve(potential, points[-1], before, dt))
         except InversionError as error:
             raise InversionError(f"step {number} (t = {before:g}): {error}") from error
-        steps.append(make_step(potential, points[-1], before, dt, scheme.volume))
-    path = _account(points, grid, steps, forward=False, density=scheme.volume is not None)
-    if path.folded is not None:
-        report_fold(path.folded.flip(0), grid.flip(0), on_fold)
-    return path
+        steps.append(euler_step(potential, points[-1], before, dt, scheme.log_det))
+    return _assemble(points, grid, steps, scheme, None, backwards=True)
 
 
-def _account(points: list[Tensor], times: Tensor, steps: list[Step], *, forward: bool, density: bool) -> Path:
+def _assemble(
+    points: list[Tensor],
+    times: Tensor,
+    steps: list[Step],
+    scheme: Euler,
+    cost: RunningCost | None,
+    *,
+    backwards: bool = False,
+) -> Trajectory:
     z = torch.stack(points)
     check_finite(z, times)
-    times = times.to(z)
-    action = _accumulate(z, [step.action for step in steps], forward=forward)
-    if not density:
-        return Path(times, z, None, action)
-    changes = [step.volume for step in steps if step.volume is not None]
-    log_det = _accumulate(z, [change.log_det for change in changes], forward=forward)
-    check_numbers("log_det", log_det)
-    sign = stack_known([change.sign for change in changes])
-    folded = stack_known([change.folded for change in changes])
-    return Path(
-        times, z, log_det, action, sign, folded, stack_known([change.smallest_eigenvalue for change in changes])
+
+    def accumulate(name: str, increments: list[Tensor]) -> Tensor:
+        total = torch.stack([z.new_zeros(z.shape[1:-1]), *increments]).cumsum(0)
+        if name != "action":
+            check_numbers(name, total)
+        return -total if backwards else total
+
+    determinants = [step.determinant for step in steps if step.determinant is not None]
+    costs = [step.cost for step in steps if step.cost is not None]
+    return Trajectory(
+        times.to(z),
+        z,
+        None if scheme.log_det is None else accumulate("log_det", [own.log_det for own in determinants]),
+        accumulate("action", [step.action for step in steps]),
+        stack_known([own.sign for own in determinants]),
+        stack_known([own.folded for own in determinants]),
+        stack_known([own.smallest_eigenvalue for own in determinants]),
+        None if cost is None else accumulate("cost", costs),
+        None if backwards else scheme,  # steps undone are no steps of the scheme
     )
 
 
-def _accumulate(z: Tensor, increments: list[Tensor], *, forward: bool) -> Tensor:
-    total = torch.stack([z.new_zeros(z.shape[1:-1]), *increments]).cumsum(0)
-    return total if forward else -total
-
-
 def stack_known(values: Sequence[Tensor | None]) -> Tensor | None:
-    """Stack what is known at every step; None where it is not, or where there is no step."""
+    """Stack what is known at every step; return None where it is not, or where there is no step."""
     known = [value for value in values if value is not None]
     return torch.stack(known) if 0 < len(known) == len(values) else None

@@ -1,58 +1,44 @@
-"""Flows along the gradient of a potential."""
+r"""Flows along the gradient of a potential, and the one way to follow them by a scheme."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from abc import ABC, abstractmethod
+from typing import overload
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentflow.calculus import Estimator, Exact, Field, JetRequest, Time, check_points, evaluate_jet
-from latentflow.flow.euler import Discrete, Step, make_step, walk, walk_back
-from latentflow.flow.log_det import SlogDet, Volume
-from latentflow.flow.ode import ODEOptions, RunningCost, integrate
-from latentflow.flow.push_forward import PushForward
-from latentflow.flow.trajectory import OnFold, Path, check_steps, check_times
+from latentflow.calculus import Field, JetRequest, Time, evaluate_jet
+from latentflow.calculus.jets import check_points
+from latentflow.flow.euler import Euler, Step, euler_step, euler_trajectory
+from latentflow.flow.log_det import LogDet, SlogDet
+from latentflow.flow.ode import ODE
+from latentflow.flow.push_forward import FlowTransform, PushForward
+from latentflow.flow.trajectory import (
+    DensitySource,
+    OnFold,
+    RunningCost,
+    Scheme,
+    Times,
+    Trajectory,
+    check_scheme,
+    check_times,
+    report_folds,
+)
 from latentflow.potentials.algebra import as_module
 
 
-class PotentialFlow(nn.Module):
-    r"""The latent flow :math:`\dot z = \nabla_z u(z, t)` along a potential.
+class Flow(nn.Module, ABC):
+    r"""A latent flow :math:`\dot z = \nabla_z u(z, t)`: :class:`PotentialFlow`, or :class:`HopfLaxFlow` in closed form.
 
-    It transports a density by :math:`\partial_t q = -\operatorname{div}(q \nabla u)`. The discrete flow is Euler's
-    scheme :math:`z_{n+1} = z_n + h \nabla u(z_n, t_n)` with :math:`t_n = t_0 + n h` and
+    It transports a density by :math:`\partial_t q = -\operatorname{div}(q \nabla u)`. Every numerical choice lives in
+    the scheme: ``Euler(...)`` for discrete steps, ``ODE(...)`` for the continuous flow.
 
-    .. math::
-        \log q_{n+1}(z_{n+1}) = \log q_n(z_n) - \log|\det(I + h \nabla^2 u(z_n, t_n))| .
-
-    One derivative pass gives the velocity and the volume of a step.
-
-    Args:
-        potential: The field ``u``: a :class:`Potential` or any callable ``u(z, t)``.
-        on_fold: What to do where a step is not invertible: ``"raise"``, ``"warn"`` or ``"ignore"``. None means
-            ``"warn"`` in training mode and ``"raise"`` in evaluation mode.
-
-    References:
-        | Flow Factorized Representation Learning (Song et al., 2023)
-        | https://arxiv.org/abs/2309.13167
-
-    Example:
-        >>> import torch
-        >>> from latentflow import QuadraticPotential
-        >>> flow = PotentialFlow(QuadraticPotential(2, matrix=torch.diag(torch.tensor([1.0, -0.5]))))
-        >>> path = flow.rollout(torch.ones(4, 2), steps=3)
-        >>> torch.testing.assert_close(path.z[-1], torch.tensor([8.0, 0.125]).expand(4, 2))
-        >>> torch.testing.assert_close(path.log_det[-1], torch.zeros(4))
+    Attributes:
+        potential: The field ``u``.
     """
 
-    def __init__(self, potential: Field, on_fold: OnFold | None = None) -> None:
-        super().__init__()
-        if not callable(potential):
-            raise TypeError(f"potential: expected a callable u(z, t), got {type(potential).__name__}")
-        self.potential = as_module(potential)
-        self.on_fold = on_fold
+    potential: nn.Module
 
     def velocity(self, z: Tensor, t: Time) -> Tensor:
         r"""Compute the velocity :math:`\nabla_z u(z, t)`.
@@ -66,19 +52,68 @@ class PotentialFlow(nn.Module):
         """
         return evaluate_jet(self.potential, z, t, JetRequest()).gradient
 
-    def step(self, z: Tensor, t: Time, dt: float = 1.0, volume: Volume | None = None) -> Step:
+    def step(self, z: Tensor, t: Time, dt: float = 1.0, log_det: LogDet | None = None) -> Step:
         r"""Make one step :math:`z + h \nabla u(z, t)`.
 
         Args:
             z: The points, of shape ``(*batch, dim)``.
             t: The times before the step: a number, ``()`` or ``(*batch,)``.
             dt: The length :math:`h` of the step, of either sign.
-            volume: How to compute the change of volume, or None to leave it out.
+            log_det: How to compute the log-determinant, or None to leave it out.
 
         Returns:
-            The step. It is not checked for folds; ``step.volume`` says where they are.
+            The step. It is not checked for folds; ``step.determinant`` says where they are.
         """
-        return make_step(self.potential, z, t, dt, volume)
+        return euler_step(self.potential, z, t, dt, log_det)
+
+    def follow(
+        self,
+        z0: Tensor,
+        times: Times,
+        scheme: Scheme,
+        running_cost: RunningCost | None = None,
+        on_fold: OnFold | None = None,
+    ) -> Trajectory:
+        r"""Follow the flow from ``z0``.
+
+        Args:
+            z0: The points at ``times[0]``, of shape ``(*batch, dim)``.
+            times: The times, of shape ``(T+1,)``, in strictly increasing or decreasing order: the grid of a discrete
+                scheme. A tensor of times receives gradients from ``ODE``, and on a :class:`HopfLaxFlow`.
+            scheme: ``Euler(...)``, ``ODE(...)`` or a scheme of your own.
+            running_cost: A rate to integrate along the trajectory, such as the residual of a PDE; a discrete scheme
+                adds up its values before each step.
+            on_fold: What happens where a map folds: ``"raise"``, ``"warn"`` or ``"ignore"``; None for ``"warn"`` in
+                training mode and ``"raise"`` in evaluation mode.
+
+        Returns:
+            The trajectory. Backwards in time its action and cost are negative: they are signed integrals.
+
+        Raises:
+            TypeError: If ``z0`` is not a floating-point tensor.
+            ValueError: If the times, the points or the running cost do not fit.
+            FloatingPointError: If the trajectory leaves the finite numbers; the message names the step and the samples.
+            FoldError: If a map folds and the policy is ``"raise"``.
+            SolverError: If an ODE solver gives up.
+
+        Example:
+            >>> import torch
+            >>> from latentflow import QuadraticPotential
+            >>> flow = PotentialFlow(QuadraticPotential(1, torch.eye(1)))
+            >>> steps = flow.follow(torch.ones(3, 1), [0.0, 0.5, 1.0], Euler())
+            >>> torch.testing.assert_close(steps.z[-1], torch.full((3, 1), 1.5**2))
+            >>> curve = flow.follow(torch.ones(3, 1), [0.0, 1.0], ODE(rtol=1e-6, atol=1e-6))
+            >>> torch.testing.assert_close(curve.z[-1], torch.ones(3, 1).exp(), rtol=1e-4, atol=0)
+        """
+        check_points(z0)
+        check_scheme(scheme)
+        return self._follow(z0, check_times(times, z0), scheme, running_cost, self._policy(on_fold))
+
+    @abstractmethod
+    def _follow(
+        self, z0: Tensor, times: Times, scheme: Scheme, running_cost: RunningCost | None, policy: OnFold
+    ) -> Trajectory:
+        """Follow the flow along checked times."""
 
     def rollout(
         self,
@@ -86,66 +121,65 @@ class PotentialFlow(nn.Module):
         steps: int = 8,
         start: float = 0.0,
         dt: float = 1.0,
-        volume: Volume | None = SlogDet(),  # noqa: B008 - frozen
-    ) -> Path:
-        r"""Follow the discrete flow from ``z0``.
+        log_det: LogDet | None = SlogDet(),  # noqa: B008 - frozen
+        on_fold: OnFold | None = None,
+    ) -> Trajectory:
+        r"""Follow the discrete flow from ``z0``: :meth:`follow` with ``Euler(log_det)`` on an even grid.
 
         Args:
             z0: The points to start from, of shape ``(*batch, dim)``.
             steps: The number ``T`` of steps, zero or more.
             start: The time :math:`t_0` of ``z0``.
-            dt: The length of a step.
-            volume: ``SlogDet()`` (exact), ``FirstOrder()`` (the paper's surrogate), or None to leave it out.
+            dt: The length of a step, of either sign.
+            log_det: ``SlogDet()`` (exact), ``FirstOrder()`` (the paper's surrogate), or None to leave it out.
+            on_fold: See :meth:`follow`.
 
         Returns:
-            The path, with ``T+1`` points.
+            The trajectory, with ``T+1`` points at the times ``start + n dt``.
 
         Raises:
-            TypeError: If ``z0`` is not a floating-point tensor.
-            ValueError: If ``steps`` is negative or not an integer, or a shape does not fit.
-            FloatingPointError: If the path leaves the finite numbers, in which case the message names the step and the
-                samples, or if a volume is NaN.
-            FoldError: If a step is not invertible and the policy is ``"raise"``.
+            ValueError: If ``steps`` is negative or not an integer, or a shape does not fit; see also :meth:`follow`.
+
+        Example:
+            >>> import torch
+            >>> from latentflow import QuadraticPotential
+            >>> flow = PotentialFlow(QuadraticPotential(2, matrix=torch.diag(torch.tensor([1.0, -0.5]))))
+            >>> trajectory = flow.rollout(torch.ones(4, 2), steps=3)
+            >>> torch.testing.assert_close(trajectory.z[-1], torch.tensor([8.0, 0.125]).expand(4, 2))
+            >>> torch.testing.assert_close(trajectory.log_det[-1], torch.zeros(4))
         """
         check_points(z0)
-        check_steps(steps)
+        if not isinstance(steps, int) or steps < 0:
+            raise ValueError(f"steps: expected an integer of at least 0, got {steps!r}")
         times = [start + n * dt for n in range(steps + 1)]
-        return walk(self.potential, z0, times, volume, self.fold_policy, dt)
+        return self._rollout(z0, times, dt, Euler(log_det), self._policy(on_fold))
+
+    @abstractmethod
+    def _rollout(self, z0: Tensor, times: list[float], dt: float, scheme: Euler, policy: OnFold) -> Trajectory:
+        """Follow the flow along an even grid, whose step is known better than as a difference of times."""
 
     def integrate(
         self,
         z0: Tensor,
-        times: Tensor | Sequence[float],
-        ode: ODEOptions = ODEOptions(),  # noqa: B008 - frozen
-        divergence: Estimator | None = Exact(),  # noqa: B008 - frozen
+        times: Times,
+        scheme: ODE = ODE(),  # noqa: B008 - frozen
         running_cost: RunningCost | None = None,
-    ) -> Path:
-        r"""Follow the continuous flow from ``z0`` by an ODE solver.
-
-        .. math::
-            \dot z = \nabla u, \quad \tfrac{d}{dt} \log|\det \partial z_t / \partial z_0| = \Delta u, \quad
-            \tfrac{d}{dt}\,\mathrm{action} = |\nabla u|^2, \quad \tfrac{d}{dt}\,\mathrm{cost} = c(z, t)
-
-        are solved together, each under the solver's error control, and one derivative pass serves all of them. In a
-        batch, adaptive methods share their steps, see :class:`ODEOptions`.
+        on_fold: OnFold | None = None,
+    ) -> Trajectory:
+        r"""Follow the continuous flow from ``z0``: :meth:`follow` with an ODE solver.
 
         Args:
             z0: The points at ``times[0]``, of shape ``(*batch, dim)``.
-            times: The times of the path, of shape ``(T+1,)``, in strictly increasing or decreasing order. Gradients
-                flow to a tensor of times.
-            ode: The solver.
-            divergence: How to obtain :math:`\Delta u`, or None to leave ``log_det`` out. The noise of a stochastic
-                estimator is drawn once for the whole path, so that the solver sees a smooth equation.
-            running_cost: A rate to integrate along the path, such as the residual of a PDE.
+            times: The times, of shape ``(T+1,)``, in strictly increasing or decreasing order.
+            scheme: The solver, with its tolerances and the way to the divergence.
+            running_cost: A rate to integrate along the trajectory.
+            on_fold: See :meth:`follow`.
 
         Returns:
-            The path. Backwards in time its action and cost are negative: they are signed integrals.
+            The trajectory. Backwards in time its action and cost are negative: they are signed integrals.
 
         Raises:
-            TypeError: If ``z0`` is not a floating-point tensor.
-            ValueError: If the times, the points or the running cost do not fit.
-            SolverError: If the solver gives up.
-            FloatingPointError: If the path leaves the finite numbers.
+            SolverError: If the solver gives up; see also :meth:`follow`.
 
         References:
             | FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models (Grathwohl et al., 2018)
@@ -156,79 +190,124 @@ class PotentialFlow(nn.Module):
             >>> from latentflow import QuadraticPotential
             >>> matrix = torch.tensor([[0.5, 1.0], [1.0, -0.25]])
             >>> flow, z0 = PotentialFlow(QuadraticPotential(2, matrix)), torch.randn(4, 2)
-            >>> path = flow.integrate(z0, [0.0, 0.5, 1.0])
-            >>> torch.testing.assert_close(path.z[-1], z0 @ torch.linalg.matrix_exp(matrix), rtol=1e-3, atol=1e-3)
-            >>> torch.testing.assert_close(path.log_det[-1], torch.full((4,), 0.25))
+            >>> trajectory = flow.integrate(z0, [0.0, 0.5, 1.0])
+            >>> expected = z0 @ torch.linalg.matrix_exp(matrix)
+            >>> torch.testing.assert_close(trajectory.z[-1], expected, rtol=1e-3, atol=1e-3)
+            >>> torch.testing.assert_close(trajectory.log_det[-1], torch.full((4,), 0.25))
         """
-        return integrate(self.potential, z0, times, ode, divergence, running_cost)
+        check_points(z0)
+        return self._follow(z0, check_times(times, z0), scheme, running_cost, self._policy(on_fold))
+
+    @overload
+    def inverse(self, z: Trajectory, *, on_fold: OnFold | None = None) -> Trajectory: ...
+
+    @overload
+    def inverse(self, z: Tensor, times: Times, scheme: Scheme, on_fold: OnFold | None = None) -> Trajectory: ...
 
     def inverse(
         self,
-        z: Tensor,
-        times: Tensor | Sequence[float],
-        scheme: Scheme = ODEOptions(),  # noqa: B008 - frozen
-        divergence: Estimator | None = Exact(),  # noqa: B008 - frozen
-    ) -> Path:
-        r"""Follow the flow back from its end.
+        z: Tensor | Trajectory,
+        times: Times | None = None,
+        scheme: Scheme | None = None,
+        on_fold: OnFold | None = None,
+    ) -> Trajectory:
+        r"""Follow the flow back from its end, by the scheme that led there.
 
-        The continuous flow is integrated backwards; errors grow where the flow contracts. Discrete steps are inverted
-        one by one, which finds the point where the step does not fold.
+        Discrete steps are inverted one by one, which finds the point where the step does not fold. The continuous flow
+        is integrated backwards; errors grow where the flow contracts.
 
         Args:
-            z: The points at ``times[-1]``, of shape ``(*batch, dim)``.
-            times: The times of the flow, from its start to its end; for a discrete scheme, its grid.
-            scheme: ``ODEOptions(...)`` for the continuous flow, ``Discrete(...)`` for the discrete one.
-            divergence: See :meth:`integrate`; a discrete scheme has a volume of its own.
+            z: A trajectory of this flow, which knows its times and its scheme; or the points at ``times[-1]``, of shape
+                ``(*batch, dim)``.
+            times: The times of the flow, from its start to its end; for points only.
+            scheme: The scheme of the flow; for points only.
+            on_fold: See :meth:`follow`.
 
         Returns:
-            The path back: ``path.times`` is ``times`` reversed, ``path.z[0]`` is ``z``, ``path.z[-1]`` the start, and
-            ``path.log_det`` is :math:`\log|\det \partial z_t / \partial z_T|`, minus that of the way forth.
+            The trajectory back: ``times`` reversed, ``z[0]`` the end of the flow and ``z[-1]`` its start, and
+            ``log_det`` is :math:`\log|\det \partial z_t / \partial z_T|`, minus that of the way forth.
 
         Raises:
             InversionError: If a discrete step cannot be inverted.
-            FoldError: If a discrete step folds at the point found and the policy is ``"raise"``.
-            ValueError: See :meth:`integrate`.
-            SolverError: See :meth:`integrate`.
+            TypeError: If points come without times and scheme, or a trajectory with them.
+            ValueError: If the trajectory names no scheme: one made by hand, or undone steps; see also :meth:`follow`.
+            FoldError: If a map folds at the points found and the policy is ``"raise"``.
 
         Example:
             >>> import torch
             >>> flow, z0 = PotentialFlow(lambda z, t: -0.5 * z.cos().sum(-1)), torch.randn(4, 2)
-            >>> path = flow.rollout(z0, steps=3)
-            >>> back = flow.inverse(path.z[-1], path.times, Discrete())
+            >>> trajectory = flow.rollout(z0, steps=3)
+            >>> back = flow.inverse(trajectory)
             >>> torch.testing.assert_close(back.z[-1], z0, rtol=1e-4, atol=1e-4)
-            >>> torch.testing.assert_close(back.log_det[-1], -path.log_det[-1], rtol=1e-4, atol=1e-4)
+            >>> torch.testing.assert_close(back.log_det[-1], -trajectory.log_det[-1], rtol=1e-4, atol=1e-4)
         """
-        check_points(z)
-        check_scheme(scheme, divergence)
-        if isinstance(scheme, Discrete):
-            return walk_back(self.potential, z, grid(times, z), scheme, self.fold_policy)
-        return self.integrate(z, check_times(times, z).flip(0), scheme, divergence)
+        if isinstance(z, Trajectory):
+            if times is not None or scheme is not None:
+                raise TypeError("times, scheme: expected none with a trajectory, which knows its own, got one")
+            if z.scheme is None:
+                raise ValueError("trajectory: expected one that a flow followed by a scheme, got one made by hand or undone")
+            end, times, scheme = z.z[-1], z.times, z.scheme
+        elif times is None or scheme is None:
+            raise TypeError("times, scheme: expected both with points, got None")
+        else:
+            end = z
+        check_points(end)
+        check_scheme(scheme)
+        return self._invert(end, check_times(times, end), scheme, self._policy(on_fold))
+
+    @abstractmethod
+    def _invert(self, z: Tensor, times: Tensor, scheme: Scheme, policy: OnFold) -> Trajectory:
+        """Follow the flow back along checked times."""
+
+    def transform(self, times: Times, scheme: Scheme, on_fold: OnFold | None = None) -> FlowTransform:
+        """Return the flow as a transform of torch.distributions, from its start to its end.
+
+        Args:
+            times: The times of the flow, from its start to its end.
+            scheme: The scheme.
+            on_fold: See :meth:`follow`.
+
+        Returns:
+            The transform, for ``torch.distributions.TransformedDistribution`` and compositions.
+
+        Example:
+            >>> import torch
+            >>> from torch.distributions import Independent, Normal, TransformedDistribution
+            >>> from latentflow import QuadraticPotential
+            >>> base = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+            >>> doubling = PotentialFlow(QuadraticPotential(2, torch.eye(2))).transform([0.0, 1.0], Euler())
+            >>> z = torch.randn(5, 2)
+            >>> expected = Independent(Normal(torch.zeros(2), 2 * torch.ones(2)), 1)
+            >>> found = TransformedDistribution(base, [doubling])
+            >>> torch.testing.assert_close(found.log_prob(z), expected.log_prob(z))
+        """
+        return FlowTransform(self, times, scheme, on_fold)
 
     def push_forward(
         self,
         base: Distribution,
-        times: Tensor | Sequence[float],
-        scheme: Scheme = ODEOptions(),  # noqa: B008 - frozen
-        divergence: Estimator | None = Exact(),  # noqa: B008 - frozen
+        times: Times,
+        scheme: Scheme,
+        on_fold: OnFold | None = None,
         validate_args: bool | None = None,
     ) -> PushForward:
-        r"""Transport a distribution: give that of :math:`z_T` when :math:`z_0` has the distribution ``base``.
+        r"""Transport a distribution: return that of :math:`z_T` when :math:`z_0` has the distribution ``base``.
 
         Args:
             base: The distribution of the start, with events of shape ``(dim,)``.
-            times: The times of the flow, from its start to its end; for a discrete scheme, its grid.
-            scheme: ``ODEOptions(...)`` for the continuous flow, ``Discrete(...)`` for the discrete one.
-            divergence: See :meth:`integrate`; a discrete scheme has a volume of its own. A stochastic one trains, but
-                in evaluation mode of the flow (``flow.eval()``) its log-density is refused: noise biases it upwards.
-            validate_args: Whether to check the points at which the density is asked; None for torch's default.
+            times: The times of the flow, from its start to its end.
+            scheme: The scheme. A stochastic log-determinant trains, but in evaluation mode of the flow
+                (``flow.eval()``) its log-density is refused: noise biases it upwards.
+            on_fold: See :meth:`follow`.
+            validate_args: Whether to check the points at which the density is evaluated; None for torch's default.
 
         Returns:
-            The distribution. Its methods raise what :meth:`integrate` and :meth:`inverse` raise.
+            The distribution. Its methods raise what :meth:`follow` and :meth:`inverse` raise.
 
         Raises:
-            TypeError: If ``base`` is not a distribution, or ``scheme`` no scheme.
-            ValueError: If the events of ``base`` are not vectors; later, from the log-densities, if there is no volume
-                or a stochastic one in evaluation mode.
+            TypeError: If ``base`` is not a distribution.
+            ValueError: If the events of ``base`` are not vectors; later, from the log-densities, if there is no
+                log-determinant or a stochastic one in evaluation mode.
 
         Example:
             >>> import torch
@@ -236,84 +315,68 @@ class PotentialFlow(nn.Module):
             >>> from latentflow import QuadraticPotential
             >>> base = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
             >>> flow = PotentialFlow(QuadraticPotential(2, torch.eye(2)))
-            >>> spread = flow.push_forward(base, [0.0, 1.0], Discrete())  # z -> 2 z
+            >>> doubled = flow.push_forward(base, [0.0, 1.0], Euler())  # z -> 2 z
             >>> z = torch.randn(5, 2)
             >>> expected = Independent(Normal(torch.zeros(2), 2 * torch.ones(2)), 1)
-            >>> torch.testing.assert_close(spread.log_prob(z), expected.log_prob(z))
+            >>> torch.testing.assert_close(doubled.log_prob(z), expected.log_prob(z))
         """
-        return PushForward(base, ScheduledFlow(self, times, scheme, divergence), validate_args)
+        return PushForward(base, self.transform(times, scheme, on_fold), validate_args)
 
-    @property
-    def fold_policy(self) -> OnFold:
-        """What is done where a discrete step folds, now that the mode is known."""
-        return self.on_fold or ("warn" if self.training else "raise")
+    def density_source(self, scheme: Scheme) -> DensitySource | None:
+        """Return the source of the log-determinants that the flow computes under a scheme, or None."""
+        return scheme.density
 
-
-Scheme: TypeAlias = ODEOptions | Discrete
-"""How to follow a flow: by an ODE solver, or by the discrete steps."""
+    def _policy(self, on_fold: OnFold | None) -> OnFold:
+        return on_fold or ("warn" if self.training else "raise")
 
 
-def check_scheme(scheme: Scheme, divergence: Estimator | None) -> None:
-    """Check that a divergence belongs to the scheme.
+class PotentialFlow(Flow):
+    r"""The flow :math:`\dot z = \nabla_z u(z, t)` along any potential.
+
+    The discrete flow is Euler's scheme :math:`z_{n+1} = z_n + h \nabla u(z_n, t_n)` with :math:`t_n = t_0 + n h` and
+
+    .. math::
+        \log q_{n+1}(z_{n+1}) = \log q_n(z_n) - \log|\det(I + h \nabla^2 u(z_n, t_n))| .
+
+    One derivative pass gives the velocity and the determinant of a step.
 
     Args:
-        scheme: The scheme.
-        divergence: How to obtain the divergence of the continuous flow.
+        potential: The field ``u``: a :class:`Potential` or any callable ``u(z, t)``.
 
     Raises:
-        TypeError: If the scheme is neither ``ODEOptions`` nor ``Discrete``.
-        ValueError: If a divergence is chosen for a discrete scheme, which has a volume instead.
+        TypeError: If ``potential`` is not callable.
+
+    References:
+        | Flow Factorized Representation Learning (Song et al., 2023)
+        | https://arxiv.org/abs/2309.13167
+
+    Example:
+        >>> import torch
+        >>> from latentflow import MLPPotential
+        >>> flow, z0 = PotentialFlow(MLPPotential(dim=2)), torch.randn(128, 2)
+        >>> trajectory = flow.rollout(z0, steps=8, dt=1 / 8)
+        >>> assert trajectory.z.shape == (9, 128, 2) and trajectory.log_det.shape == (9, 128)
     """
-    if not isinstance(scheme, (ODEOptions, Discrete)):
-        raise TypeError(f"scheme: expected ODEOptions or Discrete, got {type(scheme).__name__}")
-    if isinstance(scheme, Discrete) and divergence != Exact():
-        raise ValueError(
-            f"divergence: expected the default with a discrete scheme, whose volume counts, got {divergence!r}"
-        )
 
+    def __init__(self, potential: Field) -> None:
+        super().__init__()
+        if not callable(potential):
+            raise TypeError(f"potential: expected a callable u(z, t), got {type(potential).__name__}")
+        self.potential = as_module(potential)
 
-def grid(times: Tensor | Sequence[float], z: Tensor) -> list[float]:
-    """Give the checked times of a discrete scheme as numbers."""
-    numbers: list[float] = check_times(times, z).tolist()
-    return numbers
+    def _follow(
+        self, z0: Tensor, times: Times, scheme: Scheme, running_cost: RunningCost | None, policy: OnFold
+    ) -> Trajectory:
+        trajectory = scheme.follow(self.potential, z0, times, running_cost)
+        report_folds(trajectory, policy)
+        return trajectory
 
+    def _invert(self, z: Tensor, times: Tensor, scheme: Scheme, policy: OnFold) -> Trajectory:
+        trajectory = scheme.invert(self.potential, z, times)
+        report_folds(trajectory, policy, backwards=True)
+        return trajectory
 
-@dataclass(frozen=True, eq=False)
-class ScheduledFlow:
-    """The map of a flow from the first to the last of its times."""
-
-    flow: PotentialFlow
-    times: Tensor | Sequence[float]
-    scheme: Scheme
-    divergence: Estimator | None
-
-    def __post_init__(self) -> None:
-        check_scheme(self.scheme, self.divergence)
-
-    def forward(self, z: Tensor, *, density: bool) -> Path:
-        """Follow the flow from its start, with or without ``log_det``."""
-        if density:
-            self._check_reportable()
-        if isinstance(self.scheme, Discrete):
-            return self.walk(z, self.scheme.volume if density else None)
-        return self.flow.integrate(z, self.times, self.scheme, self.divergence if density else None)
-
-    def walk(self, z: Tensor, volume: Volume | None) -> Path:
-        """Follow the flow from its start by the steps of a discrete scheme."""
-        return walk(self.flow.potential, z, grid(self.times, z), volume, self.flow.fold_policy)
-
-    def inverse(self, z: Tensor) -> Path:
-        """Follow the flow back from its end, with ``log_det``."""
-        self._check_reportable()
-        return self.flow.inverse(z, self.times, self.scheme, self.divergence)
-
-    def _check_reportable(self) -> None:
-        discrete = isinstance(self.scheme, Discrete)
-        source = self.scheme.volume if isinstance(self.scheme, Discrete) else self.divergence
-        name = "scheme: expected an exact volume" if discrete else "divergence: expected an exact one"
-        if source is None:
-            raise ValueError(f"{name}, without which there is no density, got None")
-        if source.stochastic and not self.flow.training:
-            raise ValueError(
-                f"{name} in evaluation mode, got {source!r}: the noise of random probes biases a likelihood upwards"
-            )
+    def _rollout(self, z0: Tensor, times: list[float], dt: float, scheme: Euler, policy: OnFold) -> Trajectory:
+        trajectory = euler_trajectory(self.potential, z0, times, scheme, dt=dt)
+        report_folds(trajectory, policy)
+        return trajectory

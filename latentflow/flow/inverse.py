@@ -8,7 +8,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from latentflow.calculus import Field, Jet, JetRequest, check_count, evaluate_jet
+from latentflow.calculus import Derivative, Field, Jet, JetRequest, evaluate_jet
+from latentflow.calculus.checks import check_count
+from latentflow.calculus.jets import NONE
 
 HALVINGS = 30
 SLOPE = 1e-4  # the share of the predicted decrease that a step of Newton's method has to achieve
@@ -161,7 +163,7 @@ class _State(NamedTuple):
 def _evaluate(
     u: Field, z: Tensor, y: Tensor, t: float, dt: float, tolerance: float | None, *, hessian: bool = True
 ) -> _State:
-    jet = evaluate_jet(u, z, t, JetRequest(hessian=hessian))
+    jet = evaluate_jet(u, z, t, JetRequest(Derivative.HESSIAN if hessian else NONE))
     epsilon = torch.finfo(z.dtype).eps
     push = dt * jet.gradient
     residual = z + push - y
@@ -174,8 +176,6 @@ def _evaluate(
 
 
 def _jacobian(jet: Jet, dt: float) -> Tensor:
-    if jet.hessian is None:
-        raise ValueError("u: expected its jet_rule to return the Hessian that was asked for, got None")
     eye = torch.eye(jet.hessian.shape[-1], dtype=jet.hessian.dtype, device=jet.hessian.device)
     jacobian: Tensor = eye + dt * jet.hessian
     return jacobian
@@ -209,7 +209,7 @@ def _require(here: _State, name: str, iterations: int, remedy: str = "") -> None
 
 def _correct(u: Field, root: Tensor, y: Tensor, t: float, dt: float, order: int) -> Tensor:
     with torch.no_grad():
-        jacobian = _jacobian(evaluate_jet(u, root, t, JetRequest(hessian=True)), dt)
+        jacobian = _jacobian(evaluate_jet(u, root, t, JetRequest(Derivative.HESSIAN)), dt)
         factors = torch.linalg.lu_factor_ex(jacobian)
         singular = factors.info != 0
         if singular.any():

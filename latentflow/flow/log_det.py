@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from latentflow.calculus import (
+    Derivative,
     Estimator,
     Exact,
     Field,
@@ -19,18 +20,16 @@ from latentflow.calculus import (
     JetRequest,
     Noise,
     Time,
-    check_count,
-    check_noise,
-    check_points,
-    draw_probes,
     hessian_vector_product,
-    transformed,
 )
+from latentflow.calculus.checks import check_count
+from latentflow.calculus.estimators import check_noise, draw_probes
+from latentflow.calculus.jets import check_points, transformed
 
 
 @dataclass(frozen=True)
-class VolumeChange:
-    r"""The volume change of a step.
+class StepDeterminant:
+    r"""The determinant of a step :math:`z \mapsto z + h \nabla u`, with what is known of its folds.
 
     Attributes:
         log_det: :math:`\log|\det(I + hH)|`, or a surrogate of it, of shape ``(*batch,)``.
@@ -46,25 +45,25 @@ class VolumeChange:
     smallest_eigenvalue: Tensor | None = None
 
 
-class Volume(Protocol):
-    """Asks the derivative pass of a step for what it needs and computes the volume change from it."""
+class LogDet(Protocol):
+    """A way to compute the log-determinant of a step: a request to its derivative pass, and a rule on the answer."""
 
     @property
     def stochastic(self) -> bool:
-        """Whether the result is random; a reported likelihood bound refuses such a volume."""
+        """Whether the result is random; a reported likelihood bound refuses it."""
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
-        """Say which second derivatives of ``u`` are needed at ``z`` of shape ``(*batch, dim)`` and ``t``."""
+        """Request the second derivatives of ``u`` that are needed at ``z`` of shape ``(*batch, dim)`` and ``t``."""
 
-    def change(self, jet: Jet, dt: float) -> VolumeChange:
-        """Compute the volume change of a step of length ``dt`` from the jet at its start."""
+    def determinant(self, jet: Jet, dt: float) -> StepDeterminant:
+        """Compute the determinant of a step of length ``dt`` from the jet at its start."""
 
 
 @dataclass(frozen=True)
 class SlogDet:
-    r"""The exact volume change :math:`\log|\det(I + h \nabla^2 u)|`, by LU factorisation.
+    r"""The exact log-determinant :math:`\log|\det(I + h \nabla^2 u)|`, by LU factorisation.
 
-    On a solution of the Hamilton-Jacobi equation, Euler steps with this volume reproduce the density of the
+    On a solution of the Hamilton-Jacobi equation, Euler steps with it reproduce the density of the
     continuous flow to roundoff. A Cholesky factorisation tells, without a gradient, where the map folds.
 
     Where the points enter a network through a first layer narrower than ``dim``, the Hessian is :math:`F^\top C F`
@@ -78,8 +77,8 @@ class SlogDet:
     Example:
         >>> from latentflow import PotentialFlow, QuadraticPotential
         >>> A = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
-        >>> path = PotentialFlow(QuadraticPotential(2, A)).rollout(torch.randn(3, 2), steps=1, volume=SlogDet())
-        >>> torch.testing.assert_close(path.log_det[-1], torch.full((3,), 0.75).log())  # log(1 - 1/4), not log(1 + 0)
+        >>> trajectory = PotentialFlow(QuadraticPotential(2, A)).rollout(torch.randn(3, 2), steps=1, log_det=SlogDet())
+        >>> torch.testing.assert_close(trajectory.log_det[-1], torch.full((3,), 0.75).log())  # log(1 - 1/4), not log(1 + 0)
     """
 
     eigenvalues: bool = False
@@ -93,30 +92,30 @@ class SlogDet:
         """Ask for the Hessian, in factors where that is narrower."""
         width = None if self.eigenvalues else getattr(u, "inner_width", None)
         narrow = width is not None and width < z.shape[-1]
-        return JetRequest(hessian=not narrow, inner_hessian=narrow)
+        return JetRequest(Derivative.INNER_HESSIAN if narrow else Derivative.HESSIAN)
 
-    def change(self, jet: Jet, dt: float) -> VolumeChange:
-        """Compute the volume change of a step of length ``dt``."""
-        if jet.inner_hessian is not None and not self.eigenvalues:
-            return _change_at_width(jet.inner_hessian, dt)
-        if jet.hessian is None:
-            raise ValueError("jet: expected a jet with a Hessian, got one without")
+    def determinant(self, jet: Jet, dt: float) -> StepDeterminant:
+        """Compute the determinant of a step of length ``dt``."""
+        if jet.factors is not None and not self.eigenvalues:
+            return _determinant_at_width(jet.factors, dt)
         jacobian = _identity_plus(dt * jet.hessian)
         if self.eigenvalues:
             eigenvalues = torch.linalg.eigvalsh(jacobian)
             smallest = eigenvalues[..., 0]
-            return VolumeChange(eigenvalues.abs().log().sum(-1), eigenvalues.sign().prod(-1), smallest <= 0, smallest)
+            return StepDeterminant(
+                eigenvalues.abs().log().sum(-1), eigenvalues.sign().prod(-1), smallest <= 0, smallest
+            )
         sign, log_det = _slogdet(jacobian)
-        return VolumeChange(log_det, sign, _not_positive(jacobian.detach()))
+        return StepDeterminant(log_det, sign, _not_positive(jacobian.detach()))
 
 
-def _change_at_width(hessian: InnerHessian, dt: float) -> VolumeChange:
+def _determinant_at_width(hessian: InnerHessian, dt: float) -> StepDeterminant:
     gram = hessian.factor @ hessian.factor.mT
     sign, log_det = _slogdet(_identity_plus(dt * (hessian.core @ gram)))
     # C F F' is not symmetric. With F F' = R R', I + h R' C R has the eigenvalues of I + h H that differ from one.
     values, vectors = torch.linalg.eigh(gram.detach())
     root = vectors * values.clamp(min=0).sqrt()
-    return VolumeChange(log_det, sign, _not_positive(_identity_plus(dt * (root.mT @ hessian.core.detach() @ root))))
+    return StepDeterminant(log_det, sign, _not_positive(_identity_plus(dt * (root.mT @ hessian.core.detach() @ root))))
 
 
 def _slogdet(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,7 +139,7 @@ def _not_positive(matrix: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FirstOrder:
-    r"""The first-order surrogate :math:`\log|1 + h \Delta u|` of the volume change (equation 10 of the paper).
+    r"""The first-order surrogate :math:`\log|1 + h \Delta u|` of the log-determinant (equation 10 of the paper).
 
     It is off by :math:`-h^2 e_2 + O(h^3)`, with :math:`e_2 = ((\operatorname{tr} H)^2 - \operatorname{tr} H^2)/2`,
     needs :math:`d\,h|H| \ll 1`, and is not a density: a parity option. It is neither clamped nor floored.
@@ -155,8 +154,8 @@ class FirstOrder:
     Example:
         >>> from latentflow import PotentialFlow, QuadraticPotential
         >>> A = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
-        >>> path = PotentialFlow(QuadraticPotential(2, A)).rollout(torch.randn(3, 2), steps=1, volume=FirstOrder())
-        >>> torch.testing.assert_close(path.log_det[-1], torch.zeros(3))  # misses the exact log(1 - 1/4)
+        >>> trajectory = PotentialFlow(QuadraticPotential(2, A)).rollout(torch.randn(3, 2), steps=1, log_det=FirstOrder())
+        >>> torch.testing.assert_close(trajectory.log_det[-1], torch.zeros(3))  # misses the exact log(1 - 1/4)
     """
 
     laplacian: Estimator = field(default_factory=lambda: Exact())  # noqa: PLW0108 - torch.compile traces functions
@@ -170,12 +169,12 @@ class FirstOrder:
         """Ask for what the Laplacian needs."""
         return self.laplacian.request(u, z, t)
 
-    def change(self, jet: Jet, dt: float) -> VolumeChange:
+    def determinant(self, jet: Jet, dt: float) -> StepDeterminant:
         """Compute the surrogate for a step of length ``dt``."""
         growth = dt * self.laplacian.laplacian(jet)
         near = growth > -0.5
         log_det = torch.where(near, torch.where(near, growth, 0).log1p(), torch.where(near, 1, 1 + growth).abs().log())
-        return VolumeChange(log_det, (1 + growth).sign(), growth <= -1)
+        return StepDeterminant(log_det, (1 + growth).sign(), growth <= -1)
 
 
 class SeriesWarning(RuntimeWarning):
@@ -221,8 +220,8 @@ class LogDetSeries:
     Example:
         >>> from latentflow import PotentialFlow, QuadraticPotential
         >>> flow = PotentialFlow(QuadraticPotential(2, torch.diag(torch.tensor([0.5, -0.25]))))
-        >>> path = flow.rollout(torch.randn(3, 2), steps=1, volume=LogDetSeries(terms=20))
-        >>> torch.testing.assert_close(path.log_det[-1], torch.full((3,), math.log(1.5 * 0.75)))  # H is diagonal: exact
+        >>> trajectory = flow.rollout(torch.randn(3, 2), steps=1, log_det=LogDetSeries(terms=20))
+        >>> torch.testing.assert_close(trajectory.log_det[-1], torch.full((3,), math.log(1.5 * 0.75)))  # H is diagonal: exact
     """
 
     terms: int = 6
@@ -246,12 +245,10 @@ class LogDetSeries:
         powers = [draw_probes(z, self.probes, self.noise, self.generator)]
         for _ in range(math.ceil(self._draw_terms(z) / 2) - 1):
             powers.append(hessian_vector_product(u, z, t, powers[-1]))
-        return JetRequest(probes=torch.cat(powers, dim=-2), products=True)
+        return JetRequest(Derivative.QUADRATIC | Derivative.PRODUCTS, torch.cat(powers, dim=-2))
 
-    def change(self, jet: Jet, dt: float) -> VolumeChange:
+    def determinant(self, jet: Jet, dt: float) -> StepDeterminant:
         """Add up the series for a step of length ``dt``."""
-        if jet.quadratic is None or jet.products is None:
-            raise ValueError("jet: expected a jet with quadratic forms and products of probes, got one without")
         *batch, together = jet.quadratic.shape
         groups = together // self.probes
         odd = jet.quadratic.reshape(*batch, groups, self.probes)  # v' H^(2j+1) v
@@ -261,7 +258,7 @@ class LogDetSeries:
         log_det = moments.new_zeros(moments.shape[:-1])
         for k, moment in enumerate(moments[..., : self._count(groups)].unbind(-1), start=1):
             log_det = log_det - (-dt) ** k / k * self._weight(k) * moment
-        return VolumeChange(log_det, sign=torch.ones_like(log_det))
+        return StepDeterminant(log_det, sign=torch.ones_like(log_det))
 
     def _draw_terms(self, z: Tensor) -> int:
         if self.roulette is None:

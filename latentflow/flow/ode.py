@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,17 @@ from torchdiffeq._impl.fixed_adams import AdamsBashforthMoulton
 from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.rk_common import RKAdaptiveStepsizeODESolver
 
-from latentflow.calculus import Estimator, Jet, JetRequest, check_points, evaluate_jet, expand_time, outside_autocast
-from latentflow.flow.trajectory import Path, check_finite, check_numbers, check_times
+from latentflow.calculus import Estimator, Exact, JetRequest, evaluate_jet
+from latentflow.calculus.jets import NONE, check_requires, expand_time, outside_autocast
+from latentflow.flow.trajectory import (
+    RunningCost,
+    Times,
+    Trajectory,
+    check_finite,
+    check_numbers,
+    check_times,
+    evaluate_cost,
+)
 
 State: TypeAlias = tuple[Tensor, ...]
 """The parts of the state of an equation: the points first, then one number or more for each of them."""
@@ -38,8 +47,8 @@ class SolverError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class ODEOptions:
-    r"""How to solve the equation of the continuous flow: the arguments of torchdiffeq's ``odeint``.
+class ODE:
+    r"""A solver of the continuous flow: the arguments of torchdiffeq's ``odeint``, and the way to the divergence.
 
     **Which method.** ``"dopri5"`` for most flows; ``"dopri8"`` for tolerances below 1e-8; ``"bosh3"`` or
     ``"adaptive_heun"`` where 1e-2 is enough. Fixed-grid methods (``"euler"``, ``"midpoint"``, ``"rk4"``, ...) take one
@@ -78,6 +87,9 @@ class ODEOptions:
         atol: The absolute tolerance; fixed-grid methods ignore it.
         adjoint: Whether to compute gradients by the adjoint equation.
         options: What else the solver takes: ``step_size``, ``perturb``, ``jump_t``, ``max_num_steps``, ``dtype``, ...
+        divergence: How to obtain the divergence :math:`\Delta u` of the velocity, whose integral is the
+            log-determinant; None to leave it out. The noise of a stochastic estimator is drawn once for the whole
+            trajectory, so that the solver sees a smooth equation.
 
     Raises:
         ValueError: If the method is unknown, or a tolerance or ``step_size`` is not a positive number.
@@ -91,9 +103,9 @@ class ODEOptions:
     Example:
         >>> from latentflow import PotentialFlow, QuadraticPotential
         >>> flow = PotentialFlow(QuadraticPotential(1, torch.eye(1)))
-        >>> steps = ODEOptions("rk4", options={"step_size": 0.1})
-        >>> path = flow.integrate(torch.ones(3, 1), [0.0, 1.0], steps)
-        >>> torch.testing.assert_close(path.z[-1], torch.full((3, 1), math.e), rtol=1e-5, atol=0)
+        >>> steps = ODE("rk4", options={"step_size": 0.1})
+        >>> trajectory = flow.integrate(torch.ones(3, 1), [0.0, 1.0], steps)
+        >>> torch.testing.assert_close(trajectory.z[-1], torch.full((3, 1), math.e), rtol=1e-5, atol=0)
     """
 
     method: str = "dopri5"
@@ -101,6 +113,7 @@ class ODEOptions:
     atol: float = 1e-5
     adjoint: bool = False
     options: Mapping[str, object] | None = field(default=None, hash=False)
+    divergence: Estimator | None = Exact()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         if self.method not in SOLVERS:
@@ -109,6 +122,23 @@ class ODEOptions:
         for name, number in (("rtol", self.rtol), ("atol", self.atol), ("step_size", step_size)):
             if not (isinstance(number, (int, float)) and 0 < number < math.inf):
                 raise ValueError(f"{name}: expected a positive number, got {number!r}")
+
+    @property
+    def density(self) -> Estimator | None:
+        """The source of the log-determinant, or None."""
+        return self.divergence
+
+    def without_density(self) -> ODE:
+        """Return the scheme without a log-determinant."""
+        return replace(self, divergence=None)
+
+    def follow(self, potential: nn.Module, z0: Tensor, times: Times, cost: RunningCost | None = None) -> Trajectory:
+        """Follow the continuous flow of a potential from ``z0``; see :meth:`Flow.follow`."""
+        return ode_trajectory(potential, z0, check_times(times, z0), self, cost)
+
+    def invert(self, potential: nn.Module, z: Tensor, times: Times) -> Trajectory:
+        """Follow the continuous flow of a potential back from its end; errors grow where the flow contracts."""
+        return ode_trajectory(potential, z, check_times(times, z).flip(0), self)
 
 
 class _Watch:
@@ -133,7 +163,7 @@ class _Watch:
         return f"near t = {float(self.time):g}"
 
     def largest_error(self, errors: State) -> Tensor:
-        """Give the largest root mean square of the parts; infinite, so that the step is cut down, where it is NaN."""
+        """Return the largest root mean square of the parts; infinite, so that the step is cut down, where it is NaN."""
         scaled = [part.square().mean().sqrt() / scale for part, scale in zip(errors, self.scales, strict=True)]
         worst = torch.stack(scaled).max()
         self.broken = not bool(torch.isfinite(worst))
@@ -144,7 +174,7 @@ def solve(
     rates: Callable[[Tensor, State], State],
     start: State,
     times: Tensor,
-    ode: ODEOptions,
+    ode: ODE,
     scales: Sequence[float],
     parameters: Sequence[Tensor] = (),
 ) -> State:
@@ -241,7 +271,7 @@ def _explain(error: Exception, watch: _Watch, method: str) -> SolverError | None
             )
         return SolverError(
             f"the step became too small {watch.where()}; loosen rtol and atol, use a fixed step such as "
-            'ODEOptions("rk4", options={"step_size": 0.05}), or a smoother potential'
+            'ODE("rk4", options={"step_size": 0.05}), or a smoother potential'
         )
     if text.startswith("max_num_steps"):
         return SolverError(
@@ -251,61 +281,6 @@ def _explain(error: Exception, watch: _Watch, method: str) -> SolverError | None
     return None
 
 
-class RunningCost(Protocol):
-    r"""A rate :math:`c(z, t)` whose integral :math:`\int c(z_t, t)\,dt` along a flow is wanted.
-
-    The flow hands over the jet that it computes anyway for the velocity. Residuals of PDEs are running costs.
-
-    Example:
-        >>> import torch
-        >>> from latentflow import PotentialFlow, QuadraticPotential
-        >>> class Power:  # |grad u|^2 / 2
-        ...     requires = frozenset()
-        ...     def running_cost(self, jet, z, t):
-        ...         return jet.gradient.square().sum(-1) / 2
-        >>> flow = PotentialFlow(QuadraticPotential(2, torch.eye(2)))
-        >>> path = flow.integrate(torch.randn(4, 2), [0.0, 1.0], running_cost=Power())
-        >>> torch.testing.assert_close(path.cost, path.action / 2)
-    """
-
-    @property
-    def requires(self) -> frozenset[str]:
-        """The second derivatives that it reads, see :attr:`PDEResidual.requires`; a Laplacian is the exact one."""
-
-    def running_cost(self, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
-        """Compute the rate.
-
-        Args:
-            jet: The jet of the potential.
-            z: The points, of shape ``(*batch, dim)``.
-            t: The times, of shape ``(*batch,)``.
-
-        Returns:
-            The rate, of shape ``(*batch,)``.
-        """
-
-
-def evaluate_cost(cost: RunningCost, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
-    """Compute a rate and check its shape.
-
-    Args:
-        cost: The running cost.
-        jet: The jet of the potential.
-        z: The points, of shape ``(*batch, dim)``.
-        t: The times, of shape ``(*batch,)``.
-
-    Returns:
-        The rate, of shape ``(*batch,)``.
-
-    Raises:
-        ValueError: If it has another shape.
-    """
-    rate = cost.running_cost(jet, z, t)
-    if rate.shape != z.shape[:-1]:
-        raise ValueError(f"running_cost: expected a rate of shape {tuple(z.shape[:-1])}, got {tuple(rate.shape)}")
-    return rate
-
-
 class _Rates:
     """The derivative of (z, [log_det,] action[, cost]) from one jet."""
 
@@ -313,14 +288,12 @@ class _Rates:
         self.potential = potential
         self.divergence = divergence
         self.cost = cost
-        self.required = frozenset() if cost is None else cost.requires
-        JetRequest().including(self.required)  # refuses unknown names before the solver starts
+        self.requires = NONE if cost is None else check_requires(cost.requires)
 
     def __call__(self, t: Tensor, state: State) -> State:
         z = state[0]
         request = JetRequest() if self.divergence is None else self.divergence.request(self.potential, z, t)
-        request = request.including(self.required)
-        jet = evaluate_jet(self.potential, z, t, request)
+        jet = evaluate_jet(self.potential, z, t, request.including(self.requires))
         rates = [jet.gradient]
         if self.divergence is not None:
             rates.append(self.divergence.laplacian(jet))
@@ -337,33 +310,44 @@ def _learnable(module: object) -> list[Tensor]:
 
 
 @outside_autocast
-def integrate(
-    potential: nn.Module,
-    z0: Tensor,
-    times: Tensor | Sequence[float],
-    ode: ODEOptions,
-    divergence: Estimator | None,
-    running_cost: RunningCost | None,
-) -> Path:
-    """Follow the continuous flow of a potential; see :meth:`PotentialFlow.integrate`."""
-    check_points(z0)
-    clock = check_times(times, z0)
-    divergence = None if divergence is None else divergence.fixed(z0)
-    check_finite(z0.unsqueeze(0), clock)
+def ode_trajectory(
+    potential: nn.Module, z0: Tensor, times: Tensor, scheme: ODE, cost: RunningCost | None = None
+) -> Trajectory:
+    r"""Follow the continuous flow: solve for points, log-determinant, action and cost together.
+
+    .. math::
+        \dot z = \nabla u, \quad \tfrac{d}{dt} \log|\det \partial z_t / \partial z_0| = \Delta u, \quad
+        \tfrac{d}{dt}\,\mathrm{action} = |\nabla u|^2, \quad \tfrac{d}{dt}\,\mathrm{cost} = c(z, t)
+
+    Args:
+        potential: The field.
+        z0: The points at ``times[0]``, of shape ``(*batch, dim)``.
+        times: The times, in float64, of shape ``(T+1,)``.
+        scheme: The solver.
+        cost: A rate to integrate along the way, or None.
+
+    Returns:
+        The trajectory.
+
+    Raises:
+        SolverError: If the solver gives up.
+        FloatingPointError: If a point is not finite, or the log-determinant or the cost is NaN.
+        ValueError: If the solver, the cost or the request for gradients does not fit.
+    """
+    divergence = None if scheme.divergence is None else scheme.divergence.fixed(z0)
+    check_finite(z0.unsqueeze(0), times)
     zero = z0.new_zeros(z0.shape[:-1])
-    start = (z0, *(zero for part in (divergence, True, running_cost) if part is not None))
-    rates = _Rates(potential, divergence, running_cost)
-    parameters = [*_learnable(potential), *_learnable(running_cost)]
+    start = (z0, *(zero for part in (divergence, True, cost) if part is not None))
+    rates = _Rates(potential, divergence, cost)
     scales = [1.0] * len(start)
     if divergence is not None and divergence.stochastic:
         scales[1] = max(z0.shape[-1], 1)  # the noise of the probes is far larger
-    points, *rest = solve(rates, start, clock, ode, scales, parameters)
-    check_finite(points, clock)
+    points, *rest = solve(rates, start, times, scheme, scales, [*_learnable(potential), *_learnable(cost)])
+    check_finite(points, times)
     log_det = None if divergence is None else rest.pop(0)
     action = rest.pop(0)
-    cost = None if running_cost is None else rest.pop(0)
-    if log_det is not None:
-        check_numbers("log_det", log_det)
-    if cost is not None:
-        check_numbers("cost", cost)
-    return Path(clock.to(z0), points, log_det, action, cost=cost)
+    total = None if cost is None else rest.pop(0)
+    for name, values in (("log_det", log_det), ("cost", total)):
+        if values is not None:
+            check_numbers(name, values)
+    return Trajectory(times.to(z0), points, log_det, action, cost=total, scheme=scheme)

@@ -1,4 +1,4 @@
-r"""The distribution of a flow's end when its start is random."""
+r"""The map of a flow as a transform of torch.distributions, and the distribution of the flow's end."""
 
 from __future__ import annotations
 
@@ -7,46 +7,157 @@ from typing import ClassVar, Protocol, TypeAlias
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
+from torch.distributions.transforms import Transform
 
-from latentflow.flow.trajectory import Path
+from latentflow.flow.trajectory import DensitySource, OnFold, Scheme, Times, Trajectory, check_scheme
 
 Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 """A shape of samples or of a batch."""
 
 
-class FlowMap(Protocol):
-    """A map between the two ends of a flow."""
+class Followable(Protocol):
+    """What a transform needs of a flow; :class:`Flow` has it."""
 
-    def forward(self, z: Tensor, *, density: bool) -> Path:
-        """Follow the flow from its start, with or without ``log_det``."""
+    @property
+    def training(self) -> bool:
+        """Whether the flow is in training mode, in which stochastic log-determinants are allowed."""
 
-    def inverse(self, z: Tensor) -> Path:
-        """Follow the flow back from its end, with ``log_det``."""
+    def follow(self, z0: Tensor, times: Times, scheme: Scheme, *, on_fold: OnFold | None = None) -> Trajectory:
+        """Follow the flow from its start."""
+
+    def inverse(self, z: Tensor, times: Times, scheme: Scheme, on_fold: OnFold | None = None) -> Trajectory:
+        """Follow the flow back from its end."""
+
+    def density_source(self, scheme: Scheme) -> DensitySource | None:
+        """Return the source of log-determinants under a scheme."""
+
+
+class FlowTransform(Transform):
+    r"""The map :math:`z_0 \mapsto z_T` of a flow; made by :meth:`Flow.transform`.
+
+    ``log_abs_det_jacobian`` is free after the transform or its inverse was called on the same tensors with a density;
+    it follows the flow otherwise.
+
+    Args:
+        flow: The flow.
+        times: The times of the flow, from its start to its end.
+        scheme: The scheme.
+        on_fold: See :meth:`Flow.follow`.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, flow: Followable, times: Times, scheme: Scheme, on_fold: OnFold | None = None) -> None:
+        super().__init__()
+        check_scheme(scheme)
+        self.flow = flow
+        self.times = times
+        self.scheme = scheme
+        self.on_fold = on_fold
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None  # a start, its end and the log-determinant between them
+
+    def with_cache(self, cache_size: int = 1) -> FlowTransform:  # noqa: ARG002 - torch's signature
+        """Return the transform itself, which keeps the last log-determinant in any case."""
+        return self
+
+    def call_and_log_det(self, z0: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Map points and compute the log-determinant in the same pass.
+
+        Args:
+            z0: The points, of shape ``(*batch, dim)``.
+
+        Returns:
+            The points :math:`z_T`, and :math:`\log|\det \partial z_T / \partial z_0|`, of shape ``(*batch,)``.
+
+        Raises:
+            ValueError: If the scheme has no log-determinant, or a stochastic one in evaluation mode.
+        """
+        self.check_density()
+        return self._end(self.flow.follow(z0, self.times, self.scheme, on_fold=self.on_fold))
+
+    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Map points back and compute the log-determinant :math:`\log|\det \partial z_0 / \partial z_T|`.
+
+        Args:
+            z: The points, of shape ``(*batch, dim)``.
+
+        Returns:
+            The points :math:`z_0`, and the log-determinant, of shape ``(*batch,)``.
+
+        Raises:
+            ValueError: See :meth:`call_and_log_det`.
+        """
+        self.check_density()
+        return self._end(self.flow.inverse(z, self.times, self.scheme, self.on_fold))
+
+    def check_density(self) -> None:
+        """Check that a density may be reported; raise a ValueError otherwise."""
+        source = self.flow.density_source(self.scheme)
+        if source is None:
+            raise ValueError(
+                f"scheme: expected one with a log-determinant, without which no density, got {self.scheme}"
+            )
+        if source.stochastic and not self.flow.training:
+            raise ValueError(
+                f"scheme: expected an exact log-determinant in evaluation mode, got {source!r}: the noise of random "
+                "probes biases a likelihood upwards"
+            )
+
+    @staticmethod
+    def _end(trajectory: Trajectory) -> tuple[Tensor, Tensor]:
+        if trajectory.log_det is None:
+            raise ValueError("scheme: expected one with a log-determinant, got one without")
+        return trajectory.z[-1], trajectory.log_det[-1]
+
+    def _call(self, x: Tensor) -> Tensor:
+        scheme = self.scheme.without_density()
+        return self.flow.follow(x, self.times, scheme, on_fold=self.on_fold).z[-1]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        if self.scheme.density is None:
+            return self.flow.inverse(y, self.times, self.scheme, self.on_fold).z[-1]
+        x, log_det = self.inverse_and_log_det(y)
+        self._last = (x, y, -log_det)
+        return x
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the log-determinant between a start ``x`` and its end ``y``, of shape ``(*batch,)``."""
+        if self._last is not None and self._last[0] is x and self._last[1] is y:
+            return self._last[2]
+        return self.call_and_log_det(x)[1]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
 
 
 class PushForward(Distribution):
-    r"""The distribution of :math:`z_T` when :math:`z_0` has a given one; see :meth:`PotentialFlow.push_forward`.
+    r"""The distribution of :math:`z_T` when :math:`z_0` has a given one; made by :meth:`Flow.push_forward`.
 
     .. math:: \log q_T(z_T) = \log q_0(z_0) - \log|\det \partial z_T / \partial z_0|
 
-    ``log_prob`` follows the flow back from the point at which it is asked. ``rsample_and_log_prob`` needs no inverse
-    and costs one pass. The batch shape is that of the base. Samples come from torch's global source of randomness, as
-    those of every torch distribution do.
+    ``log_prob`` follows the flow back from the point at which it is evaluated. ``rsample_and_log_prob`` needs no
+    inverse and costs one pass. The batch shape is that of the base. Samples come from torch's global source of
+    randomness, as those of every torch distribution do.
 
     Args:
         base: The distribution of :math:`z_0`, with events of shape ``(dim,)``. If its density is not positive
             everywhere, build it with ``validate_args=False``, so that points outside have log-density ``-inf``.
-        flow: The map.
-        validate_args: Whether to check the points at which the density is asked; None for torch's default.
+        transform: The map.
+        validate_args: Whether to check the points at which the density is evaluated; None for torch's default.
 
     Raises:
+        TypeError: If ``base`` is not a distribution.
         ValueError: If the events of the base are not vectors.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
 
-    def __init__(self, base: Distribution, flow: FlowMap, validate_args: bool | None = None) -> None:
+    def __init__(self, base: Distribution, transform: FlowTransform, validate_args: bool | None = None) -> None:
         if not isinstance(base, Distribution):
             raise TypeError(f"base: expected a torch.distributions.Distribution, got {type(base).__name__}")
         if len(base.event_shape) != 1:
@@ -55,7 +166,7 @@ class PushForward(Distribution):
                 "torch.distributions.Independent turns batch dimensions into event dimensions"
             )
         self.base = base
-        self.flow = flow
+        self.transform = transform
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     @property
@@ -64,46 +175,28 @@ class PushForward(Distribution):
         return bool(self.base.has_rsample)
 
     def expand(self, batch_shape: Shape, _instance: PushForward | None = None) -> PushForward:
-        """Repeat the distribution.
-
-        Args:
-            batch_shape: The new batch shape, to which the old one broadcasts.
-
-        Returns:
-            The distribution with that batch shape.
-        """
+        """Return the distribution with a batch shape to which its own broadcasts."""
         new: PushForward = self._get_checked_instance(PushForward, _instance)  # type: ignore[no-untyped-call]
         new.base = self.base.expand(torch.Size(batch_shape))
-        new.flow = self.flow
+        new.transform = self.transform
         Distribution.__init__(new, new.base.batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
     def sample(self, sample_shape: Shape = ()) -> Tensor:
-        """Draw samples without a graph.
-
-        Args:
-            sample_shape: The shape of independent samples.
-
-        Returns:
-            The samples, of shape ``(*sample_shape, *batch, dim)``.
-        """
+        """Draw samples ``(*sample_shape, *batch, dim)`` without a graph."""
         with torch.no_grad():
-            return self.flow.forward(self.base.sample(torch.Size(sample_shape)), density=False).z[-1]
+            samples: Tensor = self.transform(self.base.sample(torch.Size(sample_shape)))
+            return samples
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        """Draw samples through which gradients flow, to the base and to the potential.
-
-        Args:
-            sample_shape: The shape of independent samples.
-
-        Returns:
-            The samples, of shape ``(*sample_shape, *batch, dim)``.
+        """Draw samples ``(*sample_shape, *batch, dim)`` through which gradients flow, to the base and the potential.
 
         Raises:
             NotImplementedError: If the base has no ``rsample``.
         """
-        return self.flow.forward(self.base.rsample(torch.Size(sample_shape)), density=False).z[-1]
+        samples: Tensor = self.transform(self.base.rsample(torch.Size(sample_shape)))
+        return samples
 
     def rsample_and_log_prob(self, sample_shape: Shape = ()) -> tuple[Tensor, Tensor]:
         """Draw samples and compute their log-density in the same pass.
@@ -116,12 +209,12 @@ class PushForward(Distribution):
 
         Raises:
             NotImplementedError: If the base has no ``rsample``.
-            ValueError: See :meth:`PotentialFlow.push_forward`.
+            ValueError: See :meth:`Flow.push_forward`.
         """
         z0 = self.base.rsample(torch.Size(sample_shape))
-        path = self.flow.forward(z0, density=True)
+        z, log_det = self.transform.call_and_log_det(z0)
         log_q0: Tensor = self.base.log_prob(z0)
-        return path.z[-1], log_q0 - _log_det(path)
+        return z, log_q0 - log_det
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Compute the log-density.
@@ -133,17 +226,11 @@ class PushForward(Distribution):
             The log-density, in nats.
 
         Raises:
-            ValueError: If the shape does not fit; see also :meth:`PotentialFlow.push_forward`.
+            ValueError: If the shape does not fit; see also :meth:`Flow.push_forward`.
         """
         if self._validate_args:
             self._validate_sample(value)
         shape: torch.Size = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)  # type: ignore[no-untyped-call]
-        path = self.flow.inverse(value.expand(shape).contiguous())
-        log_q0: Tensor = self.base.log_prob(path.z[-1])
-        return log_q0 + _log_det(path)
-
-
-def _log_det(path: Path) -> Tensor:
-    if path.log_det is None:
-        raise ValueError("flow: expected a map with log_det, got one without")
-    return path.log_det[-1]
+        z0, log_det = self.transform.inverse_and_log_det(value.expand(shape).contiguous())
+        log_q0: Tensor = self.base.log_prob(z0)
+        return log_q0 + log_det

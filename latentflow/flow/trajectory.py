@@ -1,34 +1,47 @@
-"""Trajectories of a flow, their folds and their finiteness."""
+r"""Trajectories of a flow, and the checks that every way to follow a flow shares: times, finiteness and folds."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, fields
+from typing import Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from latentflow.calculus import Derivative, Jet
+
+Times: TypeAlias = Tensor | Sequence[float]
+"""Times in strictly increasing or decreasing order, of shape ``(T+1,)``."""
+
+OnFold: TypeAlias = Literal["raise", "warn", "ignore"]
+"""What happens where a map folds, that is where it is not locally the gradient of a convex function."""
 
 
-@dataclass(frozen=True)
-class Path:
-    r"""Points, volumes and cost along a flow, at the times :math:`t_0, \dots, t_T`.
+@dataclass(frozen=True, repr=False)
+class Trajectory:
+    r"""Points, log-determinants and cost along a flow, at the times :math:`t_0, \dots, t_T`.
 
     Attributes:
         times: The times :math:`t_n`, of shape ``(T+1,)``.
         z: The points :math:`z_{t_n}`, of shape ``(T+1, *batch, dim)``.
         log_det: :math:`\log|\det \partial z_{t_n} / \partial z_{t_0}|`, of shape ``(T+1, *batch)``, so that
-            :math:`\log q_t(z_t) = \log q_0(z_0)` minus it; None if no volume was asked for.
-        action: :math:`\int_{t_0}^{t_n} |\nabla u|^2\,dt`, of shape ``(T+1, *batch)``; a signed integral, negative on a
-            path that runs backwards in time.
+            :math:`\log q_t(z_t) = \log q_0(z_0)` minus it; None if it was not requested.
+        action: :math:`\int_{t_0}^{t_n} |\nabla u|^2\,dt`, of shape ``(T+1, *batch)``; negative backwards in time.
         sign: The sign of each step's determinant, of shape ``(T, *batch)``; None if it is not known.
-        folded: Whether a step's map is not locally the gradient of a convex function, that is whether
-            :math:`I + h \nabla^2 u` is not positive definite there, of shape ``(T, *batch)``; None if not known.
-        smallest_eigenvalue: :math:`\lambda_{\min}(I + h \nabla^2 u)` of each step, of shape ``(T, *batch)``; None
-            if it is not known. On a path that undoes a flow, these three are those of the steps undone.
-        cost: :math:`\int_{t_0}^{t_n} c(z_t, t)\,dt` of a running cost, of shape ``(T+1, *batch)``; None if none was
-            asked for. Where the rate is zero an adaptive solver can leave a rounding error of either sign.
+        folded: Whether :math:`I + h \nabla^2 u` of a step is not positive definite, of shape ``(T, *batch)``; None if
+            it is not known.
+        smallest_eigenvalue: :math:`\lambda_{\min}(I + h \nabla^2 u)` of each step, of shape ``(T, *batch)``; None if
+            it is not known. On a trajectory that undoes a flow, the last three are those of the steps undone.
+        cost: :math:`\int_{t_0}^{t_n} c(z_t, t)\,dt` of a running cost, of shape ``(T+1, *batch)``; None without one.
+        scheme: The scheme by which the flow was followed, which ``flow.inverse(trajectory)`` uses; None for
+            discrete steps undone, and if no flow made the trajectory.
+
+    Example:
+        >>> z = torch.stack([torch.zeros(4, 2), torch.ones(4, 2)])
+        >>> repr(Trajectory(torch.tensor([0.0, 2.0]), z, log_det=None, action=torch.zeros(2, 4)))
+        'Trajectory(times=(2,), z=(2, 4, 2), action=(2, 4))'
     """
 
     times: Tensor
@@ -39,23 +52,31 @@ class Path:
     folded: Tensor | None = None
     smallest_eigenvalue: Tensor | None = None
     cost: Tensor | None = None
+    scheme: Scheme | None = None
+
+    def __repr__(self) -> str:
+        parts = []
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if value is not None:
+                parts.append(f"{entry.name}={tuple(value.shape) if isinstance(value, Tensor) else value}")
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def sample(self, generator: torch.Generator | None = None, *, detach: bool = True) -> tuple[Tensor, Tensor]:
         r"""Draw a uniformly random time in each step, and the point of the straight segment there.
 
-        On a discrete flow :math:`z_{t_n} + (t - t_n) \nabla u(z_{t_n}, t_n)` is such a point.
-
         Args:
             generator: The source of randomness, or None for torch's global one.
-            detach: Whether to cut the gradient to the path, so that a residual cannot be lowered by moving the points.
+            detach: Whether to cut the gradient to the trajectory, so that a residual cannot be lowered by moving the
+                points.
 
         Returns:
             The points, of shape ``(T, *batch, dim)``, and their times, of shape ``(T, *batch)``.
 
         Example:
             >>> z = torch.stack([torch.zeros(4, 2), torch.ones(4, 2)])
-            >>> path = Path(times=torch.tensor([0.0, 2.0]), z=z, log_det=None, action=torch.zeros(2, 4))
-            >>> points, times = path.sample()
+            >>> trajectory = Trajectory(torch.tensor([0.0, 2.0]), z, log_det=None, action=torch.zeros(2, 4))
+            >>> points, times = trajectory.sample()
             >>> torch.testing.assert_close(points, (times / 2).unsqueeze(-1).expand(1, 4, 2))
         """
         z = self.z.detach() if detach else self.z
@@ -66,101 +87,85 @@ class Path:
         return torch.lerp(before, after, fraction.unsqueeze(-1)), start + fraction * (end - start)
 
 
-OnFold: TypeAlias = Literal["raise", "warn", "ignore"]
-"""The policy where a map folds."""
+class RunningCost(Protocol):
+    r"""A rate :math:`c(z, t)` whose integral :math:`\int c(z_t, t)\,dt` along a flow is wanted.
 
+    The flow passes the jet that it computes for the velocity. Residuals of PDEs are running costs.
 
-class FoldError(RuntimeError):
-    """A discrete step is not invertible at some of its points, so its log-determinant is not that of a density."""
-
-
-class FoldWarning(RuntimeWarning):
-    """A discrete step is not invertible at some of its points, and the policy is to go on."""
-
-
-STEP_FOLDS = (
-    "I + dt * Hessian is not positive definite there, and log_det is not that of a density. "
-    "Use smaller steps or a smoother potential"
-)
-
-
-PATHS_MEET = (
-    "I + t * Hessian of u0 is not positive definite there: straight paths have met, and log_det is not that of a "
-    "density. Stop earlier, or use a smoother or a convex u0"
-)
-
-
-def report_fold(folded: Tensor, times: Tensor, policy: OnFold, reason: str = STEP_FOLDS) -> None:
-    r"""Apply the policy where steps fold, that is where :math:`I + h \nabla^2 u` is not positive definite.
-
-    Args:
-        folded: Whether a step folds at a sample, of shape ``(T, *batch)``.
-        times: The times of the path, of shape ``(T+1,)``.
-        policy: ``"raise"``, ``"warn"`` or ``"ignore"``.
-        reason: What the fold is and what helps, for the message.
-
-    Raises:
-        FoldError: If the policy is ``"raise"`` and a step folds.
-        ValueError: If the policy is unknown.
+    Example:
+        >>> from latentflow import PotentialFlow, QuadraticPotential
+        >>> class Power:  # |grad u|^2 / 2
+        ...     requires = Derivative(0)
+        ...     def running_cost(self, jet, z, t):
+        ...         return jet.gradient.square().sum(-1) / 2
+        >>> flow = PotentialFlow(QuadraticPotential(2, torch.eye(2)))
+        >>> trajectory = flow.integrate(torch.randn(4, 2), [0.0, 1.0], running_cost=Power())
+        >>> torch.testing.assert_close(trajectory.cost, trajectory.action / 2)
     """
-    if policy not in ("raise", "warn", "ignore"):
-        raise ValueError(f"on_fold: expected 'raise', 'warn' or 'ignore', got {policy!r}")
-    if policy == "ignore" or not folded.any():
-        return
-    flat = folded.reshape(len(folded), -1)
-    step = int(flat.any(1).nonzero()[0])
-    message = (
-        f"the flow folds at step {step} (t = {float(times[step]):g}) for {int(flat[step].sum())} of {flat.shape[1]} "
-        f"samples: {reason}, or set on_fold='ignore'"
-    )
-    if policy == "raise":
-        raise FoldError(message)
-    warnings.warn(message, FoldWarning, stacklevel=4)
+
+    @property
+    def requires(self) -> Derivative:
+        """The second derivatives that it reads; a Laplacian is the exact one."""
+
+    def running_cost(self, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
+        """Compute the rate.
+
+        Args:
+            jet: The jet of the potential.
+            z: The points, of shape ``(*batch, dim)``.
+            t: The times, of shape ``(*batch,)``.
+
+        Returns:
+            The rate, of shape ``(*batch,)``.
+        """
 
 
-def check_finite(points: Tensor, times: Tensor) -> None:
-    """Check that every point of a path is finite.
+class DensitySource(Protocol):
+    """A source of log-determinants: a :class:`LogDet` of a step, or an estimator of the divergence."""
 
-    Args:
-        points: The points, of shape ``(T+1, *batch, dim)``.
-        times: Their times, of shape ``(T+1,)``.
-
-    Raises:
-        FloatingPointError: If a point is not; the message names the first step, its time and its samples.
-    """
-    if torch.isfinite(points).all():
-        return
-    bad = ~torch.isfinite(points).all(-1).reshape(len(points), -1)
-    step = int(bad.any(1).nonzero()[0])
-    samples = bad[step].nonzero().flatten().tolist()
-    shown = ", ".join(map(str, samples[:5])) + (", ..." if len(samples) > 5 else "")
-    where = "z0: expected finite points, got others" if step == 0 else f"the path is not finite after step {step}"
-    remedy = "" if step == 0 else "; use smaller steps or a smoother potential"
-    raise FloatingPointError(
-        f"{where} (t = {float(times[step]):g}) for {len(samples)} of {bad.shape[1]} samples (numbers {shown}){remedy}"
-    )
+    @property
+    def stochastic(self) -> bool:
+        """Whether the result is random; a reported likelihood refuses such a source."""
 
 
-def check_numbers(name: str, values: Tensor) -> None:
-    """Check that no value is NaN.
+@runtime_checkable
+class Scheme(Protocol):
+    """A scheme by which flows are followed, with every numerical choice: :class:`Euler`, :class:`ODE`, or your own."""
 
-    Args:
-        name: What the values are, for the message.
-        values: The values.
+    @property
+    def density(self) -> DensitySource | None:
+        """The source of the log-determinant, or None if there is none."""
 
-    Raises:
-        FloatingPointError: If one is NaN.
-    """
-    if values.isnan().any():
-        raise FloatingPointError(f"{name}: expected numbers, got NaN; the second derivatives of u are not finite")
+    def without_density(self) -> Self:
+        """Return the scheme without a log-determinant."""
+
+    def follow(self, potential: nn.Module, z0: Tensor, times: Times, cost: RunningCost | None = None) -> Trajectory:
+        """Follow the flow of a potential from ``z0``, of shape ``(*batch, dim)``, at ``times[0]``."""
+
+    def invert(self, potential: nn.Module, z: Tensor, times: Times) -> Trajectory:
+        """Undo the flow from its end ``z``, of shape ``(*batch, dim)``, at ``times[-1]``."""
 
 
-def check_times(times: Tensor | Sequence[float], z: Tensor) -> Tensor:
-    """Check the times of a path.
+def check_scheme(scheme: Scheme) -> None:
+    """Check that a scheme has the methods of one; raise a TypeError otherwise."""
+    if not isinstance(scheme, Scheme):
+        raise TypeError(f"scheme: expected Euler(...), ODE(...) or another Scheme, got {scheme!r}")
+
+
+def evaluate_cost(cost: RunningCost, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
+    """Compute a rate and check its shape; raise a ValueError if it is not ``(*batch,)``."""
+    rate = cost.running_cost(jet, z, t)
+    if rate.shape != z.shape[:-1]:
+        raise ValueError(f"running_cost: expected a rate of shape {tuple(z.shape[:-1])}, got {tuple(rate.shape)}")
+    return rate
+
+
+def check_times(times: Times, z: Tensor) -> Tensor:
+    """Check the times of a trajectory.
 
     Args:
         times: The times, of shape ``(T+1,)``.
-        z: The points that the path belongs to.
+        z: The points that the trajectory belongs to.
 
     Returns:
         The times on the device of ``z``, in float64 where the device has it, since ``0.1`` in float32 is another time.
@@ -184,14 +189,78 @@ def check_times(times: Tensor | Sequence[float], z: Tensor) -> Tensor:
     return result
 
 
-def check_steps(steps: int) -> None:
-    """Check the number of steps of a path.
+def check_finite(points: Tensor, times: Tensor) -> None:
+    """Check that every point of a trajectory is finite.
 
     Args:
-        steps: The number.
+        points: The points, of shape ``(T+1, *batch, dim)``.
+        times: Their times, of shape ``(T+1,)``.
 
     Raises:
-        ValueError: If it is negative or not an integer.
+        FloatingPointError: If a point is not; the message names the first step, its time and its samples.
     """
-    if not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps: expected an integer of at least 0, got {steps!r}")
+    if torch.isfinite(points).all():
+        return
+    bad = ~torch.isfinite(points).all(-1).reshape(len(points), -1)
+    step = int(bad.any(1).nonzero()[0])
+    samples = bad[step].nonzero().flatten().tolist()
+    shown = ", ".join(map(str, samples[:5])) + (", ..." if len(samples) > 5 else "")
+    where = "z0: expected finite points, got others" if step == 0 else f"the trajectory is not finite after step {step}"
+    remedy = "" if step == 0 else "; use smaller steps or a smoother potential"
+    raise FloatingPointError(
+        f"{where} (t = {float(times[step]):g}) for {len(samples)} of {bad.shape[1]} samples (numbers {shown}){remedy}"
+    )
+
+
+def check_numbers(name: str, values: Tensor) -> None:
+    """Check that no value is NaN; raise a FloatingPointError otherwise."""
+    if values.isnan().any():
+        raise FloatingPointError(f"{name}: expected numbers, got NaN; the second derivatives of u are not finite")
+
+
+class FoldError(RuntimeError):
+    """A discrete step is not invertible at some of its points, so its log-determinant is not that of a density."""
+
+
+class FoldWarning(RuntimeWarning):
+    """A discrete step is not invertible at some of its points, and the policy is to go on."""
+
+
+STEP_FOLDS = (
+    "I + dt * Hessian is not positive definite there, and log_det is not that of a density. "
+    "Use smaller steps or a smoother potential"
+)
+PATHS_MEET = (
+    "I + t * Hessian of u0 is not positive definite there: straight paths have met, and log_det is not that of a "
+    "density. Stop earlier, or use a smoother or a convex u0"
+)
+
+
+def report_folds(trajectory: Trajectory, policy: OnFold, reason: str = STEP_FOLDS, *, backwards: bool = False) -> None:
+    r"""Apply the policy where steps fold, that is where :math:`I + h \nabla^2 u` is not positive definite.
+
+    Args:
+        trajectory: The trajectory.
+        policy: ``"raise"``, ``"warn"`` or ``"ignore"``.
+        reason: What the fold is and what helps, for the message.
+        backwards: Whether the trajectory undoes a flow, whose steps are counted from the other end.
+
+    Raises:
+        FoldError: If the policy is ``"raise"`` and a step folds.
+        ValueError: If the policy is unknown.
+    """
+    if policy not in ("raise", "warn", "ignore"):
+        raise ValueError(f"on_fold: expected 'raise', 'warn' or 'ignore', got {policy!r}")
+    if policy == "ignore" or trajectory.folded is None or not trajectory.folded.any():
+        return
+    flat, times = trajectory.folded.reshape(len(trajectory.folded), -1), trajectory.times.detach()
+    if backwards:
+        flat, times = flat.flip(0), times.flip(0)
+    step = int(flat.any(1).nonzero()[0])
+    message = (
+        f"the flow folds at step {step} (t = {float(times[step]):g}) for {int(flat[step].sum())} of {flat.shape[1]} "
+        f"samples: {reason}, or pass on_fold='ignore'"
+    )
+    if policy == "raise":
+        raise FoldError(message)
+    warnings.warn(message, FoldWarning, stacklevel=4)

@@ -3,132 +3,96 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import (
-    Field,
-    Jet,
-    JetRequest,
-    Time,
-    check_count,
-    check_points,
-    evaluate_jet,
-    expand_time,
-    gradient,
-)
-from latentflow.flow import Path
+from latentflow.calculus import Field, Jet, JetRequest, Time, evaluate_jet
+from latentflow.calculus.checks import check_count
+from latentflow.calculus.jets import NONE, Derivative, check_points, check_requires, expand_time
+from latentflow.flow import Trajectory
 from latentflow.pde.collocation import AlongPath, Collocation
 
 
 class PDEResidual(nn.Module, ABC):
     r"""The residual :math:`r(z, t)` of an equation for the potential, zero where the equation holds.
 
-    Subclass it and write :meth:`from_jet`. Residuals are per sample and unreduced; only :meth:`loss` reduces.
-
-    Only :math:`\nabla u` moves points, so ``u`` and ``u + c(t)`` have the same flow (gauge freedom). Their residuals
-    differ: that of :math:`\partial_t u + F(\nabla u, \nabla^2 u)` changes by :math:`c'(t)`. An equation therefore asks
-    for more than its flow needs, and an inequality for less than it seems, see :meth:`HJResidual.inequality`.
+    A subclass writes :meth:`from_jet`. Residuals are per sample and unreduced; only :meth:`loss` reduces. The
+    potentials ``u`` and ``u + c(t)`` have the same flow and different residuals: the residual of
+    :math:`\partial_t u + F(\nabla u, \nabla^2 u)` changes by :math:`c'(t)`.
 
     Attributes:
-        requires: The fields of the jet that ``from_jet`` reads beyond value, gradient and time derivative, out of
-            ``"laplacian"``, ``"hessian"``, ``"second_time_derivative"`` and ``"gradient_time_derivative"``. What is not
-            named is not computed.
+        requires: The second derivatives that ``from_jet`` reads, such as ``Derivative.LAPLACIAN``. No others are
+            computed, and reading another one raises an error.
+        name: The short name; by default the name of the class in kebab case, without "Residual".
+        acts_on: ``"potential"``, or ``"density"`` if the equation holds for a density and does not move points.
+
+    Raises:
+        TypeError: On subclassing, if ``requires`` is no :class:`Derivative`.
+        ValueError: On subclassing, if ``requires`` needs probes.
 
     Example:
         >>> class Diffusion(PDEResidual):
-        ...     requires = frozenset({"laplacian"})
+        ...     requires = Derivative.LAPLACIAN
         ...     def from_jet(self, jet, z, t):
         ...         return jet.time_derivative - 0.5 * jet.laplacian
         >>> z = torch.randn(4, 3, dtype=torch.float64)
         >>> u = lambda z, t: z.pow(2).sum(-1) + 3 * t  # |z|^2 + 2 dim D t with D = 1/2
         >>> torch.testing.assert_close(Diffusion()(u, z, 0.7), torch.zeros(4, dtype=torch.float64))
+        >>> assert Diffusion.name == "diffusion"
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[Derivative] = NONE
+    name: ClassVar[str]
+    acts_on: ClassVar[Literal["potential", "density"]] = "potential"
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        JetRequest().including(cls.requires)  # refuses unknown names where the class is written
+        check_requires(cls.requires)
+        if "name" not in vars(cls):
+            words = cls.__name__.removesuffix("Residual") or cls.__name__
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", words).lower()
+
+    @classmethod
+    def learnable(cls, dim: int, hidden: Sequence[int] = (64, 64)) -> Self:  # noqa: ARG003 - for subclasses
+        """Build the equation with coefficients to be learned, from their customary starting values.
+
+        Args:
+            dim: The number of coordinates.
+            hidden: The widths of the hidden layers of a network, where the equation has one.
+
+        Returns:
+            The residual; ``cls()`` unless overridden.
+        """
+        return cls()
 
     @abstractmethod
     def from_jet(self, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
-        """Compute the residual from the derivatives at a point.
-
-        Args:
-            jet: The jet of the potential.
-            z: The points, of shape ``(*batch, dim)``.
-            t: The times, of shape ``(*batch,)``.
-
-        Returns:
-            The residual, of shape ``(*batch,)``.
-        """
+        """Compute the residual ``(*batch,)`` from the jet at ``z`` of ``(*batch, dim)`` and ``t`` of ``(*batch,)``."""
 
     def penalty(self, z: Tensor, t: Tensor) -> Tensor:  # noqa: ARG002 - for subclasses
-        """Compute what the equation costs beyond its residual; zero unless overridden.
-
-        Args:
-            z: The points, of shape ``(*batch, dim)``.
-            t: The times, of shape ``(*batch,)``.
-
-        Returns:
-            The penalty, of shape ``(*batch,)``.
-        """
+        """Compute the penalty ``(*batch,)`` that is added to the squared residual; zero unless overridden."""
         return torch.zeros_like(t)
 
     def forward(self, u: Field, z: Tensor, t: Time) -> Tensor:
-        """Compute the residual of a potential.
-
-        Args:
-            u: The potential, or any callable ``u(z, t)``.
-            z: The points, of shape ``(*batch, dim)``.
-            t: The times: a number, ``()`` or ``(*batch,)``.
-
-        Returns:
-            The residual, of shape ``(*batch,)``.
-        """
+        """Compute the residual ``(*batch,)`` of ``u(z, t)`` at ``z`` of ``(*batch, dim)`` and ``t``."""
         check_points(z)
         time = expand_time(t, z)
-        return self.from_jet(evaluate_jet(u, z, time, JetRequest().including(self.requires)), z, time)
+        return self.from_jet(evaluate_jet(u, z, time, JetRequest(self.requires)), z, time)
 
     def running_cost(self, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
-        r"""Compute :math:`r(z, t)^2` plus the penalty, for :meth:`PotentialFlow.integrate` to integrate along paths.
-
-        Args:
-            jet: The jet of the potential, with the fields that :attr:`requires` names.
-            z: The points, of shape ``(*batch, dim)``.
-            t: The times, of shape ``(*batch,)``.
-
-        Returns:
-            The rate, of shape ``(*batch,)``.
-        """
+        r"""Compute the rate :math:`r(z, t)^2` plus penalty, ``(*batch,)``, to be integrated by :meth:`Flow.follow`."""
         return self.from_jet(jet, z, t).square() + self.penalty(z, t)
-
-    def initial_condition(self, u: Field, z: Tensor) -> Tensor:
-        r"""Compute :math:`|\nabla u(z, 0)|^2`, the initial condition of the paper (equation 14).
-
-        Override it where the equation has another one; zero means that it holds. The docstring of each equation says
-        what this one does to its flow. It stops every exact Hamilton-Jacobi flow: with :math:`\nabla u(\cdot, 0) = 0`
-        the velocity, constant along trajectories, is zero at all times. It is offered for parity, and no loss contains
-        it by default.
-
-        Args:
-            u: The potential.
-            z: The points, of shape ``(*batch, dim)``.
-
-        Returns:
-            The squared norm, of shape ``(*batch,)``.
-        """
-        return gradient(u, z, 0.0).square().sum(-1)
 
     def loss(
         self,
         u: Field,
-        where: Path | tuple[Tensor, Time],
+        where: Trajectory | tuple[Tensor, Time],
         generator: torch.Generator | None = None,
         collocation: Collocation = AlongPath(),  # noqa: B008 - frozen
         weights: Tensor | Weighting | None = None,
@@ -136,26 +100,25 @@ class PDEResidual(nn.Module, ABC):
         r"""Compute the mean of :math:`w(z, t) \, (r(z, t)^2 + \text{penalty})`.
 
         Args:
-            u: The potential.
-            where: The points: a path, on which ``collocation`` chooses them, or a pair of points ``(*batch, dim)`` and
-                times ``(*batch,)``, which is taken as it is.
-            generator: The source of random points and times, or None for torch's global one.
-            collocation: The choice of points on a path. The default draws a random time in every step, and lets no
-                gradient flow to the path.
-            weights: The weights ``w``: a tensor that broadcasts to the batch shape of the points, at least 0, or an
-                object that computes them from the squared residuals and the times, such as ``CausalWeighting()``; None
-                for 1. The mean is over the number of points, not over the sum of the weights.
+            u: The potential, or any callable ``u(z, t)``.
+            where: A trajectory, on which ``collocation`` chooses points, or a pair of points ``(*batch, dim)`` and
+                times.
+            generator: The source of random points and times.
+            collocation: The choice of points on a trajectory.
+            weights: The weights ``w``: a tensor that broadcasts to ``(*batch,)``, at least 0; a function of the
+                squared residuals and the times, such as ``CausalWeighting()``; None for 1. The sum is divided by the
+                number of points, not by the sum of the weights.
 
         Returns:
-            The loss, of shape ``()``; zero where there are no points, as on a path without steps.
+            The loss, of shape ``()``; zero without points.
 
         Raises:
             ValueError: If a shape does not fit, or a weight is negative or NaN.
         """
-        z, t = collocation.points(where, generator) if isinstance(where, Path) else where
+        z, t = collocation.points(where, generator) if isinstance(where, Trajectory) else where
         check_points(z)
         time = expand_time(t, z)
-        jet = evaluate_jet(u, z, time, JetRequest().including(self.requires))
+        jet = evaluate_jet(u, z, time, JetRequest(self.requires))
         square = self.from_jet(jet, z, time).square()
         cost = square + self.penalty(z, time)
         if weights is not None and not isinstance(weights, Tensor):
@@ -166,18 +129,7 @@ class PDEResidual(nn.Module, ABC):
 
 
 def checked_weights(weights: Tensor, cost: Tensor) -> Tensor:
-    """Check that weights are not negative and fit, and give each point its own.
-
-    Args:
-        weights: The weights, of a shape that broadcasts to ``(*batch,)``.
-        cost: What they weigh, of shape ``(*batch,)``.
-
-    Returns:
-        The weights, of shape ``(*batch,)``, in the dtype and on the device of ``cost``.
-
-    Raises:
-        ValueError: If the shape does not fit, or a weight is negative or NaN.
-    """
+    """Check that weights are not negative and broadcast to ``(*batch,)``, and expand them like ``cost``."""
     if not (weights >= 0).all():
         raise ValueError(f"weights: expected numbers of at least 0, got {float(weights.min())}")
     try:
@@ -187,55 +139,26 @@ def checked_weights(weights: Tensor, cost: Tensor) -> Tensor:
         raise ValueError(message) from None
 
 
-def required(field: Tensor | None, name: str) -> Tensor:
-    """Give a field of the jet that :attr:`PDEResidual.requires` names.
-
-    Args:
-        field: The field.
-        name: Its name.
-
-    Returns:
-        The field.
-
-    Raises:
-        ValueError: If it is None.
-    """
-    if field is None:
-        raise ValueError(f"jet: expected the {name}, which the residual requires, got None")
-    return field
-
-
 class Weighting(Protocol):
     """A choice of weights, made from the squared residuals and the times."""
 
     def __call__(self, squared_residual: Tensor, t: Tensor) -> Tensor:
-        """Choose the weights.
-
-        Args:
-            squared_residual: The squared residuals, of shape ``(*batch,)``, without a gradient.
-            t: The times, of shape ``(*batch,)``.
-
-        Returns:
-            The weights, of shape ``(*batch,)``.
-        """
+        """Compute weights ``(*batch,)`` from squared residuals, without a gradient, and times, both ``(*batch,)``."""
 
 
 @dataclass(frozen=True)
 class CausalWeighting:
-    r"""Train early times first: a point counts little while the residual before it is large.
-
-    The time range of the points is cut into bins of equal length. With :math:`L_j` the mean squared residual in bin
-    ``j``, zero where there are no points, every point of bin ``b`` has the weight
+    r"""Small weights for late times while the residual at earlier times is large.
 
     .. math::
-        w_b = \exp\Big(-\varepsilon \sum_{j < b} L_j\Big) ,
+        w_b = \exp\Big(-\varepsilon \sum_{j < b} L_j\Big)
 
-    without a gradient. The first bin has weight 1, and all weights tend to 1 as the residual vanishes.
+    is the weight, without a gradient, of every point in bin ``b`` of the time range, with :math:`L_j` the mean squared
+    residual in bin ``j``, zero without points.
 
     Attributes:
-        tolerance: The number :math:`\varepsilon \ge 0`, in units of one over the squared residual. With 0 all weights
-            are 1.
-        bins: The number of bins.
+        tolerance: The number :math:`\varepsilon \ge 0`, in units of one over the squared residual.
+        bins: The number of bins of equal length.
 
     Raises:
         ValueError: If ``tolerance`` is negative or not finite, or ``bins`` is not a positive integer.
@@ -259,7 +182,7 @@ class CausalWeighting:
         check_count("bins", self.bins)
 
     def __call__(self, squared_residual: Tensor, t: Tensor) -> Tensor:
-        """Compute the weights, of shape ``(*batch,)``, from squared residuals and times of that shape."""
+        """Compute the weights ``(*batch,)`` from squared residuals and times of that shape."""
         if squared_residual.numel() == 0:
             return torch.ones_like(squared_residual)
         square, time = squared_residual.detach().flatten(), t.detach().flatten()

@@ -1,4 +1,4 @@
-"""Scalar fields u(z, t) and their algebra."""
+"""Scalar fields u(z, t), their vector space, and banks of them."""
 
 from latentflow.potentials.algebra import FunctionPotential as FunctionPotential
 from latentflow.potentials.algebra import Potential as Potential
@@ -21,3 +21,27 @@ from latentflow.potentials.mlp import MLPPotential as MLPPotential
 from latentflow.potentials.quadratic import LowRankQuadratic as LowRankQuadratic
 from latentflow.potentials.quadratic import QuadraticPotential as QuadraticPotential
 from latentflow.potentials.resnet import ResNetPotential as ResNetPotential
+
+__all__ = [
+    "FourierEmbedding",
+    "FourierPotential",
+    "FunctionPotential",
+    "ICNNPotential",
+    "IdentityEmbedding",
+    "LayeredPotential",
+    "Layers",
+    "LowRankQuadratic",
+    "MLPPotential",
+    "MixedPotential",
+    "Potential",
+    "PotentialBank",
+    "QuadraticPotential",
+    "ResNetPotential",
+    "ScaledPotential",
+    "SelectedPotential",
+    "SinusoidalEmbedding",
+    "SumPotential",
+    "SwitchedPotential",
+    "TimeEmbedding",
+    "log_cosh",
+]

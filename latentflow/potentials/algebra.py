@@ -9,7 +9,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import Field, Jet, JetRequest, autodiff_jet, evaluate_jet, expand_time, expand_weight
+from latentflow.calculus import Field, Jet, JetRequest, autodiff_jet, evaluate_jet
+from latentflow.calculus.checks import expand_weight
+from latentflow.calculus.jets import expand_time
 
 
 @runtime_checkable
@@ -21,7 +23,7 @@ class SupportsLipschitz(Protocol):
 
 
 def gradient_bounds(fields: Iterable[object]) -> Tensor | None:
-    """Give the bounds of several fields.
+    """Return the bounds of several fields.
 
     Args:
         fields: The fields.

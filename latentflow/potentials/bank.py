@@ -12,7 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import Field, Jet, JetRequest, check_index, evaluate_jet, expand_time, expand_weight
+from latentflow.calculus import Field, Jet, JetRequest, evaluate_jet
+from latentflow.calculus.checks import check_index, expand_weight
+from latentflow.calculus.jets import expand_time
 from latentflow.potentials.algebra import Potential, SumPotential, as_module, gradient_bounds
 from latentflow.potentials.features import side_by_side
 from latentflow.potentials.layered import LayeredPotential, Layers, layered_jet
@@ -133,7 +135,7 @@ class SelectedPotential(Potential):
         bounds = gradient_bounds(fields)
         return None if bounds is None else bounds.amax(0)
 
-    def _groups(self, z: Tensor) -> Groups:
+    def _groups(self, z: Tensor) -> SamplesByField:
         try:
             index = self.k.to(z.device).expand(z.shape[:-1])
         except RuntimeError:
@@ -141,7 +143,7 @@ class SelectedPotential(Potential):
                 f"z: expected a batch shape to which k of shape {tuple(self.k.shape)} broadcasts, "
                 f"got {tuple(z.shape[:-1])}"
             ) from None
-        return Groups(index, len(self.bank))
+        return SamplesByField(index, len(self.bank))
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Evaluate each sample's potential at ``z`` of shape ``(*batch, dim)`` and ``t``, as ``(*batch,)``."""
@@ -255,12 +257,12 @@ class SwitchedPotential(Potential):
         self.clock = clock
         self.register_buffer("times", torch.tensor([float(time) for time in times], dtype=torch.float64))
 
-    def _at(self, t: Tensor) -> tuple[Groups, Tensor]:
+    def _at(self, t: Tensor) -> tuple[SamplesByField, Tensor]:
         times = self.times.to(t)
         index = torch.bucketize(t.detach().contiguous(), times, right=True)
         if self.clock == "restart":
             t = t - torch.cat([times.new_zeros(1), times])[index]
-        return Groups(index, len(self.potentials)), t
+        return SamplesByField(index, len(self.potentials)), t
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Evaluate the potential in force at ``z`` of shape ``(*batch, dim)`` and ``t``, as ``(*batch,)``."""
@@ -273,16 +275,16 @@ class SwitchedPotential(Potential):
         return groups.jet(list(self.potentials), z, clock, request)
 
     def lipschitz_gradient(self) -> Tensor | None:
-        """Give the largest bound of the potentials; None if one of them is not known."""
+        """Return the largest bound of the potentials; None if one of them is not known."""
         bounds = gradient_bounds(self.potentials)
         return None if bounds is None else bounds.amax(0)
 
 
-WORTH_FILLING = 1.5
+MAX_PADDING = 1.5
 """How much larger a batch may become for all its groups to be evaluated at once."""
 
 
-LARGE = 2**24
+MAX_STACKED_WORK = 2**24
 """How many samples times weights fill the processor without being evaluated together with others."""
 
 
@@ -296,7 +298,7 @@ def has_samples(field: Field) -> bool:
     return any(getattr(module, "per_sample", False) for module in modules)
 
 
-class Groups:
+class SamplesByField:
     r"""The samples of a batch, sorted by the index of the field that each belongs to.
 
     Networks of one structure are evaluated side by side, in the same products; any other field once, on a contiguous
@@ -351,10 +353,10 @@ class Groups:
         """Fill every group to the size of the largest, with samples that do not count, and evaluate all at once."""
         kept = [k for k, size in enumerate(self.sizes) if size > 0]
         largest, total = max(self.sizes), sum(self.sizes)
-        if len(kept) * largest > WORTH_FILLING * total or total * _weights(fields[kept[0]]) > LARGE:
+        if len(kept) * largest > MAX_PADDING * total or total * _weights(fields[kept[0]]) > MAX_STACKED_WORK:
             return None
         own = [fields[k] for k in kept]
-        if alike(own) is None:
+        if same_architecture(own) is None:
             return None
         starts = list(accumulate((self.sizes[k] for k in kept), initial=0))
         shifts = torch.tensor([largest * row - start for row, start in enumerate(starts[:-1])], device=z.device)
@@ -408,17 +410,17 @@ def stack_layers(networks: Sequence[Layers]) -> Layers | None:
         return [torch.stack(parts) if parts else None for parts in known]
 
     return Layers(
-        entries=stack_known(network.entries for network in networks),
-        clocks=stack_known(network.clocks for network in networks),
-        links=stack(network.links for network in networks),
+        input_weights=stack_known(network.input_weights for network in networks),
+        time_weights=stack_known(network.time_weights for network in networks),
+        hidden_weights=stack(network.hidden_weights for network in networks),
         biases=stack(network.biases for network in networks),
         output=torch.stack([network.output for network in networks]),
         residual=first.residual,
     )
 
 
-def alike(potentials: Sequence[Field]) -> list[LayeredPotential] | None:
-    """Give the potentials back if all are layered networks alone, with one activation; None otherwise."""
+def same_architecture(potentials: Sequence[Field]) -> list[LayeredPotential] | None:
+    """Return the potentials back if all are layered networks alone, with one activation; None otherwise."""
     layered = [own for own in potentials if isinstance(own, LayeredPotential) and own.remainder is None]
     same = len(layered) == len(potentials) and all(own.activation is layered[0].activation for own in layered)
     return layered if same else None
@@ -436,7 +438,7 @@ def stacked_jet(potentials: Sequence[Field], z: Tensor, t: Tensor, request: JetR
     Returns:
         The jet, every field of which leads with ``(K, samples)``; None if the fields cannot be put side by side.
     """
-    layered = alike(potentials)
+    layered = same_architecture(potentials)
     layers = None if layered is None else stack_layers([own.layers() for own in layered])
     if layered is None or layers is None:
         return None
@@ -445,5 +447,5 @@ def stacked_jet(potentials: Sequence[Field], z: Tensor, t: Tensor, request: JetR
 
 
 def _structure(layers: Layers) -> tuple[object, ...]:
-    parts = (*layers.entries, *layers.clocks, *layers.links, *layers.biases, layers.output)
+    parts = (*layers.input_weights, *layers.time_weights, *layers.hidden_weights, *layers.biases, layers.output)
     return (*(None if part is None else part.shape for part in parts), layers.residual)

@@ -125,7 +125,7 @@ CONVEX_NONDECREASING = (nn.functional.softplus, torch.exp)
 
 
 def activation_rule(activation: Activation) -> ActivationRule:
-    r"""Give the rule :math:`a \mapsto (\sigma(a), \sigma'(a), \sigma''(a))` of a smooth activation.
+    r"""Return the rule :math:`a \mapsto (\sigma(a), \sigma'(a), \sigma''(a))` of a smooth activation.
 
     Tanh, softplus, SiLU, sine, cosine and log-cosh have closed forms; every other activation is differentiated by
     nested forward mode.
@@ -168,7 +168,7 @@ def activation_rule(activation: Activation) -> ActivationRule:
 
 
 def slope_bounds(activation: Activation) -> tuple[float, float] | None:
-    r"""Give :math:`\sup |\sigma'|` and :math:`\sup |\sigma''|` of an activation.
+    r"""Return :math:`\sup |\sigma'|` and :math:`\sup |\sigma''|` of an activation.
 
     Args:
         activation: An elementwise function.

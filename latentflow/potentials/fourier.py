@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import check_count
+from latentflow.calculus.checks import check_count
 from latentflow.potentials.features import IdentityEmbedding
 from latentflow.potentials.layered import LayeredPotential, Layers
 
@@ -79,11 +79,11 @@ class FourierPotential(LayeredPotential):
         self.amplitudes = nn.Parameter(amplitude * math.sqrt(2 / features) * torch.randn(features, generator=generator))
 
     def layers(self) -> Layers:
-        """Give the waves as one layer."""
+        """Return the waves as one layer."""
         return Layers(
-            entries=[self.frequencies],
-            clocks=[self.time_frequencies.unsqueeze(-1)],
-            links=[],
+            input_weights=[self.frequencies],
+            time_weights=[self.time_frequencies.unsqueeze(-1)],
+            hidden_weights=[],
             biases=[self.phases],
             output=self.amplitudes,
         )

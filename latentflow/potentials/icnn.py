@@ -10,7 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import Jet, JetRequest, check_hidden
+from latentflow.calculus import Jet, JetRequest
+from latentflow.calculus.checks import check_hidden
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.features import Activation, SinusoidalEmbedding, TimeEmbedding, is_convex_nondecreasing
 from latentflow.potentials.layered import LayeredPotential, Layers
@@ -58,8 +59,8 @@ class ICNNPotential(LayeredPotential):
         >>> from latentflow import PotentialFlow, hessian
         >>> u = ICNNPotential(3, hidden=(8, 8))
         >>> assert torch.linalg.eigvalsh(hessian(u, 10 * torch.randn(50, 3), 0.5)).min() > -1e-6
-        >>> path = PotentialFlow(u, on_fold="raise").rollout(torch.randn(50, 3), steps=4)
-        >>> assert (path.log_det >= 0).all()
+        >>> trajectory = PotentialFlow(u, on_fold="raise").rollout(torch.randn(50, 3), steps=4)
+        >>> assert (trajectory.log_det >= 0).all()
     """
 
     def __init__(
@@ -89,12 +90,12 @@ class ICNNPotential(LayeredPotential):
         self.raw_output = _averaging(1, hidden[-1], output_scale)
 
     def layers(self) -> Layers:
-        """Give the weights as they are now, those between the layers after their softplus."""
+        """Return the weights as they are now, those between the layers after their softplus."""
         points = [cast("nn.Linear", layer) for layer in self.points]
         return Layers(
-            entries=[layer.weight for layer in points],
-            clocks=[cast("nn.Linear", layer).weight for layer in self.times],
-            links=[nn.functional.softplus(raw) for raw in self.raw_links],
+            input_weights=[layer.weight for layer in points],
+            time_weights=[cast("nn.Linear", layer).weight for layer in self.times],
+            hidden_weights=[nn.functional.softplus(raw) for raw in self.raw_links],
             biases=[layer.bias for layer in points],
             output=nn.functional.softplus(self.raw_output).squeeze(0),
         )
@@ -115,18 +116,18 @@ class _Bowl(Potential):
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         """Return the derivatives in closed form."""
-        kappa, probes = self.curvature, request.probes
+        kappa = self.curvature
         eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-        return Jet(
+        return Jet.answer(
+            request,
             value=self(z, t),
             gradient=kappa * z,
             time_derivative=torch.zeros_like(t),
-            laplacian=(kappa * z.shape[-1]).expand_as(t) if request.laplacian else None,
-            hessian=(kappa * eye).expand(*z.shape, -1) if request.hessian else None,
-            quadratic=None if probes is None else kappa * probes.square().sum(-1),
-            products=kappa * probes if probes is not None and request.products else None,
-            second_time_derivative=torch.zeros_like(t) if request.second_time_derivative else None,
-            gradient_time_derivative=torch.zeros_like(z) if request.gradient_time_derivative else None,
+            laplacian=lambda: (kappa * z.shape[-1]).expand_as(t),
+            hessian=lambda: (kappa * eye).expand(*z.shape, -1),
+            products=lambda v: kappa * v,
+            second_time_derivative=lambda: torch.zeros_like(t),
+            gradient_time_derivative=lambda: torch.zeros_like(z),
         )
 
     def lipschitz_gradient(self) -> Tensor:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from latentflow.calculus import InnerHessian, Jet, JetRequest, check_count, check_points, expand_time, transformed
+from latentflow.calculus import InnerHessian, Jet, JetRequest
+from latentflow.calculus.checks import check_count
+from latentflow.calculus.jets import check_points, expand_time, transformed
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.features import Activation, ActivationRule, TimeEmbedding, activation_rule, slope_bounds
 
@@ -27,17 +29,17 @@ class Layers:
     with the same ``*stack`` dimensions, for as many networks side by side.
 
     Attributes:
-        entries: The matrices :math:`E_l`, of shape ``(*stack, n_l, dim)``, or None; the first is never None.
-        clocks: The matrices :math:`V_l`, of shape ``(*stack, n_l, features)``, or None; the first is never None.
-        links: The matrices :math:`W_2, \dots, W_L`, of shape ``(*stack, n_l, n_{l-1})``.
+        input_weights: The matrices :math:`E_l`, of shape ``(*stack, n_l, dim)``, or None; the first is never None.
+        time_weights: The matrices :math:`V_l`, of shape ``(*stack, n_l, features)``, or None; the first is never None.
+        hidden_weights: The matrices :math:`W_2, \dots, W_L`, of shape ``(*stack, n_l, n_{l-1})``.
         biases: The vectors :math:`b_l`, of shape ``(*stack, n_l)``.
         output: The vector ``w``, of shape ``(*stack, n_L)``.
         residual: The step :math:`\eta` of a residual network, or None.
     """
 
-    entries: Sequence[Tensor | None]
-    clocks: Sequence[Tensor | None]
-    links: Sequence[Tensor]
+    input_weights: Sequence[Tensor | None]
+    time_weights: Sequence[Tensor | None]
+    hidden_weights: Sequence[Tensor]
     biases: Sequence[Tensor]
     output: Tensor
     residual: float | None = None
@@ -54,11 +56,11 @@ class Layers:
         Returns:
             The pre-activation, of shape ``(*stack, samples, n_l)``.
         """
-        entry, clock, bias = self.entries[layer], self.clocks[layer], self.biases[layer]
+        entry, clock, bias = self.input_weights[layer], self.time_weights[layer], self.biases[layer]
         if clock is not None and features.shape[:-1] != z.shape[:-1]:  # one time for all samples: a bias like the other
             bias = bias + affine(features, clock).squeeze(-2)
             clock = None
-        inputs = [(z, entry), (features, clock), (h, None if layer == 0 else self.links[layer - 1])]
+        inputs = [(z, entry), (features, clock), (h, None if layer == 0 else self.hidden_weights[layer - 1])]
         given = [(x, weight) for x, weight in inputs if x is not None and weight is not None]
         total = affine(*given[0], bias)
         for x, weight in given[1:]:
@@ -90,10 +92,10 @@ class Layers:
             states.append((h, gain, curvature))
         return states
 
-    def adjoints(self, gains: Sequence[Tensor]) -> list[Tensor]:
+    def adjoints(self, slopes: Sequence[Tensor]) -> list[Tensor]:
         r"""Run the network backward and give :math:`\partial u / \partial h_l` of each layer."""
-        adjoints = [self.output.unsqueeze(-2).expand_as(gains[-1])]
-        for link, gain in zip(self.links[::-1], gains[:0:-1], strict=True):
+        adjoints = [self.output.unsqueeze(-2).expand_as(slopes[-1])]
+        for link, gain in zip(self.hidden_weights[::-1], slopes[:0:-1], strict=True):
             back = (adjoints[-1] * gain) @ link
             adjoints.append(back if self.residual is None else back + adjoints[-1])
         return adjoints[::-1]
@@ -128,10 +130,10 @@ class LayerSum:
     Every tensor may lead with the same ``*stack`` dimensions, for as many networks side by side.
 
     Attributes:
-        entries: The matrices :math:`E_l`, of shape ``(*stack, n_l, dim)``, through which the point enters layer ``l``;
+        input_weights: The matrices :math:`E_l`, of shape ``(*stack, n_l, dim)``, through which the point enters layer ``l``;
             None where it does not. The first is never None.
-        links: The matrices :math:`W_2, \dots, W_L`, of shape ``(*stack, n_l, n_{l-1})``.
-        gains: The diagonals :math:`s_1, \dots, s_{L-1}`, of shape ``(*stack, samples, n_l)``.
+        hidden_weights: The matrices :math:`W_2, \dots, W_L`, of shape ``(*stack, n_l, n_{l-1})``.
+        slopes: The diagonals :math:`s_1, \dots, s_{L-1}`, of shape ``(*stack, samples, n_l)``.
         curvatures: The diagonals :math:`c_1, \dots, c_L`, of shape ``(*stack, samples, n_l)``.
         residual: Whether :math:`P_l` includes :math:`P_{l-1}`.
 
@@ -141,26 +143,26 @@ class LayerSum:
         | https://arxiv.org/abs/2307.08214
     """
 
-    entries: Sequence[Tensor | None]
-    links: Sequence[Tensor]
-    gains: Sequence[Tensor]
+    input_weights: Sequence[Tensor | None]
+    hidden_weights: Sequence[Tensor]
+    slopes: Sequence[Tensor]
     curvatures: Sequence[Tensor]
     residual: bool = False
 
     @property
     def first(self) -> Tensor:
         """The first entry :math:`E_1`, of shape ``(*stack, n_1, dim)``."""
-        if self.entries[0] is None:
-            raise ValueError("entries: expected the point to enter the first layer, got None")
-        return self.entries[0]
+        if self.input_weights[0] is None:
+            raise ValueError("input_weights: expected the point to enter the first layer, got None")
+        return self.input_weights[0]
 
     @property
     def enters_once(self) -> bool:
         """Whether the point enters through the first layer alone."""
-        return all(entry is None for entry in self.entries[1:])
+        return all(entry is None for entry in self.input_weights[1:])
 
-    def drives(self, v: Tensor) -> list[Tensor | None]:
-        """Give the direct effect of directions on each layer.
+    def input_tangents(self, v: Tensor) -> list[Tensor | None]:
+        """Return the direct effect of directions on each layer.
 
         Args:
             v: Directions in the space of the points, of shape ``(*stack, samples or 1, directions, dim)``.
@@ -168,26 +170,26 @@ class LayerSum:
         Returns:
             One tensor ``(*stack, samples or 1, directions, n_l)`` for each layer, or None where there is no effect.
         """
-        return [None if entry is None else rows_times(v, entry.mT) for entry in self.entries]
+        return [None if entry is None else rows_times(v, entry.mT) for entry in self.input_weights]
 
-    def tangents(self, drives: Sequence[Tensor | None]) -> list[Tensor]:
+    def tangents(self, input_tangents: Sequence[Tensor | None]) -> list[Tensor]:
         """Carry directions through the network.
 
         Args:
-            drives: The direct effect of the directions on each layer, see :meth:`drives`.
+            input_tangents: The direct effect of the directions on each layer, see :meth:`input_tangents`.
 
         Returns:
-            The tangents ``(*stack, samples, directions, n_l)`` of all pre-activations; the first has its drive's shape.
+            The tangents ``(*stack, samples, directions, n_l)`` of all pre-activations; the first has its own_tangent's shape.
         """
-        if drives[0] is None:
-            raise ValueError("drives: expected an effect on the first layer, got None")
-        tangents = [drives[0]]
+        if input_tangents[0] is None:
+            raise ValueError("input_tangents: expected an effect on the first layer, got None")
+        tangents = [input_tangents[0]]
         carried: Tensor | None = None
-        for gain, link, drive in zip(self.gains, self.links, drives[1:], strict=True):
+        for gain, link, own_tangent in zip(self.slopes, self.hidden_weights, input_tangents[1:], strict=True):
             own = gain.unsqueeze(-2) * tangents[-1]
             carried = carried + own if self.residual and carried is not None else own
             tangent = rows_times(carried, link.mT)
-            tangents.append(tangent if drive is None else tangent + drive)
+            tangents.append(tangent if own_tangent is None else tangent + own_tangent)
         return tangents
 
     def quadratic(self, tangents: Sequence[Tensor]) -> Tensor:
@@ -206,11 +208,11 @@ class LayerSum:
         for layer in reversed(range(len(tangents))):
             own = self.curvatures[layer].unsqueeze(-2) * tangents[layer]
             if pull is not None:
-                through = rows_times(pull, self.links[layer])
+                through = rows_times(pull, self.hidden_weights[layer])
                 back = through if back is None or not self.residual else through + back
-                own = own + self.gains[layer].unsqueeze(-2) * back
+                own = own + self.slopes[layer].unsqueeze(-2) * back
             pull = own
-            entry = self.entries[layer]
+            entry = self.input_weights[layer]
             if entry is not None:
                 columns.append(rows_times(pull, entry))
         return add_up(columns)
@@ -236,34 +238,34 @@ class LayerSum:
             return (last * self.first.square().sum(-1).unsqueeze(-2)).sum(-1)
         eye = torch.eye(self.first.shape[-1], dtype=self.first.dtype, device=self.first.device)
         if not self.enters_once:
-            return self.quadratic(self.tangents(self.drives(eye.unsqueeze(-3)))).sum(-1)
-        inner = LayerSum(self.entries[:-1], self.links[:-1], self.gains[:-1], before, self.residual)
-        tangents = inner.tangents([self.first.mT.contiguous().unsqueeze(-3), *(None for _ in self.links[:-1])])
+            return self.quadratic(self.tangents(self.input_tangents(eye.unsqueeze(-3)))).sum(-1)
+        inner = LayerSum(self.input_weights[:-1], self.hidden_weights[:-1], self.slopes[:-1], before, self.residual)
+        tangents = inner.tangents([self.first.mT.contiguous().unsqueeze(-3), *(None for _ in self.hidden_weights[:-1])])
         total = add_up([(c * T.square().sum(-2)).sum(-1) for c, T in zip(before, tangents, strict=True)])
-        directions, gain = tangents[-1], self.gains[-1]
+        directions, gain = tangents[-1], self.slopes[-1]
         if self.residual and len(tangents) > 1:
             directions, gain = self._carried(tangents), torch.ones_like(gain)
-        return total + (last * squared_directions(directions, gain, self.links[-1])).sum(-1)
+        return total + (last * squared_directions(directions, gain, self.hidden_weights[-1])).sum(-1)
 
     def _carried(self, tangents: Sequence[Tensor]) -> Tensor:
-        return add_up([gain.unsqueeze(-2) * tangent for gain, tangent in zip(self.gains, tangents, strict=True)])
+        return add_up([gain.unsqueeze(-2) * tangent for gain, tangent in zip(self.slopes, tangents, strict=True)])
 
     def _laplacian_by_gram(self) -> Tensor:
         gram = self.first @ self.first.mT
         total = (self.curvatures[0] * gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)).sum(-1)
-        if len(self.links) == 1:
-            return total + (self.curvatures[1] * squared_gram(self.gains[0], self.links[0], gram)).sum(-1)
+        if len(self.hidden_weights) == 1:
+            return total + (self.curvatures[1] * squared_gram(self.slopes[0], self.hidden_weights[0], gram)).sum(-1)
         # `carried` is P P^T of each sample, of shape (*stack, samples, n, n), from which the next layer's W P P^T W^T
         # needs its diagonal, and the next but one the whole.
-        gain = self.gains[0]
+        gain = self.slopes[0]
         carried = gain.unsqueeze(-1) * gram.unsqueeze(-3) * gain.unsqueeze(-2)
-        for layer, link in enumerate(self.links):
+        for layer, link in enumerate(self.hidden_weights):
             half = rows_times(carried, link.mT)
             diagonal = (half * link.mT.unsqueeze(-3)).sum(-2)
             total = total + (self.curvatures[layer + 1] * diagonal).sum(-1)
-            if layer + 1 == len(self.links):
+            if layer + 1 == len(self.hidden_weights):
                 break
-            gain = self.gains[layer + 1]
+            gain = self.slopes[layer + 1]
             cross = half * gain.unsqueeze(-2)
             if self.residual:
                 cross = carried + cross
@@ -275,12 +277,12 @@ class LayerSum:
     def hessian(self) -> Tensor:
         """Compute the Hessian, of shape ``(*stack, samples, dim, dim)``."""
         eye = torch.eye(self.first.shape[-1], dtype=self.first.dtype, device=self.first.device)
-        return self._contract(self.tangents(self.drives(eye.unsqueeze(-3))))
+        return self._contract(self.tangents(self.input_tangents(eye.unsqueeze(-3))))
 
     def core(self) -> Tensor:
         """Compute the Hessian in the first pre-activation, of shape ``(*stack, samples, n_1, n_1)``."""
         eye = torch.eye(self.first.shape[-2], dtype=self.first.dtype, device=self.first.device)
-        return self._contract(self.tangents([eye.unsqueeze(-3), *(None for _ in self.links)]))
+        return self._contract(self.tangents([eye.unsqueeze(-3), *(None for _ in self.hidden_weights)]))
 
     def _contract(self, tangents: Sequence[Tensor]) -> Tensor:
         scaled = [c.unsqueeze(-2) * T for c, T in zip(self.curvatures, tangents, strict=True)]
@@ -341,52 +343,46 @@ def layered_jet(
     """
     features, features_dot = embedding.with_derivative(t)
     states = layers.states(z, features, rule)
-    gains = [gain for _, gain, _ in states]
-    adjoints = layers.adjoints(gains)
-    pulls = [delta * gain for delta, gain in zip(adjoints, gains, strict=True)]
+    slopes = [gain for _, gain, _ in states]
+    adjoints = layers.adjoints(slopes)
+    pre_adjoints = [delta * slope for delta, slope in zip(adjoints, slopes, strict=True)]
     value = (states[-1][0] @ layers.output.unsqueeze(-1)).squeeze(-1)
-    gradient = add_up([pull @ E for pull, E in zip(pulls, layers.entries, strict=True) if E is not None])
-    drives = [None if V is None else affine(features_dot, V) for V in layers.clocks]
-    time_derivative = _along(pulls, drives)
+    gradient = add_up([own @ E for own, E in zip(pre_adjoints, layers.input_weights, strict=True) if E is not None])
+    velocities = [None if V is None else affine(features_dot, V) for V in layers.time_weights]
+    time_derivative = _along(pre_adjoints, velocities)
 
     curvatures = [delta * curvature for delta, (_, _, curvature) in zip(adjoints, states, strict=True)]
-    terms = LayerSum(layers.entries, layers.links, gains[:-1], curvatures, layers.residual is not None)
-    laplacian = hessian = inner = quadratic = products = second_time = gradient_time = None
-    if request.hessian:
-        hessian = terms.hessian()
-        laplacian = hessian.diagonal(dim1=-2, dim2=-1).sum(-1) if request.laplacian else None
-    elif request.laplacian:
-        laplacian = terms.laplacian()
-    if request.inner_hessian:
-        inner = InnerHessian(terms.core(), terms.first)
-    if request.probes is not None:
-        tangents = terms.tangents(terms.drives(request.probes))
-        quadratic = terms.quadratic(tangents)
-        products = terms.products(tangents) if request.products else None
-    if request.second_time_derivative or request.gradient_time_derivative:
-        tangents = terms.tangents([None if drive is None else drive.unsqueeze(-2) for drive in drives])
-        if request.gradient_time_derivative:
-            gradient_time = terms.products(tangents).squeeze(-2)
-        if request.second_time_derivative:
-            bend = embedding.second_derivative(t)
-            bends = [None if V is None else affine(bend, V) for V in layers.clocks]
-            second_time = terms.quadratic(tangents).squeeze(-1) + _along(pulls, bends)
-    return Jet(
+    terms = LayerSum(layers.input_weights, layers.hidden_weights, slopes[:-1], curvatures, layers.residual is not None)
+
+    def probe_tangents(probes: Tensor) -> list[Tensor]:
+        return terms.tangents(terms.input_tangents(probes))
+
+    def time_tangents() -> list[Tensor]:
+        return terms.tangents([None if own is None else own.unsqueeze(-2) for own in velocities])
+
+    def second_time_derivative() -> Tensor:
+        second = embedding.second_derivative(t)
+        accelerations = [None if V is None else affine(second, V) for V in layers.time_weights]
+        return terms.quadratic(time_tangents()).squeeze(-1) + _along(pre_adjoints, accelerations)
+
+    return Jet.answer(
+        request,
         value,
         gradient,
         time_derivative,
-        laplacian,
-        hessian,
-        quadratic,
-        products,
-        second_time,
-        gradient_time,
-        inner,
+        laplacian=terms.laplacian,
+        hessian=terms.hessian,
+        quadratic=lambda probes: terms.quadratic(probe_tangents(probes)),
+        products=lambda probes: terms.products(probe_tangents(probes)),
+        second_time_derivative=second_time_derivative,
+        gradient_time_derivative=lambda: terms.products(time_tangents()).squeeze(-2),
+        inner_hessian=lambda: InnerHessian(terms.core(), terms.first),
     )
 
 
-def _along(pulls: Sequence[Tensor], drives: Sequence[Tensor | None]) -> Tensor:
-    return add_up([(pull * drive).sum(-1) for pull, drive in zip(pulls, drives, strict=True) if drive is not None])
+def _along(adjoints: Sequence[Tensor], tangents: Sequence[Tensor | None]) -> Tensor:
+    pairs = zip(adjoints, tangents, strict=True)
+    return add_up([(adjoint * tangent).sum(-1) for adjoint, tangent in pairs if tangent is not None])
 
 
 def layered_bound(layers: Layers, slopes: tuple[float, float]) -> Tensor:
@@ -416,18 +412,18 @@ def layered_bound(layers: Layers, slopes: tuple[float, float]) -> Tensor:
     eta = 1.0 if layers.residual is None else abs(layers.residual)
     beta = layers.output.abs()
     adjoints = [beta]
-    for link in reversed(layers.links):
+    for link in reversed(layers.hidden_weights):
         back = first * eta * (beta.unsqueeze(-2) @ link.abs()).squeeze(-2)
         beta = back if layers.residual is None else back + beta
         adjoints.append(beta)
     adjoints.reverse()
 
-    entry = layers.entries[0]
+    entry = layers.input_weights[0]
     if entry is None:
-        raise ValueError("entries: expected the point to enter the first layer, got None")
+        raise ValueError("input_weights: expected the point to enter the first layer, got None")
     total = second * _weighted_norm(entry, adjoints[0])
     reach = first * torch.linalg.matrix_norm(entry, ord=2)  # p_l
-    for link, extra, beta in zip(layers.links, layers.entries[1:], adjoints[1:], strict=True):
+    for link, extra, beta in zip(layers.hidden_weights, layers.input_weights[1:], adjoints[1:], strict=True):
         square = _weighted_norm(link, beta) * reach.square()
         own = torch.linalg.matrix_norm(link, ord=2) * reach
         if extra is not None:
@@ -478,7 +474,7 @@ class LayeredPotential(Potential):
 
     @abstractmethod
     def layers(self) -> Layers:
-        """Give the weights as they are now."""
+        """Return the weights as they are now."""
 
     @property
     def rule(self) -> ActivationRule:
@@ -489,7 +485,7 @@ class LayeredPotential(Potential):
     def inner_width(self) -> int | None:
         """The number of directions that the Hessian acts in, see :attr:`Potential.inner_width`."""
         layers = self.layers()
-        first, *rest = layers.entries
+        first, *rest = layers.input_weights
         own = None if first is None or any(entry is not None for entry in rest) else first.shape[-2]
         if own is None or self.remainder is None:
             return own
@@ -533,12 +529,12 @@ class LayeredPotential(Potential):
 
 def _with_remainder(jet: Jet, rest: Jet) -> Jet:
     total = Jet.total([jet, rest])
-    one, two = jet.inner_hessian, rest.inner_hessian
+    one, two = jet.factors, rest.factors
     if one is None or two is None:
         return total
     n, m = one.core.shape[-1], two.core.shape[-1]
     core = torch.cat([nn.functional.pad(one.core, (0, m)), nn.functional.pad(two.core, (n, 0))], dim=-2)
-    return replace(total, inner_hessian=InnerHessian(core, torch.cat([one.factor, two.factor])))
+    return replace(total, factors=InnerHessian(core, torch.cat([one.factor, two.factor])))
 
 
 DIRECTIONS_BLOCK = 2**17
@@ -548,30 +544,30 @@ GRAM_BLOCK = 2**19
 """The largest number of entries of one block of a product; measured, they differ because the sums run differently."""
 
 
-def squared_directions(directions: Tensor, gains: Tensor, weight: Tensor) -> Tensor:
+def squared_directions(directions: Tensor, slopes: Tensor, weight: Tensor) -> Tensor:
     r"""Compute :math:`q_k = \sum_r \left(\sum_i W_{ki} s_i J_{ri}\right)^2` for each sample.
 
     Args:
         directions: The tangents ``J``, of shape ``(*stack, samples or 1, directions, n)``.
-        gains: The gains ``s``, of shape ``(*stack, samples, n)``.
+        slopes: The slopes ``s``, of shape ``(*stack, samples, n)``.
         weight: The matrix ``W``, of shape ``(*stack, m, n)``.
 
     Returns:
         The sums, of shape ``(*stack, samples, m)``.
     """
     if _plain():
-        return rows_times(directions * gains.unsqueeze(-2), weight.mT).square().sum(-2)
-    result: Tensor = _SquaredDirections.apply(directions, gains, weight)  # type: ignore[no-untyped-call]
+        return rows_times(directions * slopes.unsqueeze(-2), weight.mT).square().sum(-2)
+    result: Tensor = _SquaredDirections.apply(directions, slopes, weight)  # type: ignore[no-untyped-call]
     return result
 
 
-def squared_gram(gains: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
+def squared_gram(slopes: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
     r"""Compute :math:`q_k = (W D G D W^\top)_{kk}` with :math:`D = \operatorname{diag}(s)` for each sample.
 
     It equals :func:`squared_directions` where :math:`G = J^\top J`, and costs two thirds of it in training.
 
     Args:
-        gains: The gains ``s``, of shape ``(*stack, samples, n)``.
+        slopes: The slopes ``s``, of shape ``(*stack, samples, n)``.
         weight: The matrix ``W``, of shape ``(*stack, m, n)``.
         gram: The symmetric matrix ``G``, of shape ``(*stack, n, n)``.
 
@@ -579,9 +575,9 @@ def squared_gram(gains: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
         The diagonals, of shape ``(*stack, samples, m)``.
     """
     if _plain():
-        scaled = gains.unsqueeze(-2) * weight.unsqueeze(-3)
+        scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
         return (rows_times(scaled, gram) * scaled).sum(-1)
-    result: Tensor = _SquaredGram.apply(gains, weight, gram)  # type: ignore[no-untyped-call]
+    result: Tensor = _SquaredGram.apply(slopes, weight, gram)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -607,25 +603,25 @@ class _FromInputs(torch.autograd.Function):
 
 class _SquaredDirections(_FromInputs):
     @staticmethod
-    def forward(directions: Tensor, gains: Tensor, weight: Tensor) -> Tensor:
+    def forward(directions: Tensor, slopes: Tensor, weight: Tensor) -> Tensor:
         parts = []
-        for samples in _sample_blocks(gains, weight):
-            gain, total = gains.narrow(-2, *samples).unsqueeze(-2), None
+        for samples in _sample_blocks(slopes, weight):
+            gain, total = slopes.narrow(-2, *samples).unsqueeze(-2), None
             for block in _direction_blocks(directions, gain, weight, samples):
                 squares = rows_times(block * gain, weight.mT).square()
                 own = squares.squeeze(-2) if squares.shape[-2] == 1 else squares.sum(-2)
                 total = own if total is None else total + own
             parts.append(total)
         known = [part for part in parts if part is not None]
-        return torch.cat(known, dim=-2) if known else gains.new_zeros((*gains.shape[:-1], weight.shape[-2]))
+        return torch.cat(known, dim=-2) if known else slopes.new_zeros((*slopes.shape[:-1], weight.shape[-2]))
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        directions, gains, weight = ctx.saved_tensors  # type: ignore[attr-defined]
-        shared = directions.shape[-3] != gains.shape[-2]
+        directions, slopes, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        shared = directions.shape[-3] != slopes.shape[-2]
         by_directions, by_gains, by_weight = [], [], torch.zeros_like(weight)
-        for samples in _sample_blocks(gains, weight):
-            gain, twice = (x.narrow(-2, *samples).unsqueeze(-2) for x in (gains, 2 * grad))
+        for samples in _sample_blocks(slopes, weight):
+            gain, twice = (x.narrow(-2, *samples).unsqueeze(-2) for x in (slopes, 2 * grad))
             own_directions, own_gains = [], torch.zeros_like(gain.squeeze(-2))
             for block in _direction_blocks(directions, gain, weight, samples):
                 scaled = block * gain
@@ -639,35 +635,35 @@ class _SquaredDirections(_FromInputs):
             by_directions.append(torch.cat(own_directions, dim=-2) if own_directions else None)
         known = [part for part in by_directions if part is not None]
         if not known:
-            return torch.zeros_like(directions), torch.zeros_like(gains), by_weight
+            return torch.zeros_like(directions), torch.zeros_like(slopes), by_weight
         total = torch.stack(known).sum(0) if shared else torch.cat(known, dim=-3)
         return total, torch.cat(by_gains, dim=-2), by_weight
 
     @staticmethod
     def jvp(ctx: FunctionCtx, *tangents: Tensor) -> Tensor:
-        directions, gains, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        directions, slopes, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         moved_directions, moved_gains, moved_weight = tangents
-        scaled = directions * gains.unsqueeze(-2)
-        moved = moved_directions * gains.unsqueeze(-2) + directions * moved_gains.unsqueeze(-2)
+        scaled = directions * slopes.unsqueeze(-2)
+        moved = moved_directions * slopes.unsqueeze(-2) + directions * moved_gains.unsqueeze(-2)
         change = rows_times(moved, weight.mT) + rows_times(scaled, moved_weight.mT)
         return 2 * (rows_times(scaled, weight.mT) * change).sum(-2)
 
 
 class _SquaredGram(_FromInputs):
     @staticmethod
-    def forward(gains: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
+    def forward(slopes: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
         sums = []
-        for start, size in _blocks(gains.shape[-2], weight.numel(), GRAM_BLOCK):
-            scaled = gains.narrow(-2, start, size).unsqueeze(-2) * weight.unsqueeze(-3)
+        for start, size in _blocks(slopes.shape[-2], weight.numel(), GRAM_BLOCK):
+            scaled = slopes.narrow(-2, start, size).unsqueeze(-2) * weight.unsqueeze(-3)
             sums.append(torch.linalg.vecdot(rows_times(scaled, gram), scaled))
-        return torch.cat(sums, dim=-2) if sums else gains.new_zeros((*gains.shape[:-1], weight.shape[-2]))
+        return torch.cat(sums, dim=-2) if sums else slopes.new_zeros((*slopes.shape[:-1], weight.shape[-2]))
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        gains, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]
+        slopes, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]
         by_gains, by_weight, by_gram = [], torch.zeros_like(weight), torch.zeros_like(gram)
-        for start, size in _blocks(gains.shape[-2], weight.numel(), GRAM_BLOCK):
-            gain, slope = gains.narrow(-2, start, size).unsqueeze(-2), grad.narrow(-2, start, size).unsqueeze(-1)
+        for start, size in _blocks(slopes.shape[-2], weight.numel(), GRAM_BLOCK):
+            gain, slope = slopes.narrow(-2, start, size).unsqueeze(-2), grad.narrow(-2, start, size).unsqueeze(-1)
             scaled = gain * weight.unsqueeze(-3)
             weighted = scaled * slope
             by_gram = by_gram + _flat(weighted).mT @ _flat(scaled)
@@ -675,27 +671,27 @@ class _SquaredGram(_FromInputs):
             by_gains.append(torch.linalg.vecdot(pulled, weight.unsqueeze(-3), dim=-2))
             by_weight = by_weight + torch.linalg.vecdot(pulled, gain, dim=-3)
         if not by_gains:
-            return torch.zeros_like(gains), by_weight, by_gram
+            return torch.zeros_like(slopes), by_weight, by_gram
         return torch.cat(by_gains, dim=-2), by_weight, by_gram
 
     @staticmethod
     def jvp(ctx: FunctionCtx, *tangents: Tensor) -> Tensor:
-        gains, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]
+        slopes, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]
         moved_gains, moved_weight, moved_gram = tangents
-        scaled = gains.unsqueeze(-2) * weight.unsqueeze(-3)
-        moved = moved_gains.unsqueeze(-2) * weight.unsqueeze(-3) + gains.unsqueeze(-2) * moved_weight.unsqueeze(-3)
+        scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
+        moved = moved_gains.unsqueeze(-2) * weight.unsqueeze(-3) + slopes.unsqueeze(-2) * moved_weight.unsqueeze(-3)
         change = 2 * rows_times(moved, gram) + rows_times(scaled, moved_gram)
         result: Tensor = (change * scaled).sum(-1)
         return result
 
 
-def _sample_blocks(gains: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
-    """Give (start, size) of blocks of samples one direction of which is small enough."""
-    return _blocks(gains.shape[-2], gains.shape[:-2].numel() * max(weight.shape[-2:]), DIRECTIONS_BLOCK)
+def _sample_blocks(slopes: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
+    """Return (start, size) of blocks of samples one direction of which is small enough."""
+    return _blocks(slopes.shape[-2], slopes.shape[:-2].numel() * max(weight.shape[-2:]), DIRECTIONS_BLOCK)
 
 
 def _direction_blocks(directions: Tensor, gain: Tensor, weight: Tensor, samples: tuple[int, int]) -> Iterator[Tensor]:
-    """Give the directions of a block of samples, as many at a time as are small enough."""
+    """Return the directions of a block of samples, as many at a time as are small enough."""
     own = directions if directions.shape[-3] == 1 else directions.narrow(-3, *samples)
     for block in _blocks(own.shape[-2], gain.shape[:-2].numel() * max(weight.shape[-2:]), DIRECTIONS_BLOCK):
         yield own.narrow(-2, *block)

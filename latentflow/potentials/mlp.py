@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from latentflow.calculus import check_hidden
+from latentflow.calculus.checks import check_hidden
 from latentflow.potentials.features import Activation, SinusoidalEmbedding, TimeEmbedding
 from latentflow.potentials.layered import LayeredPotential, Layers
 
@@ -69,13 +69,13 @@ class MLPPotential(LayeredPotential):
             self.output.weight.mul_(output_scale)
 
     def layers(self) -> Layers:
-        """Give the weights as they are now."""
+        """Return the weights as they are now."""
         hidden = [cast("nn.Linear", layer) for layer in self.hidden]
         rest = [None] * len(hidden)
         return Layers(
-            entries=[self.point.weight, *rest],
-            clocks=[self.time.weight, *rest],
-            links=[layer.weight for layer in hidden],
+            input_weights=[self.point.weight, *rest],
+            time_weights=[self.time.weight, *rest],
+            hidden_weights=[layer.weight for layer in hidden],
             biases=[self.point.bias, *(layer.bias for layer in hidden)],
             output=self.output.weight.squeeze(0),
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import InnerHessian, Jet, JetRequest, check_count, check_points, expand_time
+from latentflow.calculus import InnerHessian, Jet, JetRequest
+from latentflow.calculus.checks import check_count
+from latentflow.calculus.jets import check_points, expand_time
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.features import IdentityEmbedding, TimeEmbedding
 
@@ -65,17 +67,16 @@ class QuadraticPotential(Potential):
         check_points(z, self.dim)
         matrix, batch = self.symmetric, z.shape[:-1]
         product = z @ matrix
-        probes = request.probes
-        return Jet(
+        return Jet.answer(
+            request,
             value=((product / 2 + self.vector) * z).sum(-1) + self.constant,
             gradient=product + self.vector,
             time_derivative=torch.zeros_like(t),
-            laplacian=matrix.trace().expand(batch) if request.laplacian else None,
-            hessian=matrix.expand(*batch, -1, -1) if request.hessian else None,
-            quadratic=None if probes is None else ((probes @ matrix) * probes).sum(-1),
-            products=probes @ matrix if probes is not None and request.products else None,
-            second_time_derivative=torch.zeros_like(t) if request.second_time_derivative else None,
-            gradient_time_derivative=torch.zeros_like(z) if request.gradient_time_derivative else None,
+            laplacian=lambda: matrix.trace().expand(batch),
+            hessian=lambda: matrix.expand(*batch, -1, -1),
+            products=lambda v: v @ matrix,
+            second_time_derivative=lambda: torch.zeros_like(t),
+            gradient_time_derivative=lambda: torch.zeros_like(z),
         )
 
     def lipschitz_gradient(self) -> Tensor:
@@ -146,27 +147,26 @@ class LowRankQuadratic(Potential):
         A, batch = self.point.weight, z.shape[:-1]
         features, features_dot = self.embedding.with_derivative(t)
         y, y_dot = self.point(z) + self.time(features), self.time(features_dot)
-        quadratic = products = second = None
-        if request.probes is not None:
-            directions = self.point(request.probes)
-            quadratic = directions.square().sum(-1)
-            products = directions @ A if request.products else None
-        if request.second_time_derivative:
-            features_second = self.embedding.second_derivative(t)
-            second = y_dot.square().sum(-1) + (y * self.time(features_second)).sum(-1)
-            second = second + self.drift(features_second).squeeze(-1)
-        inner = None
-        if request.inner_hessian:
-            inner = InnerHessian(torch.eye(len(A), dtype=A.dtype, device=A.device).expand(*batch, -1, -1), A)
-        return Jet(
+
+        def second_time_derivative() -> Tensor:
+            second = self.embedding.second_derivative(t)
+            bend: Tensor = y_dot.square().sum(-1) + (y * self.time(second)).sum(-1)
+            drift: Tensor = self.drift(second).squeeze(-1)
+            return bend + drift
+
+        def inner_hessian() -> InnerHessian:
+            return InnerHessian(torch.eye(len(A), dtype=A.dtype, device=A.device).expand(*batch, -1, -1), A)
+
+        return Jet.answer(
+            request,
             value=self._value(z, features, y),
             gradient=y @ A + self.slope.weight.squeeze(0),
             time_derivative=(y * y_dot).sum(-1) + self.drift(features_dot).squeeze(-1),
-            laplacian=A.square().sum().expand(batch) if request.laplacian else None,
-            hessian=(A.mT @ A).expand(*batch, -1, -1) if request.hessian else None,
-            quadratic=quadratic,
-            products=products,
-            second_time_derivative=second,
-            gradient_time_derivative=y_dot @ A if request.gradient_time_derivative else None,
-            inner_hessian=inner,
+            laplacian=lambda: A.square().sum().expand(batch),
+            hessian=lambda: (A.mT @ A).expand(*batch, -1, -1),
+            quadratic=lambda v: self.point(v).square().sum(-1),
+            products=lambda v: self.point(v) @ A,
+            second_time_derivative=second_time_derivative,
+            gradient_time_derivative=lambda: y_dot @ A,
+            inner_hessian=inner_hessian,
         )

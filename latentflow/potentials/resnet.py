@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from latentflow.calculus import check_count
+from latentflow.calculus.checks import check_count
 from latentflow.potentials.features import Activation, IdentityEmbedding, TimeEmbedding, log_cosh
 from latentflow.potentials.layered import LayeredPotential, Layers
 from latentflow.potentials.quadratic import LowRankQuadratic
@@ -78,13 +78,13 @@ class ResNetPotential(LayeredPotential):
         return cast("LowRankQuadratic", self.remainder)
 
     def layers(self) -> Layers:
-        """Give the weights as they are now."""
+        """Return the weights as they are now."""
         blocks = [cast("nn.Linear", block) for block in self.blocks]
         rest = [None] * len(blocks)
         return Layers(
-            entries=[self.point.weight, *rest],
-            clocks=[self.time.weight, *rest],
-            links=[block.weight for block in blocks],
+            input_weights=[self.point.weight, *rest],
+            time_weights=[self.time.weight, *rest],
+            hidden_weights=[block.weight for block in blocks],
             biases=[self.point.bias, *(block.bias for block in blocks)],
             output=self.output.weight.squeeze(0),
             residual=1 / len(blocks),

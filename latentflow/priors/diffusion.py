@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
-from latentflow.calculus import Time, check_count, check_index, inverse_softplus
+from latentflow.calculus import Time
+from latentflow.calculus.checks import check_count, check_index
+from latentflow.calculus.positive import inverse_softplus
 
-Prior: TypeAlias = Callable[..., Distribution]
-"""Maps a time ``t`` and the index ``k`` of a field to a distribution over latents."""
+
+class Prior(Protocol):
+    """A prior over latents: a callable that builds a distribution for a time and the index of a field.
+
+    The priors of the library that change with time raise a TypeError if ``k`` is not of dtype int64, and a ValueError
+    if it is out of range or missing with several fields, if a time is negative, or if shapes do not broadcast.
+    """
+
+    def __call__(self, t: Time = 0.0, k: int | Tensor | None = None) -> Distribution:
+        """Build the distribution.
+
+        Args:
+            t: The time, at least 0: a number, ``()`` or ``(*batch,)``.
+            k: The index of the field: a number, or an int64 tensor that broadcasts with ``t``; None if there is one
+                field only.
+
+        Returns:
+            The distribution, with events of shape ``(dim,)`` and the batch shape to which ``t`` and ``k`` broadcast.
+        """
 
 
 def check_elapsed(t: Time, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
-    """Check that a time has passed since the start of a prior.
-
-    Args:
-        t: The time: a number or a tensor.
-        dtype: The dtype of the result, or None for that of ``t``.
-        device: The device of the result, or None for that of ``t``.
-
-    Returns:
-        The time as a tensor, of the shape of ``t``.
-
-    Raises:
-        ValueError: If a time is negative or not a number.
-    """
+    """Return a time as a tensor; raise a ValueError if one is negative or NaN."""
     time = torch.as_tensor(t, dtype=dtype, device=device)
     if not (time >= 0).all():
         raise ValueError(f"t: expected times of at least 0, got {float(time.detach().min())}")
@@ -37,36 +43,14 @@ def check_elapsed(t: Time, dtype: torch.dtype | None = None, device: torch.devic
 
 
 def check_field(k: int | Tensor | None, fields: int, device: torch.device | None = None) -> Tensor:
-    """Check the index of a field, which may be left out where there is one field only.
-
-    Args:
-        k: The index: a number, an int64 tensor, or None.
-        fields: The number of fields.
-        device: The device of the result, or None for that of ``k``.
-
-    Returns:
-        The index as a tensor, of the shape of ``k``.
-
-    Raises:
-        TypeError: If ``k`` is not of dtype int64.
-        ValueError: If ``k`` is left out although there are several fields, or is out of range.
-    """
+    """Return the index of a field as a tensor; raise as :class:`Prior` says."""
     if k is None and fields > 1:
         raise ValueError(f"k: expected an index in 0..{fields - 1}, got None")
     return check_index(0 if k is None else k, fields).to(device)
 
 
 def common_shape(time: Tensor, index: Tensor, batch: torch.Size = torch.Size()) -> torch.Size:  # noqa: B008 - immutable
-    """Give the shape to which the times, the indices and the batch of a distribution broadcast.
-
-    Args:
-        time: The times.
-        index: The indices of the fields.
-        batch: The batch shape of the distribution.
-
-    Raises:
-        ValueError: If they do not broadcast.
-    """
+    """Compute the shape to which times, indices and a batch shape broadcast; raise a ValueError if they do not."""
     try:
         shape: torch.Size = torch.broadcast_shapes(time.shape, index.shape, batch)  # type: ignore[no-untyped-call]
     except RuntimeError:
@@ -97,37 +81,16 @@ class GaussianPrior(nn.Module):
         self.register_buffer("mean", torch.zeros(dim), persistent=False)
 
     def forward(self, t: Time = 0.0, k: int | Tensor | None = None) -> Distribution:  # noqa: ARG002 - a prior's signature
-        """Build the distribution.
-
-        Args:
-            t: The time; it makes no difference.
-            k: The index of the field; it makes no difference.
-
-        Returns:
-            The distribution, with events of shape ``(dim,)``.
-        """
+        """Build the distribution, the same for all ``t`` and ``k``."""
         return Independent(Normal(self.mean, torch.ones_like(self.mean)), 1)
 
 
 def heat_flow(distribution: Distribution, variance: Tensor) -> Distribution:
-    r"""Convolve a distribution with :math:`N(0, \sigma^2 I)`, which is what the heat equation does.
+    r"""Convolve a normal distribution, or a mixture, with :math:`N(0, \sigma^2 I)`; raise a TypeError for others.
 
     .. math:: \sum_i w_i N(\mu_i, \Sigma_i) \mapsto \sum_i w_i N(\mu_i, \Sigma_i + \sigma^2 I)
 
-    Args:
-        distribution: A normal distribution with events of shape ``(dim,)``, with a diagonal or a full covariance, or a
-            mixture of such.
-        variance: The variance :math:`\sigma^2`, at least 0, of a shape that broadcasts with the batch shape.
-
-    Returns:
-        The distribution, of the batch shape to which both broadcast.
-
-    Raises:
-        TypeError: If the distribution is neither normal nor a mixture of normals.
-
-    Example:
-        >>> start = Independent(Normal(torch.ones(2), torch.full((2,), 3.0)), 1)
-        >>> torch.testing.assert_close(heat_flow(start, torch.tensor(16.0)).stddev, torch.full((2,), 5.0))
+    The variance :math:`\sigma^2` broadcasts with the batch shape.
     """
     if isinstance(distribution, MixtureSameFamily):
         components = heat_flow(distribution.component_distribution, variance.unsqueeze(-1))
@@ -148,23 +111,22 @@ def heat_flow(distribution: Distribution, variance: Tensor) -> Distribution:
 
 
 class DiffusedPrior(nn.Module):
-    r"""A prior under the heat flow: :math:`\partial_t p = D_k \Delta p` from :math:`p_0`, in closed form.
+    r"""A prior under the heat equation :math:`\partial_t p = D_k \Delta p` from :math:`p_0`, in closed form.
 
     .. math:: p_0 = \sum_i w_i N(\mu_i, \Sigma_i) \quad \Rightarrow \quad
         p_t = \sum_i w_i N(\mu_i, \Sigma_i + 2 D_k t I)
 
-    Weights and means stay; every variance grows by :math:`2 D_k t`. The coefficients
-    :math:`D_k = \operatorname{softplus}(\rho_k) \ge 0` are learnable, one for each field. They start small but where
-    they can learn: a square or a rectifier that starts at zero has no gradient there.
+    The coefficients :math:`D_k = \operatorname{softplus}(\rho_k)` are learnable, one for each field.
 
     Args:
-        prior: The prior to start from, taken at time 0. Its distribution is normal, with a diagonal or a full
-            covariance, or a mixture of normals.
+        prior: The prior whose distribution at time 0 is the start: normal, with a diagonal or a full covariance, or a
+            mixture of normals.
         fields: The number of fields ``K``.
-        diffusivity: The value to start from, positive, in units of length squared per time.
+        diffusivity: The starting value of all :math:`D_k`, positive, in squared lengths per time.
 
     Raises:
-        ValueError: If ``fields`` or ``diffusivity`` is not positive.
+        TypeError: From a call, if the start is no such distribution; see also :class:`Prior`.
+        ValueError: If ``fields`` or ``diffusivity`` is not positive; see also :class:`Prior`.
 
     Example:
         >>> from latentflow import MixturePrior
@@ -188,22 +150,7 @@ class DiffusedPrior(nn.Module):
         return nn.functional.softplus(self.raw)
 
     def forward(self, t: Time = 0.0, k: int | Tensor | None = None) -> Distribution:
-        r"""Build the distribution :math:`p_t`.
-
-        Args:
-            t: The time, at least 0: a number or a tensor.
-            k: The index of the field: a number or an int64 tensor that broadcasts with ``t``. It may be left out
-                where there is one field only.
-
-        Returns:
-            The distribution, with events of shape ``(dim,)`` and the batch shape to which ``t``, ``k`` and the batch
-            shape of the start broadcast.
-
-        Raises:
-            TypeError: If ``k`` is not of dtype int64, or the start is neither normal nor a mixture of normals.
-            ValueError: If ``k`` is left out although there are several fields or is out of range, if the time is
-                negative, or if the shapes do not broadcast.
-        """
+        r"""Build the distribution :math:`p_t`; its batch shape is that of ``t``, ``k`` and the start, broadcast."""
         index = check_field(k, len(self.raw), self.raw.device)
         time = check_elapsed(t, self.raw.dtype, self.raw.device)
         start = self.prior(t=0.0, k=k)
@@ -212,25 +159,21 @@ class DiffusedPrior(nn.Module):
 
 
 class DiffusionPrior(DiffusedPrior):
-    r"""The diffusing prior :math:`p_t = N(0, (1 + 2 D_k t) I)`, which solves :math:`\partial_t p = D_k \Delta p`.
-
-    It is the :class:`DiffusedPrior` of the standard normal: the only solution that starts there and stays integrable.
-    The coefficients :math:`D_k` are learnable, one for each field.
+    r"""The diffusing prior :math:`p_t = N(0, (1 + 2 D_k t) I)`: the :class:`DiffusedPrior` of the standard normal.
 
     Args:
         dim: The number of coordinates.
-        fields: The number of fields ``K``.
-        diffusivity: The value to start from, positive, in units of length squared per time.
+        fields: See :class:`DiffusedPrior`.
+        diffusivity: See :class:`DiffusedPrior`.
 
     Raises:
-        ValueError: If ``fields`` or ``diffusivity`` is not positive.
+        ValueError: See :class:`DiffusedPrior`.
 
     References:
         | Flow Factorized Representation Learning (Song et al., 2023), equation 3
         | https://arxiv.org/abs/2309.13167
 
     Example:
-        >>> import torch
         >>> prior = DiffusionPrior(2, fields=3, diffusivity=0.5)
         >>> torch.testing.assert_close(prior(t=4.0, k=1).variance, torch.full((2,), 5.0))
     """

@@ -9,20 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from latentflow.calculus import Time, check_count
+from latentflow.calculus import Time
+from latentflow.calculus.checks import check_count
 
 
 class MixturePrior(nn.Module):
     r"""The mixture :math:`\sum_i w_i N(\mu_i, \operatorname{diag} \sigma_i^2)`, the same at all times.
 
-    The logits of the weights, the means and the logarithms of the scales are learnable. The weights start equal, the
-    scales at :math:`\sqrt{1/2}` and the means from draws of :math:`N(0, \tfrac12 I)`: on average over the draws, the
-    mixture has the moments of the standard normal.
+    Weights, means and scales are learnable. The weights start equal, the scales at :math:`\sqrt{1/2}` and the means as
+    draws of :math:`N(0, \tfrac12 I)`, which in expectation gives the moments of the standard normal. The distribution
+    has no ``rsample``.
 
     Args:
         dim: The number of coordinates.
         components: The number of components.
-        generator: The source of randomness of the means, or None for torch's global one.
+        generator: The source of randomness of the means.
 
     Raises:
         ValueError: If ``dim`` or ``components`` is not positive.
@@ -49,21 +50,13 @@ class MixturePrior(nn.Module):
         self.log_scale = nn.Parameter(torch.full((components, dim), -math.log(2) / 2))
 
     def forward(self, t: Time = 0.0, k: int | Tensor | None = None) -> Distribution:  # noqa: ARG002 - a prior's signature
-        """Build the distribution.
-
-        Args:
-            t: The time; it makes no difference.
-            k: The index of the field; it makes no difference.
-
-        Returns:
-            The distribution, with events of shape ``(dim,)``. It has no ``rsample``.
-        """
+        """Build the distribution, the same for all ``t`` and ``k``."""
         components = Independent(Normal(self.mean, self.log_scale.exp()), 1)
         return MixtureSameFamily(Categorical(logits=self.logits), components)
 
 
 MARGIN = 0.01
-"""How far from 0 and 1 the pseudo-inputs start, where the sigmoid still has a slope."""
+"""The least distance of the initial pseudo-inputs from 0 and 1, where the sigmoid has no slope."""
 
 
 class VampPrior(nn.Module):
@@ -72,27 +65,24 @@ class VampPrior(nn.Module):
     .. math:: \log p(z) = \operatorname{logsumexp}_n \log q(z | v_n) - \log N, \qquad
         v_n = \operatorname{sigmoid}(\rho_n)
 
-    The sigmoid keeps the pseudo-inputs in (0, 1) without an edge beyond which they could no longer learn. Since it
-    never reaches 0 and 1, they start from the given values ``v`` moved inwards to ``0.01 + 0.98 v``. Every call encodes
-    all of them, in one batch.
-
-    The encoder is that of the VAE, and a submodule of both: its parameters are trained once, ``parameters()`` lists
-    them once, and ``state_dict()`` holds them under both names.
+    Given values ``v`` start at ``0.01 + 0.98 v``, inside of the range of the sigmoid. Every call encodes all
+    pseudo-inputs, in one batch. The encoder of the VAE is a submodule of both: ``parameters()`` lists its parameters
+    once, ``state_dict()`` under both names. The distribution has no ``rsample``.
 
     Args:
         encoder: Maps inputs to a distribution over latents ``(dim,)``, one for each input.
-        pseudo_inputs: The values to start from, in [0, 1], of shape ``(components, *input)``, such as some of the data.
+        pseudo_inputs: The initial values, in [0, 1], of shape ``(components, *input)``, such as some of the data.
 
     Raises:
-        TypeError: If the pseudo-inputs are not a tensor of a floating-point dtype.
-        ValueError: If there are none, or a value lies outside [0, 1].
+        TypeError: If the pseudo-inputs are not a floating-point tensor.
+        ValueError: If there are none, or a value lies outside [0, 1]; from a call, if the encoder does not return one
+            distribution with events of shape ``(dim,)`` for each input.
 
     References:
         | VAE with a VampPrior (Tomczak and Welling, 2017)
         | https://arxiv.org/abs/1705.07120
 
     Example:
-        >>> import torch
         >>> from latentflow import MLPEncoder
         >>> encoder = MLPEncoder((1, 8, 8), dim=2)
         >>> prior = VampPrior(encoder, torch.rand(5, 1, 8, 8))
@@ -122,18 +112,7 @@ class VampPrior(nn.Module):
         return self.raw.sigmoid()
 
     def forward(self, t: Time = 0.0, k: int | Tensor | None = None) -> Distribution:  # noqa: ARG002 - a prior's signature
-        """Encode the pseudo-inputs and build the distribution.
-
-        Args:
-            t: The time; it makes no difference.
-            k: The index of the field; it makes no difference.
-
-        Returns:
-            The distribution, with events of shape ``(dim,)``. It has no ``rsample``.
-
-        Raises:
-            ValueError: If the encoder does not give one distribution with events of shape ``(dim,)`` for each input.
-        """
+        """Encode the pseudo-inputs and build the distribution, the same for all ``t`` and ``k``."""
         components = self.encoder(self.pseudo_inputs)
         if components.batch_shape != self.raw.shape[:1] or len(components.event_shape) != 1:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Priors transported along a flow."""
+r"""A prior transported along a flow."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import Estimator, Exact, Field, Time
-from latentflow.flow import Discrete, Path, PotentialFlow, PushForward, Scheme
-from latentflow.flow.flow import ScheduledFlow, check_scheme
+from latentflow.calculus import Field, Time
+from latentflow.flow import Euler, Flow, FlowTransform, OnFold, PotentialFlow, PushForward, Scheme, Times, Trajectory
+from latentflow.flow.trajectory import DensitySource
 from latentflow.potentials import PotentialBank
 from latentflow.potentials.algebra import as_module
 from latentflow.priors.diffusion import Prior, check_elapsed, check_field, common_shape
@@ -22,23 +22,21 @@ class TransportedPrior(nn.Module):
 
     .. math:: \log p_t(z) = \log p_0(z_0) - \log|\det \partial z_t / \partial z_0|, \qquad z_0 = \phi_t^{-1}(z)
 
-    The flow is followed back from the point at which the density is asked. Points with different times are followed
-    together as long as they all move, so the cost grows with the number of distinct times.
-
-    If the posterior flows along the same potentials, its divergence from this prior is the same at every time.
+    The flow is followed back from the point of a density. Points with different times are followed together while all
+    of them move, so the cost grows with the number of distinct times. A posterior that flows along the same potentials
+    has the same divergence from this prior at every time.
 
     Args:
-        prior: The prior to start from, taken at time 0.
-        potential: The field, or a bank of fields of which ``k`` names one.
-        scheme: ``Discrete(...)`` for unit steps from time 0, as those of :class:`FlowVAE`, between which there is no
-            distribution; ``ODEOptions(...)`` for the continuous flow.
-        divergence: How to obtain the divergence of the continuous flow; a discrete scheme has a volume of its own. A
-            stochastic one trains, but in evaluation mode its log-density is refused: noise biases it upwards.
+        prior: The prior whose distribution at time 0 is the start.
+        potential: The field, or a bank of fields with the index ``k``.
+        scheme: ``Euler(...)`` for unit steps from time 0, as in :class:`FlowVAE`; ``ODE(...)`` for the continuous flow.
         dynamics: The flow along a potential: :class:`PotentialFlow` or :class:`HopfLaxFlow`.
 
     Raises:
-        TypeError: If ``potential`` is no callable, or ``scheme`` no scheme.
-        ValueError: If a divergence is chosen for a discrete scheme.
+        TypeError: If ``potential`` is not callable, or ``scheme`` is no scheme; see also :class:`Prior`.
+        ValueError: From a call, see :class:`Prior`, or if a time lies between the steps; from a log-density, if the
+            scheme has no log-determinant, or a stochastic one in evaluation mode, whose noise biases it upwards.
+        FoldError: From a log-density in evaluation mode, if a step folds; in training mode a FoldWarning is given.
 
     Example:
         >>> from torch.distributions import Independent, Normal
@@ -54,117 +52,109 @@ class TransportedPrior(nn.Module):
         self,
         prior: Prior,
         potential: Field | PotentialBank,
-        scheme: Scheme = Discrete(),  # noqa: B008 - frozen
-        divergence: Estimator | None = Exact(),  # noqa: B008 - frozen
-        dynamics: Callable[[Field], PotentialFlow] = PotentialFlow,
+        scheme: Scheme = Euler(),  # noqa: B008 - frozen
+        dynamics: Callable[[Field], Flow] = PotentialFlow,
     ) -> None:
         super().__init__()
         if not callable(potential):
             raise TypeError(f"potential: expected a callable u(z, t) or a bank, got {type(potential).__name__}")
-        check_scheme(scheme, divergence)
+        if not callable(getattr(scheme, "follow", None)):
+            raise TypeError(f"scheme: expected Euler(...), ODE(...) or a scheme of your own, got {scheme!r}")
         self.prior = prior
         self.potential = as_module(potential)
         self.scheme = scheme
-        self.divergence = divergence
         self.dynamics = dynamics
 
     def forward(self, t: Time = 0.0, k: int | Tensor | None = None) -> PushForward:
-        """Build the distribution.
+        """Build the distribution; its batch shape is that of ``t``, ``k`` and the start, broadcast.
 
-        Args:
-            t: The time, at least 0, a whole number where the flow is discrete: a number or a tensor. No gradient flows
-                to it.
-            k: The index of the field: a number or an int64 tensor that broadcasts with ``t``. It may be left out
-                unless there is a bank of several fields.
-
-        Returns:
-            The distribution, with events of shape ``(dim,)`` and the batch shape to which ``t``, ``k`` and the batch
-            shape of the start broadcast. It has ``rsample`` if the start has. Its methods raise what
-            :meth:`PotentialFlow.push_forward` says. Where a step folds, a density is refused in evaluation mode and
-            warned of in training mode.
-
-        Raises:
-            TypeError: If ``k`` is not of dtype int64.
-            ValueError: If ``k`` is left out although there are several fields or is out of range, if the time is
-                negative or lies between the steps, or if the shapes do not broadcast.
+        Times are whole numbers with ``Euler``, and get no gradient. The distribution has ``rsample`` if the start has.
         """
         start = self.prior(t=0.0, k=k)
         time = check_elapsed(t, None if isinstance(t, Tensor) else torch.float64)
-        if isinstance(self.scheme, Discrete) and not (time == time.round()).all():
-            raise ValueError(f"t: expected whole numbers with a discrete scheme, got {time.tolist()}")
+        if isinstance(self.scheme, Euler) and not (time == time.round()).all():
+            raise ValueError(f"t: expected whole numbers with Euler steps, got {time.tolist()}")
         index = check_field(k, len(self.potential)) if isinstance(self.potential, PotentialBank) else torch.tensor(0)
         base = start.expand(common_shape(time, index, start.batch_shape))
+        return PushForward(base, FlowTransform(_StoppedFlow(self, index), time, self.scheme))
 
-        def flow(moving: Tensor) -> PotentialFlow:
-            return self._flow(index if index.ndim == 0 else index.to(moving.device).expand(moving.shape)[moving])
-
-        return PushForward(base, StoppedFlow(flow, time, self.scheme, self.divergence))
-
-    def _flow(self, index: Tensor) -> PotentialFlow:
-        potential = self.potential.select(index) if isinstance(self.potential, PotentialBank) else self.potential
+    def flow_of(self, k: Tensor) -> Flow:
+        """Return the flow of fields ``k``, ``()`` or ``(*batch,)``, in the training mode of the prior."""
+        potential = self.potential.select(k) if isinstance(self.potential, PotentialBank) else self.potential
         flow = self.dynamics(potential)
         flow.training = self.training  # train() would reach into the potential
         return flow
 
 
 @dataclass(frozen=True, eq=False)
-class StoppedFlow:
-    """The map of a flow from time 0 to a time of each point's own, at which the point stops.
+class _StoppedFlow:
+    """The flow from time 0 in which every point stops at a time of its own.
 
-    All points that still move are followed together, from each of the times to the next; on the way back, every point
-    starts when the clock passes its own time. The path is that of the clock: its times are the distinct ones.
-
-    Attributes:
-        flow: Gives the flow of some of the points from a mask of them, of the points' batch shape.
-        time: The times, at least 0, of a shape that broadcasts to the batch shape of the points.
-        scheme: How to follow the flow.
-        divergence: How to obtain the divergence of the continuous flow.
+    Between two distinct times, all points with a later stop are followed together. A trajectory has the distinct times.
     """
 
-    flow: Callable[[Tensor], PotentialFlow]
-    time: Tensor
-    scheme: Scheme
-    divergence: Estimator | None
+    prior: TransportedPrior
+    index: Tensor
 
-    def forward(self, z: Tensor, *, density: bool) -> Path:
-        """Follow the flow from time 0, with or without ``log_det``."""
+    @property
+    def training(self) -> bool:
+        return self.prior.training
 
-        def move(leg: ScheduledFlow, points: Tensor) -> Path:
-            return leg.forward(points, density=density)
+    def density_source(self, scheme: Scheme) -> DensitySource | None:
+        """Return the source of log-determinants under a scheme."""
+        return self.prior.flow_of(self.index).density_source(scheme)
 
-        return self._follow(z, move, density=density, back=False)
+    def follow(self, z0: Tensor, times: Times, scheme: Scheme, *, on_fold: OnFold | None = None) -> Trajectory:
+        """Follow the flow from time 0; ``times`` broadcast to the batch shape of the points."""
 
-    def inverse(self, z: Tensor) -> Path:
-        """Follow the flow back to time 0, with ``log_det``."""
-        return self._follow(z, ScheduledFlow.inverse, density=True, back=True)
+        def move(flow: Flow, z: Tensor, grid: list[float]) -> Trajectory:
+            return flow.follow(z, grid, scheme, on_fold=on_fold)
 
-    def _follow(self, z: Tensor, move: Callable[[ScheduledFlow, Tensor], Path], *, density: bool, back: bool) -> Path:
+        return self._follow_intervals(z0, torch.as_tensor(times), scheme, move, back=False)
+
+    def inverse(self, z: Tensor, times: Times, scheme: Scheme, on_fold: OnFold | None = None) -> Trajectory:
+        """Follow the flow back to time 0."""
+
+        def move(flow: Flow, z: Tensor, grid: list[float]) -> Trajectory:
+            return flow.inverse(z, grid, scheme, on_fold)
+
+        return self._follow_intervals(z, torch.as_tensor(times), scheme, move, back=True)
+
+    def _follow_intervals(
+        self,
+        z: Tensor,
+        time: Tensor,
+        scheme: Scheme,
+        move: Callable[[Flow, Tensor, list[float]], Trajectory],
+        *,
+        back: bool,
+    ) -> Trajectory:
         batch = z.shape[:-1]
-        stop = self.time.detach().cpu().expand(batch)
-        clock: list[float] = torch.unique(stop).tolist()
-        clock = clock if 0.0 in clock else [0.0, *clock]
-        legs = list(pairwise(clock))
+        stop = time.detach().cpu().expand(batch)
+        stops: list[float] = torch.unique(stop).tolist()
+        stops = stops if 0.0 in stops else [0.0, *stops]
+        intervals = list(pairwise(stops))
         points = [z.reshape(-1, z.shape[-1])]
         log_det, action = [points[0].new_zeros(len(points[0]))], [points[0].new_zeros(len(points[0]))]
-        for start, end in reversed(legs) if back else legs:
+        for start, end in reversed(intervals) if back else intervals:
             moving = (stop >= end).to(z.device)
-            leg = ScheduledFlow(self.flow(moving), self._grid(start, end), self.scheme, self.divergence)
             rows = (moving.flatten(),)
-            path = move(leg, points[-1][rows])
-            points.append(points[-1].index_put(rows, path.z[-1]))
-            action.append(action[-1].index_put(rows, path.action[-1], accumulate=True))
-            if path.log_det is not None:
-                log_det.append(log_det[-1].index_put(rows, path.log_det[-1], accumulate=True))
-        times = torch.tensor(clock, dtype=z.dtype, device=z.device)
-        return Path(
+            own = self.index if self.index.ndim == 0 else self.index.to(z.device).expand(batch)[moving]
+            trajectory = move(self.prior.flow_of(own), points[-1][rows], _grid(start, end, scheme))
+            points.append(points[-1].index_put(rows, trajectory.z[-1]))
+            action.append(action[-1].index_put(rows, trajectory.action[-1], accumulate=True))
+            if trajectory.log_det is not None:
+                log_det.append(log_det[-1].index_put(rows, trajectory.log_det[-1], accumulate=True))
+        times = torch.tensor(stops, dtype=z.dtype, device=z.device)
+        return Trajectory(
             times.flip(0) if back else times,
             torch.stack(points).reshape(len(points), *z.shape),
-            torch.stack(log_det).reshape(len(log_det), *batch) if density else None,
+            None if scheme.density is None else torch.stack(log_det).reshape(len(log_det), *batch),
             torch.stack(action).reshape(len(action), *batch),
+            scheme=scheme,
         )
 
-    def _grid(self, start: float, end: float) -> list[float]:
-        """The times from ``start`` to ``end``: those of the unit steps where the flow is discrete."""
-        if isinstance(self.scheme, Discrete):
-            return [float(n) for n in range(int(start), int(end) + 1)]
-        return [start, end]
+
+def _grid(start: float, end: float, scheme: Scheme) -> list[float]:
+    """Return the times from ``start`` to ``end``: those of unit steps for Euler's scheme."""
+    return [float(n) for n in range(int(start), int(end) + 1)] if isinstance(scheme, Euler) else [start, end]

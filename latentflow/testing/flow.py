@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from latentflow.flow import Discrete, ODEOptions, Path, PotentialFlow
+from latentflow.flow import ODE, Euler, Flow, PotentialFlow, Trajectory
 from latentflow.potentials.bank import has_samples
 from latentflow.testing.cases import converted, derivative, explained, require_close, require_finite, weighted_slopes
 
-PRECISE = ODEOptions(rtol=1e-7, atol=1e-8)
+PRECISE = ODE(rtol=1e-7, atol=1e-8)
 
 
 CONTINUOUS = 1e-5
 
 
 def check_flow(
-    flow: PotentialFlow,
+    flow: Flow,
     dim: int,
     batch: Sequence[int] = (4,),
     seed: int = 0,
@@ -29,14 +29,14 @@ def check_flow(
 ) -> None:
     r"""Check a flow against its own velocity.
 
-    Any object with the methods of :class:`PotentialFlow` can be checked. From ``flow.velocity`` the points, volumes and
-    actions of a path are computed anew: by Euler's scheme and by Runge and Kutta's, with the volume as the determinant
+    From ``flow.velocity`` the points, volumes and
+    actions of a trajectory are computed anew: by Euler's scheme and by Runge and Kutta's, with the volume as the determinant
     of the Jacobian that automatic differentiation gives. Checked are
 
     - that the velocity is the gradient of ``flow.potential``, if there is one;
     - the points, ``log_det``, ``action`` and times of ``step``, ``rollout`` and ``integrate``, and the gradients of the
       first two in the start and in the parameters;
-    - that a path continues from its middle, forwards and backwards in time, and leaves ``log_det`` out if told to;
+    - that a trajectory continues from its middle, forwards and backwards in time, and leaves ``log_det`` out if told to;
     - that ``inverse`` leads back, for both schemes, with gradients that undo those of the way forth;
     - that ``push_forward`` has the density of the change of variables, where it samples and where it is asked;
     - that no sample depends on another one; that the batch shapes ``()``, ``(0,)`` and one more dimension,
@@ -63,8 +63,8 @@ def check_flow(
         >>> check_flow(PotentialFlow(MLPPotential(2, (8,))), dim=2)
         >>> class Surrogate(PotentialFlow):
         ...     def rollout(self, *args, **kwargs):
-        ...         path = super().rollout(*args, **kwargs)
-        ...         return path if path.log_det is None else dataclasses.replace(path, log_det=0.9 * path.log_det)
+        ...         found = super().rollout(*args, **kwargs)
+        ...         return found if found.log_det is None else dataclasses.replace(found, log_det=0.9 * found.log_det)
         >>> import dataclasses
         >>> try:
         ...     check_flow(Surrogate(MLPPotential(2, (8,), output_scale=3.0)), dim=2)
@@ -91,15 +91,15 @@ def check_flow(
 
 @dataclass(frozen=True)
 class _Case:
-    flow: PotentialFlow
+    flow: Flow
     z: Tensor
     tolerance: float
 
-    def rollout(self, where: str, z: Tensor, volume: bool = True) -> Path:
+    def rollout(self, where: str, z: Tensor, density: bool = True) -> Trajectory:
         with explained("rollout", where):
-            if volume:
+            if density:
                 return self.flow.rollout(z, STEPS, START, DT)
-            return self.flow.rollout(z, STEPS, START, DT, volume=None)
+            return self.flow.rollout(z, STEPS, START, DT, log_det=None)
 
     def require(self, name: str, actual: Tensor | None, expected: Tensor, where: str, what: str) -> None:
         if actual is None:
@@ -110,13 +110,13 @@ class _Case:
 FIELDS = ("times", "z", "log_det", "action")
 
 
-def _fields(path: Path) -> dict[str, Tensor]:
-    if path.log_det is None:
+def _fields(trajectory: Trajectory) -> dict[str, Tensor]:
+    if trajectory.log_det is None:
         raise AssertionError("log_det, rollout: expected what was asked for, got None")
-    return {"times": path.times, "z": path.z, "log_det": path.log_det, "action": path.action}
+    return {"times": trajectory.times, "z": trajectory.z, "log_det": trajectory.log_det, "action": trajectory.action}
 
 
-def _compare(case: _Case, actual: Path, expected: Path, where: str, what: str) -> None:
+def _compare(case: _Case, actual: Trajectory, expected: Trajectory, where: str, what: str) -> None:
     for name in FIELDS:
         case.require(name, getattr(actual, name), getattr(expected, name), where, what)
 
@@ -136,34 +136,38 @@ def _check_velocity(case: _Case) -> None:
 
 def _check_rollout(case: _Case) -> None:
     z = case.z.clone().requires_grad_()
-    path = case.rollout("for a batch", z)
-    bare = case.rollout("with volume=None", z, volume=False)
+    trajectory = case.rollout("for a batch", z)
+    bare = case.rollout("with log_det=None", z, density=False)
     points, action = euler(case.flow, z)
     volumes = volumes_of(points, z)
     times = torch.tensor(TIMES, dtype=torch.float64)
-    found, wanted = _fields(path), {"times": times, "z": points, "log_det": volumes, "action": action}
+    found, wanted = _fields(trajectory), {"times": times, "z": points, "log_det": volumes, "action": action}
     for name, what in (("times", "start + n * dt"), ("z", "the points of Euler's scheme")):
         case.require(name, found[name], wanted[name], "rollout", what)
-    case.require("z", bare.z, path.z, "rollout with volume=None", "the same points")
+    case.require("z", bare.z, trajectory.z, "rollout with log_det=None", "the same points")
     if bare.log_det is not None:
-        raise AssertionError("log_det, rollout with volume=None: expected None, got a tensor")
+        raise AssertionError("log_det, rollout with log_det=None: expected None, got a tensor")
     case.require("log_det", found["log_det"], volumes, "rollout", "log|det| of the Jacobian of the points")
     case.require("action", found["action"], action, "rollout", "the sum of dt * |velocity|^2")
+    with explained("follow", "with Euler()"):
+        followed = case.flow.follow(z, TIMES, Euler())
+    _compare(case, followed, trajectory, "follow with Euler()", "those of rollout")
     with explained("step", "for a batch"):
-        step = case.flow.step(z, START, DT)
-    case.require("z", step.z, path.z[1], "step", "the first step of rollout")
-    case.require("action", step.action, path.action[1], "step", "that of the first step of rollout")
+        step = case.flow.step(z, START, DT) if isinstance(case.flow, PotentialFlow) else None
+    if step is not None:
+        case.require("z", step.z, trajectory.z[1], "step", "the first step of rollout")
+        case.require("action", step.action, trajectory.action[1], "step", "the action of the first step of rollout")
     sources = _sources(case, z)
     for name in ("z", "log_det", "action"):
         _compare_slopes(case, f"{name} of rollout", found[name], wanted[name], sources)
-    _compare(case, case.rollout("in a second call", case.z), path, "in a second call of rollout", "the same")
+    _compare(case, case.rollout("in a second call", case.z), trajectory, "in a second call of rollout", "the same")
     modes: list[tuple[str, Callable[[], torch.no_grad | torch.inference_mode]]] = [
         ("under torch.no_grad", torch.no_grad),
         ("under torch.inference_mode", torch.inference_mode),
     ]
     for where, mode in modes:
         with mode():
-            _compare(case, case.rollout(where, case.z), path, f"rollout {where}", "what it is otherwise")
+            _compare(case, case.rollout(where, case.z), trajectory, f"rollout {where}", "what it is otherwise")
 
 
 def _sources(case: _Case, z: Tensor) -> dict[str, Tensor]:
@@ -181,10 +185,10 @@ def _compare_slopes(case: _Case, name: str, actual: Tensor, expected: Tensor, so
 
 def _check_continuation(case: _Case) -> None:
     whole = case.rollout("for a batch", case.z)
-    with explained("rollout", "from the middle of a path"):
+    with explained("rollout", "from the middle of a trajectory"):
         first, rest = case.flow.rollout(case.z, 1, START, DT), case.flow.rollout(whole.z[1], STEPS - 1, START + DT, DT)
     one, two, all_ = _fields(first), _fields(rest), _fields(whole)
-    case.require("z", two["z"], all_["z"][1:], "rollout from the middle of a path", "the rest of the path")
+    case.require("z", two["z"], all_["z"][1:], "rollout from the middle of a trajectory", "the rest of the trajectory")
     for name in ("log_det", "action"):
         total = one[name][-1] + two[name][-1]
         case.require(name, total, all_[name][-1], "rollout in two parts", "the sum of the parts")
@@ -194,23 +198,27 @@ def _check_continuation(case: _Case) -> None:
         again = case.flow.integrate(there.z[1], middle[1:], PRECISE)
         back = case.flow.integrate(there.z[-1], middle[::-1], PRECISE)
     near = _Case(case.flow, case.z, CONTINUOUS)
-    near.require("z", again.z[-1], there.z[-1], "integrate from the middle of a path", "the end of the path")
-    near.require("z", back.z, there.z.flip(0), "integrate backwards in time", "the path in reverse")
+    near.require(
+        "z", again.z[-1], there.z[-1], "integrate from the middle of a trajectory", "the end of the trajectory"
+    )
+    near.require("z", back.z, there.z.flip(0), "integrate backwards in time", "the trajectory in reverse")
     near.require("action", back.action[-1], -there.action[-1], "integrate backwards in time", "minus that of the way")
 
 
 def _check_integrate(case: _Case) -> None:
     near, z = _Case(case.flow, case.z, CONTINUOUS), case.z.clone().requires_grad_()
     with explained("integrate", "for a batch"):
-        path = case.flow.integrate(case.z, TIMES, PRECISE)
-        bare = case.flow.integrate(case.z, TIMES, PRECISE, divergence=None)
+        trajectory = case.flow.integrate(case.z, TIMES, PRECISE)
+        bare = case.flow.integrate(case.z, TIMES, PRECISE.without_density())
     points, action = runge_kutta(case.flow, z)
-    near.require("times", path.times, torch.tensor(TIMES, dtype=torch.float64), "integrate", "the times asked for")
-    near.require("z", path.z, points, "integrate", "the solution of dz/dt = velocity")
+    near.require(
+        "times", trajectory.times, torch.tensor(TIMES, dtype=torch.float64), "integrate", "the times asked for"
+    )
+    near.require("z", trajectory.z, points, "integrate", "the solution of dz/dt = velocity")
     what = "log|det| of the Jacobian of the solution"
-    near.require("log_det", path.log_det, volumes_of(points, z), "integrate", what)
-    near.require("action", path.action, action, "integrate", "the integral of |velocity|^2")
-    near.require("z", bare.z, path.z, "integrate with divergence=None", "the same points")
+    near.require("log_det", trajectory.log_det, volumes_of(points, z), "integrate", what)
+    near.require("action", trajectory.action, action, "integrate", "the integral of |velocity|^2")
+    near.require("z", bare.z, trajectory.z, "integrate with divergence=None", "the same points")
     if bare.log_det is not None:
         raise AssertionError("log_det, integrate with divergence=None: expected None, got a tensor")
 
@@ -221,14 +229,18 @@ def _check_inverse(case: _Case) -> None:
         there = case.flow.integrate(case.z, TIMES, PRECISE)
         back = case.flow.inverse(there.z[-1], TIMES, PRECISE)
     _require_way_back(near, there, back, "inverse of integrate")
-    with explained("inverse", "of rollout, with Discrete()"):
+    with explained("inverse", "of rollout, with Euler()"):
         steps = case.rollout("for a batch", z)
-        back = case.flow.inverse(steps.z[-1], TIMES, Discrete())
-    _require_way_back(case, steps, back, "inverse of rollout, with Discrete()")
+        back = case.flow.inverse(steps.z[-1], TIMES, Euler())
+    _require_way_back(case, steps, back, "inverse of rollout, with Euler()")
+    for where, forth in (("of a rollout", steps), ("of an integrated trajectory", there)):
+        with explained("inverse", where):
+            undone = case.flow.inverse(forth)
+        _require_way_back(near, forth, undone, f"inverse {where}")
     _compare_slopes(near, "the start that inverse finds", back.z[-1], z, _sources(case, z))
 
 
-def _require_way_back(case: _Case, there: Path, back: Path, where: str) -> None:
+def _require_way_back(case: _Case, there: Trajectory, back: Trajectory, where: str) -> None:
     volumes = _fields(there)["log_det"]
     expected = {
         "times": there.times.flip(0),
@@ -243,18 +255,25 @@ def _require_way_back(case: _Case, there: Path, back: Path, where: str) -> None:
 def _check_push_forward(case: _Case) -> None:
     dim = case.z.shape[-1]
     base = Independent(Normal(case.z.new_zeros(dim), 1.5 * case.z.new_ones(dim)), 1)
-    for scheme in (Discrete(), PRECISE):
+    for scheme in (Euler(), PRECISE):
         where, limit = f"push_forward with {type(scheme).__name__}", _Case(case.flow, case.z, CONTINUOUS)
         with explained("log_prob", where):
             law = case.flow.push_forward(base, TIMES, scheme)
             sample, log_prob = law.rsample_and_log_prob(case.z.shape[:-1])
             asked = law.log_prob(sample)
             start = case.flow.inverse(sample, TIMES, scheme).z[-1].detach().requires_grad_()
-        move = euler if isinstance(scheme, Discrete) else runge_kutta
+        move = euler if isinstance(scheme, Euler) else runge_kutta
         at_start: Tensor = base.log_prob(start)  # type: ignore[no-untyped-call]
         density = at_start - volumes_of(move(case.flow, start)[0][-1:], start)[0]
         limit.require("log_prob", log_prob, density, f"{where}, where it samples", "the change of variables")
         limit.require("log_prob", asked, density, f"{where}, where it is asked", "the change of variables")
+        with explained("transform", where):
+            map_ = case.flow.transform(TIMES, scheme)
+            end = map_(start)
+            log_det = map_.log_abs_det_jacobian(start, end)
+        limit.require("z", map_.inv(sample), start, f"transform with {type(scheme).__name__}", "the start of the flow")
+        limit.require("z", end, sample, f"transform with {type(scheme).__name__}", "the end of the flow")
+        limit.require("log_det", log_det, at_start - density, "transform", "log|det| of the Jacobian")
 
 
 def _check_samples(case: _Case) -> None:
@@ -264,7 +283,7 @@ def _check_samples(case: _Case) -> None:
     other = case.rollout("after a sample was moved", moved)
     depth = case.z.ndim - 1
     for name in ("z", "log_det", "action"):
-        one, two = (_fields(path)[name].flatten(1, depth)[:, 1:] for path in (other, full))
+        one, two = (_fields(trajectory)[name].flatten(1, depth)[:, 1:] for trajectory in (other, full))
         case.require(name, one, two, "rollout, of the other samples, after the first was moved", "no change")
     if has_samples(getattr(case.flow, "potential", nn.Identity())):
         return
@@ -287,9 +306,9 @@ def _check_samples(case: _Case) -> None:
                 near.require(name, _fields(actual)[name], wanted, f"{method} {where}", "what it is in a batch")
 
 
-def _check_other_dtype(case: _Case, flow: PotentialFlow) -> None:
+def _check_other_dtype(case: _Case, flow: Flow) -> None:
     here = _Case(converted(flow, torch.float32, "flow"), case.z.float(), 1e-3)
-    loose = ODEOptions(rtol=1e-6, atol=1e-6)
+    loose = ODE(rtol=1e-6, atol=1e-6)
     with explained("integrate", "in float32"):
         solved = here.flow.integrate(here.z, TIMES, loose)
     pairs = [
@@ -311,7 +330,7 @@ TIMES = [START + n * DT for n in range(STEPS + 1)]
 SUBSTEPS = 4
 
 
-def euler(flow: PotentialFlow, z: Tensor) -> tuple[Tensor, Tensor]:
+def euler(flow: Flow, z: Tensor) -> tuple[Tensor, Tensor]:
     """Make the steps with the velocity alone."""
     points, action = [z], [z.new_zeros(z.shape[:-1])]
     for t in TIMES[:-1]:
@@ -321,7 +340,7 @@ def euler(flow: PotentialFlow, z: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(points), torch.stack(action)
 
 
-def runge_kutta(flow: PotentialFlow, z: Tensor) -> tuple[Tensor, Tensor]:
+def runge_kutta(flow: Flow, z: Tensor) -> tuple[Tensor, Tensor]:
     """Solve the equation of the velocity with many small steps."""
     points, action, h = [z], [z.new_zeros(z.shape[:-1])], DT / SUBSTEPS
     for start in TIMES[:-1]:
@@ -341,7 +360,7 @@ def runge_kutta(flow: PotentialFlow, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def volumes_of(points: Tensor, z: Tensor) -> Tensor:
-    """Give the log-determinants of points ``(T+1, *batch, dim)`` as functions of the start, by reverse mode."""
+    """Return the log-determinants of points ``(T+1, *batch, dim)`` as functions of the start, by reverse mode."""
     volumes = []
     for point in points:
         rows = [derivative(point[..., i], z) for i in range(z.shape[-1])]

@@ -9,7 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import Estimator, Field, JetRequest, Time, expand_time, laplacian
+from latentflow.calculus import Derivative, Estimator, Field, JetRequest, Time, jet, laplacian
+from latentflow.calculus.jets import expand_time
+from latentflow.flow import ODE, PotentialFlow
 from latentflow.potentials import Potential
 from latentflow.potentials.algebra import SupportsLipschitz
 from latentflow.potentials.bank import has_samples
@@ -26,6 +28,8 @@ from latentflow.testing.cases import (
 )
 
 AUTODIFF = "what automatic differentiation of the values gives"
+
+STEP = 1e-3
 
 
 def check_potential(
@@ -69,7 +73,8 @@ def check_potential(
     Example:
         A rule of one's own, which leaves the rarer requests to automatic differentiation:
 
-        >>> from latentflow import Jet, JetRequest, Potential
+        >>> from latentflow import Derivative, Jet, Potential
+        >>> from latentflow.calculus import JetRequest
         >>> class Spring(Potential):
         ...     def __init__(self):
         ...         super().__init__()
@@ -79,10 +84,11 @@ def check_potential(
         ...     def trace(self, z, t):
         ...         return -self.stiffness * (1 + t) * z.shape[-1]
         ...     def jet_rule(self, z, t, request):
-        ...         if request != JetRequest(laplacian=True):
+        ...         if request != JetRequest(Derivative.LAPLACIAN):
         ...             return super().jet_rule(z, t, request)
         ...         square, force = z.square().sum(-1), -self.stiffness * (1 + t)
-        ...         return Jet(self(z, t), force[..., None] * z, -0.5 * self.stiffness * square, self.trace(z, t))
+        ...         first = self(z, t), force[..., None] * z, -0.5 * self.stiffness * square
+        ...         return Jet.answer(request, *first, laplacian=lambda: self.trace(z, t))
         >>> check_potential(Spring(), dim=3)
 
         A bug is caught where it is:
@@ -217,7 +223,7 @@ def _check_bound(case: Case) -> None:
     bound = case.u.lipschitz_gradient() if isinstance(case.u, SupportsLipschitz) else None
     if bound is None:
         return
-    hessian = case.fields("request of hessian", case.z, case.t, JetRequest(hessian=True))["hessian"]
+    hessian = case.fields("request of hessian", case.z, case.t, JetRequest(Derivative.HESSIAN))["hessian"]
     largest, limit = float(torch.linalg.eigvalsh(hessian.detach()).abs().max()), float(bound.detach())
     if limit < largest - case.tolerance * (1 + largest):
         raise AssertionError(f"lipschitz_gradient: expected at least {largest:.6g}, an eigenvalue, got {limit:.6g}")
@@ -241,7 +247,9 @@ def check_estimator(estimator: Estimator, dim: int = 5, draws: int = 4000, seed:
 
     The field is :math:`u(z) = \tfrac12 z^\top A z + \tfrac1{12} \sum_i z_i^4` with a full positive ``A``, at one point.
     A stochastic estimator has to come within five standard errors of :math:`\operatorname{tr} A + |z|^2`, and its
-    estimates must not be all the same; any other has to be exact. What ``estimator.fixed`` draws has to stay fixed.
+    estimates must not be all the same; any other has to be exact. This holds for :func:`latentflow.laplacian`, for
+    :func:`latentflow.jet` with and without further derivatives, and for the log-determinant of an integrated step. What
+    ``estimator.fixed`` draws has to stay fixed.
 
     Args:
         estimator: The estimator. Its own generator advances; without one, torch's global generator is seeded meanwhile
@@ -275,18 +283,32 @@ def check_estimator(estimator: Estimator, dim: int = 5, draws: int = 4000, seed:
     z = point.repeat(draws, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        found: dict[str, Tensor] = {}
         with explained("laplacian", "many estimates"):
-            estimates = laplacian(field, z, 0.0, estimator)
+            found["laplacian"] = laplacian(field, z, 0.0, estimator)
+        with explained("jet", "many estimates"):
+            found["laplacian of a jet"] = jet(field, z, 0.0, estimator).laplacian
+            full = jet(field, z, 0.0, estimator, Derivative.HESSIAN)
+            found["laplacian of a jet with a Hessian"] = full.laplacian
+        with explained("fixed", "many estimates"):
             fixed = estimator.fixed(z)
-            first, second = laplacian(field, z, 0.0, fixed), laplacian(field, z, 0.0, fixed)
-    if estimates.shape != (draws,):
-        raise AssertionError(f"laplacian: expected shape ({draws},), got {tuple(estimates.shape)}")
-    if not torch.equal(first, second):
+            found["laplacian of fixed noise"] = laplacian(field, z, 0.0, fixed)
+            again = laplacian(field, z, 0.0, fixed)
+        with explained("integrate", "one step of Euler's method"):
+            step = ODE("euler", divergence=estimator)
+            log_det = PotentialFlow(field).integrate(z, [0.0, STEP], step).log_det
+            found["log_det of integrate"] = z.new_zeros(0) if log_det is None else log_det[-1] / STEP
+    for name, values in found.items():
+        if values.shape != (draws,):
+            raise AssertionError(f"{name}: expected shape ({draws},), got {tuple(values.shape)}")
+    if not torch.equal(found["laplacian of fixed noise"], again):
         raise AssertionError("fixed: expected the same noise in every evaluation, got other estimates")
-    for name, found in (("laplacian", estimates), ("laplacian of fixed noise", first)):
-        mean, error = float(found.mean()), float(found.std()) / math.sqrt(draws)
+    if full.hessian.shape != (draws, dim, dim):
+        raise AssertionError(f"hessian: expected shape ({draws}, {dim}, {dim}), got {tuple(full.hessian.shape)}")
+    for name, values in found.items():
+        mean, error = float(values.mean()), float(values.std()) / math.sqrt(draws)
         roundoff = 1e-12 * (1 + abs(exact))
-        if not estimator.stochastic and float((found - exact).abs().max()) > roundoff:
+        if not estimator.stochastic and float((values - exact).abs().max()) > roundoff:
             raise AssertionError(f"{name}: expected the exact value {exact:.6g}, got {mean:.6g}")
         if estimator.stochastic and error <= roundoff:
             raise AssertionError(

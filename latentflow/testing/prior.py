@@ -284,7 +284,7 @@ class Reference:
 
 
 def reference_points(sample: Tensor) -> Reference:
-    """Give the points of an integral over a density from which a sample was drawn.
+    """Return the points of an integral over a density from which a sample was drawn.
 
     In one and two dimensions they are a grid; in more, they are drawn from a normal distribution a little wider than
     the sample, whose density divides their weights.
@@ -308,5 +308,5 @@ def reference_points(sample: Tensor) -> Reference:
 
 
 def moments(z: Tensor) -> Tensor:
-    """Give the coordinates, their squares and the square of their sum, of shape ``(points, 2 dim + 1)``."""
+    """Return the coordinates, their squares and the square of their sum, of shape ``(points, 2 dim + 1)``."""
     return torch.cat([z, z.square(), z.sum(-1, keepdim=True).square()], dim=-1)

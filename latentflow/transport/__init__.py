@@ -12,3 +12,18 @@ from latentflow.transport.wasserstein import BlurWarning as BlurWarning
 from latentflow.transport.wasserstein import barycentric_map as barycentric_map
 from latentflow.transport.wasserstein import wasserstein2 as wasserstein2
 from latentflow.transport.wasserstein import wasserstein2_1d as wasserstein2_1d
+
+__all__ = [
+    "BlurWarning",
+    "Certificate",
+    "GaussianTransportPotential",
+    "barycentric_map",
+    "benamou_brenier_action",
+    "gaussian_transport_potential",
+    "gaussian_wasserstein2",
+    "mccann_interpolation",
+    "transport_certificate",
+    "transport_defect",
+    "wasserstein2",
+    "wasserstein2_1d",
+]

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from latentflow.calculus import Jet, JetRequest, Time, check_points, expand_time
+from latentflow.calculus import Jet, JetRequest, Time
+from latentflow.calculus.jets import check_points, expand_time
 from latentflow.potentials import Potential
-from latentflow.transport.wasserstein import distance
+from latentflow.transport.wasserstein import root_of_square
 
 
 def gaussian_wasserstein2(m0: Tensor, S0: Tensor, m1: Tensor, S1: Tensor, *, squared: bool = False) -> Tensor:
@@ -19,19 +20,19 @@ def gaussian_wasserstein2(m0: Tensor, S0: Tensor, m1: Tensor, S1: Tensor, *, squ
     .. math::
         W_2^2 = |m_1 - m_0|^2 + \operatorname{tr}\bigl(S_0 + S_1 - 2 (S_0^{1/2} S_1 S_0^{1/2})^{1/2}\bigr)
 
-    The trace of the root is the sum of the singular values of :math:`L_1^\top L_0` with the Cholesky factors, which has
-    a gradient for equal covariances too.
+    The trace of the root is the sum of the singular values of :math:`L_1^\top L_0` with the Cholesky factors, whose
+    gradient exists for equal covariances as well.
 
     Args:
-        m0: The mean of the one, of shape ``(*batch, dim)``.
-        S0: Its covariance, symmetric and positive definite, of shape ``(*batch, dim, dim)``.
-        m1: The mean of the other, of shape ``(*batch, dim)``.
-        S1: Its covariance, of shape ``(*batch, dim, dim)``.
-        squared: Whether to return :math:`W_2^2` instead, which can be differentiated where it is zero.
+        m0: The first mean, of shape ``(*batch, dim)``.
+        S0: The first covariance, symmetric and positive definite, of shape ``(*batch, dim, dim)``.
+        m1: The second mean, of shape ``(*batch, dim)``.
+        S1: The second covariance, of shape ``(*batch, dim, dim)``.
+        squared: Whether to return :math:`W_2^2`, which is differentiable at zero.
 
     Returns:
-        The distances, of the broadcast shape ``(*batch,)``, differentiable once; the gradient is zero where there is no
-        distance. Near there it is known only to the root of the rounding error of the traces.
+        The distances, of the broadcast shape ``(*batch,)``, differentiable once, with gradient zero at zero. A small
+        distance is accurate to the root of the rounding error of the traces.
 
     Raises:
         TypeError: If a mean is not a floating-point tensor.
@@ -51,7 +52,7 @@ def gaussian_wasserstein2(m0: Tensor, S0: Tensor, m1: Tensor, S1: Tensor, *, squ
     shared: Tensor = torch.linalg.svdvals(L1.mT @ L0).sum(-1)
     traces = S0.diagonal(dim1=-2, dim2=-1).sum(-1) + S1.diagonal(dim1=-2, dim2=-1).sum(-1)
     result = (m1 - m0).square().sum(-1) + traces - 2 * shared
-    return result if squared else distance(result)
+    return result if squared else root_of_square(result)
 
 
 class GaussianTransportPotential(Potential):
@@ -61,12 +62,11 @@ class GaussianTransportPotential(Potential):
         u(z, t) = \tfrac12 z^\top A_t z + b_t^\top z - \tfrac t2 b_0^\top b_t , \qquad
         A_t = A_0 (I + t A_0)^{-1}, \quad b_t = (I + t A_0)^{-1} b_0 ,
 
-    with :math:`A_0 = A - I` and :math:`b_0 = m_1 - A m_0`, where :math:`T(z) = A z + b_0` is the optimal map. It solves
-    :math:`\partial_t u + \tfrac12 |\nabla u|^2 = 0`: every point moves in a straight line at constant speed. A buffer
-    holds every number; nothing is learned. It is made by :func:`gaussian_transport_potential`.
+    with :math:`A_0 = A - I`, :math:`b_0 = m_1 - A m_0` and the optimal map :math:`T(z) = A z + b_0`. It solves
+    :math:`\partial_t u + \tfrac12 |\nabla u|^2 = 0` and has no parameters; see :func:`gaussian_transport_potential`.
 
     Args:
-        matrix: The matrix :math:`A` of the map, symmetric and positive definite, of shape ``(dim, dim)``.
+        matrix: The matrix :math:`A`, symmetric and positive definite, of shape ``(dim, dim)``.
         start: The mean :math:`m_0`, of shape ``(dim,)``.
         end: The mean :math:`m_1`, of shape ``(dim,)``.
 
@@ -100,7 +100,7 @@ class GaussianTransportPotential(Potential):
         self.register_buffer("axes", axes)
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        """Evaluate the potential at ``z`` of shape ``(*batch, dim)``; the result is ``(*batch,)``."""
+        """Compute the potential ``(*batch,)`` at ``z`` of shape ``(*batch, dim)``."""
         check_points(z, self.dim)
         time, rates, vector = expand_time(t, z).unsqueeze(-1), self.rates, self.vector @ self.axes
         along = z @ self.axes
@@ -112,36 +112,31 @@ class GaussianTransportPotential(Potential):
         stretch = 1 + expand_time(t, z).unsqueeze(-1) * self.rates
         curvature = self.rates / stretch
         along = (self.rates * (z @ self.axes) + self.vector @ self.axes) / stretch  # the velocity in the axes
-        probes = None if request.probes is None else request.probes @ self.axes
-        bent = None if probes is None else probes * curvature.unsqueeze(-2)
-        products = bent @ self.axes.mT if bent is not None and request.products else None
-        return Jet(
+
+        def products(v: Tensor) -> Tensor:
+            return (v @ self.axes * curvature.unsqueeze(-2)) @ self.axes.mT
+
+        return Jet.answer(
+            request,
             value=self.forward(z, t),
             gradient=along @ self.axes.mT,
             time_derivative=-along.square().sum(-1) / 2,
-            laplacian=curvature.sum(-1) if request.laplacian else None,
-            hessian=(self.axes * curvature.unsqueeze(-2)) @ self.axes.mT if request.hessian else None,
-            quadratic=None if probes is None or bent is None else (probes * bent).sum(-1),
+            laplacian=lambda: curvature.sum(-1),
+            hessian=lambda: (self.axes * curvature.unsqueeze(-2)) @ self.axes.mT,
             products=products,
-            second_time_derivative=(curvature * along.square()).sum(-1) if request.second_time_derivative else None,
-            gradient_time_derivative=-(curvature * along) @ self.axes.mT if request.gradient_time_derivative else None,
+            second_time_derivative=lambda: (curvature * along.square()).sum(-1),
+            gradient_time_derivative=lambda: -(curvature * along) @ self.axes.mT,
         )
 
     def transport(self, z: Tensor) -> Tensor:
-        """Map points of shape ``(*batch, dim)`` from the one Gaussian to the other; the result has their shape."""
+        """Map points ``(*batch, dim)`` from time 0 to time 1 by the optimal map."""
         check_points(z, self.dim)
         return z @ self.matrix + self.vector
 
     def interpolate(self, normal: MultivariateNormal, t: float) -> MultivariateNormal:
-        r"""Move a Gaussian along the flow: McCann's interpolation, if it is the one that the potential starts from.
+        r"""Transport a Gaussian to time ``t``: :math:`N((I + t A_0) m + t b_0,\; (I + t A_0) S (I + t A_0))`.
 
-        Args:
-            normal: The Gaussian at time 0.
-            t: The time.
-
-        Returns:
-            The Gaussian at that time, with mean :math:`(I + t A_0) m + t b_0` and covariance
-            :math:`(I + t A_0) S (I + t A_0)`.
+        This is McCann's interpolation if ``normal`` is :math:`N(m_0, S_0)`.
         """
         eye = torch.eye(self.dim, dtype=self.matrix.dtype, device=self.matrix.device)
         map_ = torch.lerp(eye, self.matrix, t)
@@ -149,16 +144,16 @@ class GaussianTransportPotential(Potential):
 
 
 def gaussian_transport_potential(m0: Tensor, S0: Tensor, m1: Tensor, S1: Tensor) -> GaussianTransportPotential:
-    r"""Make the potential whose flow carries :math:`N(m_0, S_0)` to :math:`N(m_1, S_1)` by optimal transport in [0, 1].
+    r"""Build the potential whose flow is the optimal transport of :math:`N(m_0, S_0)` to :math:`N(m_1, S_1)` in [0, 1].
 
     Args:
         m0: The mean at time 0, of shape ``(dim,)``.
-        S0: The covariance there, symmetric and positive definite, of shape ``(dim, dim)``.
+        S0: The covariance at time 0, symmetric and positive definite, of shape ``(dim, dim)``.
         m1: The mean at time 1, of shape ``(dim,)``.
-        S1: The covariance there, of shape ``(dim, dim)``.
+        S1: The covariance at time 1, of shape ``(dim, dim)``.
 
     Returns:
-        The potential. Its action is :math:`W_2^2` at every sample size, and ``transport`` is the map.
+        The potential.
 
     Raises:
         TypeError: If a mean is not a floating-point tensor.
@@ -207,15 +202,12 @@ def _factor(mean_name: str, mean: Tensor, name: str, covariance: Tensor) -> Tens
 
 
 def mccann_interpolation(x: Tensor, y: Tensor | Callable[[Tensor], Tensor], t: Time) -> Tensor:
-    r"""Move points along the straight lines :math:`(1 - t)\,x + t\,T(x)`.
-
-    Where :math:`T` is an optimal map, their distribution runs along the geodesic of :math:`W_2`: its distance from the
-    start is :math:`t\,W_2`.
+    r"""Compute :math:`(1 - t)\,x + t\,T(x)`, the geodesic of :math:`W_2` if :math:`T` is an optimal map.
 
     Args:
         x: The points at time 0, of shape ``(*batch, dim)``.
-        y: Their partners at time 1, of the same shape, or the map that takes ``x`` there.
-        t: The times: a number, or a tensor of shape ``()`` or ``(*batch,)``.
+        y: The points :math:`T(x)` at time 1, of the same shape, or the map :math:`T`.
+        t: The times: a number, ``()`` or ``(*batch,)``.
 
     Returns:
         The points at the times, of shape ``(*batch, dim)``.
@@ -229,7 +221,6 @@ def mccann_interpolation(x: Tensor, y: Tensor | Callable[[Tensor], Tensor], t: T
         | https://doi.org/10.1006/aima.1997.1634
 
     Example:
-        >>> import torch
         >>> x = torch.zeros(3, 2)
         >>> torch.testing.assert_close(mccann_interpolation(x, lambda x: x + 4, 0.25), torch.ones(3, 2))
     """

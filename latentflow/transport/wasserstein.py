@@ -11,16 +11,7 @@ from torch import Tensor
 
 
 def check_clouds(x: Tensor, y: Tensor) -> None:
-    """Check two clouds of points.
-
-    Args:
-        x: The one cloud, of shape ``(*batch, n, dim)``.
-        y: The other, of shape ``(*batch, m, dim)``.
-
-    Raises:
-        TypeError: If a cloud is not a tensor of a floating-point dtype, or they have different dtypes.
-        ValueError: If a shape does not fit, a cloud has no points, or a coordinate is not finite.
-    """
+    """Check clouds ``(*batch, n, dim)`` and ``(*batch, m, dim)``; raise a TypeError or ValueError if one is wrong."""
     for name, cloud in (("x", x), ("y", y)):
         if not isinstance(cloud, Tensor) or not cloud.is_floating_point():
             kind = cloud.dtype if isinstance(cloud, Tensor) else type(cloud).__name__
@@ -35,21 +26,8 @@ def check_clouds(x: Tensor, y: Tensor) -> None:
         raise ValueError(f"y: expected the batch shape and dim of x, {tuple(x.shape)}, got {tuple(y.shape)}")
 
 
-def weights_of(name: str, weights: Tensor | None, shape: torch.Size, like: Tensor) -> Tensor:
-    """Give every point of a cloud its weight.
-
-    Args:
-        name: The name of the argument.
-        weights: The weights, of a shape that broadcasts to ``shape``; None for equal ones.
-        shape: That of the points, ``(*batch, n)``.
-        like: A tensor of the dtype and device wanted.
-
-    Returns:
-        The weights, of shape ``(*batch, n)``.
-
-    Raises:
-        ValueError: If the shape does not fit, a weight is negative, or they do not sum to one.
-    """
+def expand_weights(name: str, weights: Tensor | None, shape: torch.Size, like: Tensor) -> Tensor:
+    """Expand weights, equal ones if None, to ``(*batch, n)``; raise a ValueError unless they are a distribution."""
     if weights is None:
         return like.new_full(shape, 1 / shape[-1])
     if weights.ndim == 0 or weights.shape[-1] != shape[-1] or weights.ndim > len(shape):
@@ -65,48 +43,25 @@ def weights_of(name: str, weights: Tensor | None, shape: torch.Size, like: Tenso
     return weights
 
 
-def distance(squared: Tensor) -> Tensor:
-    """Take the root of a squared distance, with the gradient zero where there is no distance, as a norm has.
-
-    Args:
-        squared: Squared distances. One below zero, as rounding can make, counts as zero.
-
-    Returns:
-        The distances, of the same shape.
-
-    Example:
-        >>> squared = torch.tensor([4.0, 0.0], requires_grad=True)
-        >>> distance(squared).sum().backward()
-        >>> assert torch.equal(squared.grad, torch.tensor([0.25, 0.0]))
-    """
+def root_of_square(squared: Tensor) -> Tensor:
+    """Compute the root of a squared distance: zero, with gradient zero, where it is zero or negative by rounding."""
     positive = squared > 0
     return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0 * squared)
 
 
-WARN_BELOW = 50.0
-"""How many squared blurs a squared distance has to be of; debiased, the error is about one squared blur or less."""
+MIN_SQUARED_DISTANCE = 50.0
+"""The least squared distance, in squared blurs, without a warning; the error is about one squared blur or less."""
 
 
 class BlurWarning(RuntimeWarning):
-    """The blur of Sinkhorn's iterations is not small against the distance that they are to find."""
+    """A warning that the blur of Sinkhorn's iterations is not small against the distance."""
 
 
 @dataclass(frozen=True)
 class Clouds:
-    r"""Two clouds, each about its own mean, in units of their common size.
+    r"""Two clouds, each about its own mean, divided by ``size``, the sum of the largest distances from the means.
 
-    Taking out the means is exact, :math:`W_2^2 = |m_y - m_x|^2 + W_2^2(\text{centred})`, for the debiased divergence
-    too, and saves the digits that a far mean would cost.
-
-    Attributes:
-        x: The one cloud, of shape ``(batch, n, dim)``.
-        y: The other, of shape ``(batch, m, dim)``.
-        x_weights: Its weights, of shape ``(batch, n)``.
-        y_weights: Those of the other, of shape ``(batch, m)``.
-        x_mean: The mean of the one, of shape ``(batch, dim)``, in the units of the data.
-        y_mean: That of the other.
-        size: The sum of the largest distances from the means, of shape ``(batch,)``: no two centred points, one of
-            each cloud, are further apart.
+    The split :math:`W_2^2 = |m_y - m_x|^2 + W_2^2(\text{centered})` is exact, also for the debiased divergence.
     """
 
     x: Tensor
@@ -118,11 +73,11 @@ class Clouds:
     size: Tensor
 
     @staticmethod
-    def of(x: Tensor, y: Tensor, x_weights: Tensor | None, y_weights: Tensor | None) -> Clouds:
-        """Check clouds of shapes ``(*batch, n, dim)`` and ``(*batch, m, dim)``, and centre and scale them."""
+    def build(x: Tensor, y: Tensor, x_weights: Tensor | None, y_weights: Tensor | None) -> Clouds:
+        """Check, center and scale clouds of shapes ``(*batch, n, dim)`` and ``(*batch, m, dim)``."""
         check_clouds(x, y)
-        a = weights_of("x_weights", x_weights, x.shape[:-1], x).reshape(-1, x.shape[-2])
-        b = weights_of("y_weights", y_weights, y.shape[:-1], y).reshape(-1, y.shape[-2])
+        a = expand_weights("x_weights", x_weights, x.shape[:-1], x).reshape(-1, x.shape[-2])
+        b = expand_weights("y_weights", y_weights, y.shape[:-1], y).reshape(-1, y.shape[-2])
         x, y = x.reshape(len(a), *x.shape[-2:]), y.reshape(len(b), *y.shape[-2:])
         x_mean, y_mean = (a.unsqueeze(-1) * x).sum(-2), (b.unsqueeze(-1) * y).sum(-2)
         x, y = x - x_mean.unsqueeze(-2), y - y_mean.unsqueeze(-2)
@@ -134,16 +89,7 @@ class Clouds:
         return Clouds(x / unit, y / unit, a, b, x_mean, y_mean, size)
 
     def potentials(self, blur: float, scaling: float, *, debias: bool) -> tuple[Tensor, Tensor]:
-        r"""Compute Sinkhorn's potentials for the cost :math:`\tfrac12 |x - y|^2` of the scaled, centred clouds.
-
-        Args:
-            blur: The blur, in units of the size.
-            scaling: The ratio of successive blurs on the way down.
-            debias: Whether to subtract the potentials of each cloud with itself.
-
-        Returns:
-            One value for every point, of shapes ``(batch, n)`` and ``(batch, m)``.
-        """
+        r"""Compute Sinkhorn's potentials ``(batch, n)`` and ``(batch, m)`` for the cost :math:`\tfrac12 |x - y|^2`."""
         check_blur(blur, scaling)
         if len(self.x) == 0:
             return self.x_weights, self.y_weights
@@ -164,15 +110,7 @@ class Clouds:
 
 
 def check_blur(blur: float, scaling: float) -> None:
-    """Check the numbers of Sinkhorn's iterations.
-
-    Args:
-        blur: The blur, in units of the size of the clouds.
-        scaling: The ratio of successive blurs.
-
-    Raises:
-        ValueError: If one is out of range.
-    """
+    """Check the numbers of Sinkhorn's iterations; raise a ValueError if one is out of range."""
     if not 0 < blur < 1:
         raise ValueError(f"blur: expected a number between 0 and 1, in units of the size of the clouds, got {blur!r}")
     if not 0 < scaling < 1:
@@ -195,36 +133,32 @@ def wasserstein2(
         W_2^2 \approx 2 S_\varepsilon(x, y) = 2\bigl(\mathrm{OT}_\varepsilon(x, y)
         - \tfrac12 \mathrm{OT}_\varepsilon(x, x) - \tfrac12 \mathrm{OT}_\varepsilon(y, y)\bigr)
 
-    by the debiased Sinkhorn divergence, whose cost is :math:`\tfrac12 |x - y|^2`. The difference of the means is taken
-    exactly, whatever the blur. The rest is blurred at the length ``blur * size``, where the size is the sum of the
-    largest distances of the points of each cloud from their mean. The value scales with the points and does not change
-    where both are moved or turned; no element of a batch depends on another one. Memory grows like ``(n + m)^2``.
+    is the debiased Sinkhorn divergence with the cost :math:`\tfrac12 |x - y|^2`. The difference of the means enters
+    exactly; the rest is blurred at the length ``blur * size``, with the size the sum of the largest distances from the
+    means. Memory grows like ``(n + m)^2``.
 
-    Between samples of two distributions :math:`W_2` is larger than between the distributions, in high dimension by a
-    lot: at ``dim`` above 4 the excess of :math:`W_2^2` falls only like :math:`n^{-2/\mathrm{dim}}`.
+    Between samples, :math:`W_2` is larger than between their distributions: above ``dim = 4`` the excess of
+    :math:`W_2^2` falls like :math:`n^{-2/\mathrm{dim}}`.
 
     Args:
-        x: The one cloud, of shape ``(*batch, n, dim)``.
-        y: The other, of shape ``(*batch, m, dim)``.
-        x_weights: Its weights, of shape ``(*batch, n)`` or ``(n,)``, nonnegative and of sum one; equal ones if None.
-        y_weights: Those of the other.
-        blur: The blur relative to the size of the clouds. A smaller one is more accurate and takes more iterations.
-        scaling: The ratio of successive blurs on the way from the size of the clouds down to the blur; nearer to one is
-            more accurate and slower.
-        squared: Whether to return the estimate of :math:`W_2^2` instead, which can be differentiated where it is zero,
-            and shows where rounding made it negative.
+        x: The first cloud, of shape ``(*batch, n, dim)``.
+        y: The second cloud, of shape ``(*batch, m, dim)``.
+        x_weights: The weights of ``x``, of shape ``(*batch, n)`` or ``(n,)``, nonnegative and of sum one, or None.
+        y_weights: The weights of ``y``, in the same form.
+        blur: The blur relative to the size of the clouds; smaller is more accurate and slower.
+        scaling: The ratio of successive blurs, from the size of the clouds down; larger is more accurate and slower.
+        squared: Whether to return :math:`W_2^2`, which is differentiable at zero and not clamped there.
 
     Returns:
-        The distances, of shape ``(*batch,)``, in the unit of length of the points. The gradient, in points and weights,
-        is that at converged iterations, of first order only, with the size held fixed; where there is no distance it
-        is zero.
+        The distances, of shape ``(*batch,)``, in the unit of length of the points. Gradients, in points and weights,
+        are of first order only, assume converged iterations and hold the size fixed; they are zero at zero.
 
     Raises:
-        TypeError: If a cloud is not a floating-point tensor, or they have different dtypes.
+        TypeError: If a cloud is not a floating-point tensor, or the dtypes differ.
         ValueError: If a shape, a weight or a number does not fit, or a point is not finite.
 
     Warns:
-        BlurWarning: If a squared distance is below 50 times the squared blur. The error can be about one squared blur.
+        BlurWarning: If a squared distance is below 50 squared blurs; the error can be about one squared blur.
 
     References:
         | Interpolating between Optimal Transport and MMD using Sinkhorn Divergences (Feydy et al., 2019)
@@ -235,11 +169,11 @@ def wasserstein2(
         >>> shift = torch.tensor([0.0, 3.0, 4.0], dtype=torch.float64)
         >>> torch.testing.assert_close(wasserstein2(x, x + shift), torch.tensor(5.0, dtype=torch.float64))
     """
-    clouds = Clouds.of(x, y, x_weights, y_weights)
+    clouds = Clouds.build(x, y, x_weights, y_weights)
     f, g = clouds.potentials(blur, scaling, debias=True)
     divergence = (clouds.x_weights * f).sum(-1) + (clouds.y_weights * g).sum(-1)
     result = (clouds.y_mean - clouds.x_mean).square().sum(-1) + 2 * clouds.size.square() * divergence
-    smallest = WARN_BELOW * (blur * clouds.size).square()
+    smallest = MIN_SQUARED_DISTANCE * (blur * clouds.size).square()
     if (result < smallest).any():
         message = (
             f"wasserstein2: the squared blur, {blur:g} of the size of the clouds, is not small against the squared "
@@ -247,7 +181,7 @@ def wasserstein2(
         )
         warnings.warn(message, BlurWarning, stacklevel=2)
     result = result.reshape(x.shape[:-2])
-    return result if squared else distance(result)
+    return result if squared else root_of_square(result)
 
 
 @torch.no_grad()
@@ -260,17 +194,17 @@ def barycentric_map(
     blur: float = 0.01,
     scaling: float = 0.98,
 ) -> Tensor:
-    r"""Map each point to the mean of the points that the entropic transport plan takes it to.
+    r"""Compute the barycentric map of the entropic transport plan, the mean image of each point.
 
     .. math::
         T(x_i) = \frac{\sum_j \pi_{ij} y_j}{\sum_j \pi_{ij}} , \qquad
         \pi_{ij} \propto a_i b_j \exp\frac{f_i + g_j - |x_i - y_j|^2 / 2}{\varepsilon} .
 
-    For a small blur this is the optimal assignment where there is one. The result lies within the hull of ``y``.
+    For a small blur this is the optimal assignment where there is one.
 
     Args:
-        x: The one cloud, of shape ``(*batch, n, dim)``.
-        y: The other, of shape ``(*batch, m, dim)``.
+        x: The first cloud, of shape ``(*batch, n, dim)``.
+        y: The second cloud, of shape ``(*batch, m, dim)``.
         x_weights: See :func:`wasserstein2`.
         y_weights: See :func:`wasserstein2`.
         blur: See :func:`wasserstein2`.
@@ -292,7 +226,7 @@ def barycentric_map(
         >>> y = torch.tensor([[2.0, 1.0], [2.0, 0.0]])
         >>> torch.testing.assert_close(barycentric_map(x, y), y.flip(0))
     """
-    clouds = Clouds.of(x, y, x_weights, y_weights)
+    clouds = Clouds.build(x, y, x_weights, y_weights)
     _, g = clouds.potentials(blur, scaling, debias=False)
     cost = torch.cdist(clouds.x, clouds.y, compute_mode="donot_use_mm_for_euclid_dist").square() / 2
     logits = (g.unsqueeze(-2) - cost) / blur**2 + clouds.y_weights.log().unsqueeze(-2)
@@ -312,23 +246,20 @@ def wasserstein2_1d(
     .. math::
         W_2^2 = \int_0^1 |F^{-1}(q) - G^{-1}(q)|^2\,dq
 
-    with the quantiles of both, which is the mean of :math:`|x_{(i)} - y_{(i)}|^2` of sorted points where they are as
-    many and weigh the same. There is no approximation.
+    with the quantile functions of both, without approximation.
 
     Args:
-        x: The one set of points, of shape ``(*batch, n)``.
-        y: The other, of shape ``(*batch, m)``.
-        x_weights: The weights of the one, of shape ``(*batch, n)`` or ``(n,)``, nonnegative and of sum one; equal ones
-            if None.
-        y_weights: Those of the other.
-        squared: Whether to return :math:`W_2^2` instead.
+        x: The first points, of shape ``(*batch, n)``.
+        y: The second points, of shape ``(*batch, m)``.
+        x_weights: See :func:`wasserstein2`.
+        y_weights: See :func:`wasserstein2`.
+        squared: Whether to return :math:`W_2^2`.
 
     Returns:
-        The distances, of shape ``(*batch,)``, differentiable in points and weights; where there is no distance the
-        gradient is zero.
+        The distances, of shape ``(*batch,)``, differentiable in points and weights, with gradient zero at zero.
 
     Raises:
-        TypeError: If a set is not a floating-point tensor, or they have different dtypes.
+        TypeError: If ``x`` or ``y`` is not a floating-point tensor, or the dtypes differ.
         ValueError: If a shape or a weight does not fit, or a point is not finite.
 
     Example:
@@ -341,7 +272,7 @@ def wasserstein2_1d(
         if isinstance(points, Tensor) and points.ndim == 0:
             raise ValueError(f"{name}: expected shape (*batch, points), got ()")
     check_clouds(*(points.unsqueeze(-1) if isinstance(points, Tensor) else points for points in (x, y)))
-    a, b = weights_of("x_weights", x_weights, x.shape, x), weights_of("y_weights", y_weights, y.shape, y)
+    a, b = expand_weights("x_weights", x_weights, x.shape, x), expand_weights("y_weights", y_weights, y.shape, y)
     (x, i), (y, j) = x.sort(-1), y.sort(-1)
     below_x, below_y = a.gather(-1, i).cumsum(-1), b.gather(-1, j).cumsum(-1)
     knots = torch.cat([torch.zeros_like(x[..., :1]), below_x, below_y], -1).sort(-1).values
@@ -352,4 +283,4 @@ def wasserstein2_1d(
         return points.gather(-1, index.clamp(max=points.shape[-1] - 1))  # the last weights may sum to 1 - rounding
 
     result = (knots.diff(dim=-1) * (quantile(x, below_x) - quantile(y, below_y)).square()).sum(-1)
-    return result if squared else distance(result)
+    return result if squared else root_of_square(result)

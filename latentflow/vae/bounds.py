@@ -1,4 +1,4 @@
-"""Lower bounds of the likelihood, and the labels under which they are averaged."""
+"""Lower bounds of the likelihood, and their averages over labels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from latentflow.calculus import Field, PositiveParameter
-from latentflow.flow import OnFold, Path, SlogDet, Volume
+from latentflow.flow import Flow, LogDet, OnFold, SlogDet, Trajectory
 from latentflow.potentials import PotentialBank
 from latentflow.priors import DiffusedPrior, Prior
 
 
-def reparameterised_sample(distribution: Distribution, generator: torch.Generator | None = None) -> Tensor:
+def reparameterized_sample(distribution: Distribution, generator: torch.Generator | None = None) -> Tensor:
     """Draw one sample through which gradients flow.
 
     Args:
@@ -31,8 +31,8 @@ def reparameterised_sample(distribution: Distribution, generator: torch.Generato
 
     Example:
         >>> normal = Normal(torch.zeros(3), torch.ones(3))
-        >>> first = reparameterised_sample(normal, torch.Generator().manual_seed(0))
-        >>> second = reparameterised_sample(normal, torch.Generator().manual_seed(0))
+        >>> first = reparameterized_sample(normal, torch.Generator().manual_seed(0))
+        >>> second = reparameterized_sample(normal, torch.Generator().manual_seed(0))
         >>> assert torch.equal(first, second)
     """
     if generator is None:
@@ -58,8 +58,6 @@ def estimate_divergence(posterior: Distribution, prior: Distribution, z: Tensor)
         The divergence or :math:`\log q(z) - \log p(z)`, of shape ``(*batch,)``, in nats.
 
     Example:
-        >>> import torch
-        >>> from torch.distributions import Independent, Normal
         >>> q = Independent(Normal(torch.ones(4, 2), 1.0), 1)
         >>> p = Independent(Normal(torch.zeros(2), 1.0), 1)
         >>> torch.testing.assert_close(estimate_divergence(q, p, q.sample()), torch.ones(4))
@@ -71,82 +69,54 @@ def estimate_divergence(posterior: Distribution, prior: Distribution, z: Tensor)
         return log_q - prior.log_prob(z)
 
 
-def diffusivity_of(prior: Prior, k: Tensor) -> Tensor:
-    """Give the coefficient of each sample's field.
-
-    Args:
-        prior: The prior.
-        k: The index of the field of each sample, int64 of shape ``(*batch,)``.
-
-    Returns:
-        The coefficients :math:`D_k`, of shape ``(*batch,)``, in length squared per time.
-
-    Raises:
-        TypeError: If the prior does not diffuse.
-    """
+def sample_diffusivity(prior: Prior, k: Tensor) -> Tensor:
+    """Return the coefficients :math:`D_k` of fields ``k``, ``(*batch,)``; raise a TypeError if the prior has none."""
     if not isinstance(prior, DiffusedPrior):
         raise TypeError(f"prior: expected one that diffuses, such as DiffusionPrior, got {type(prior).__name__}")
     return prior.diffusivity[k if len(prior.diffusivity) > 1 else torch.zeros_like(k)]
 
 
-class Dynamics(Protocol):
-    """A flow along a potential, as :class:`PotentialFlow` and :class:`HopfLaxFlow` are.
-
-    Attributes:
-        on_fold: What to do where the flow folds; None where the model may decide.
-    """
-
-    on_fold: OnFold | None
-
-    @property
-    def potential(self) -> nn.Module:
-        """The potential ``u(z, t)`` whose gradient is the velocity, on which a residual is evaluated."""
-
-    def rollout(
-        self, z0: Tensor, steps: int = 8, start: float = 0.0, dt: float = 1.0, volume: Volume | None = None
-    ) -> Path:
-        """Follow the flow from ``z0`` of shape ``(*batch, dim)`` for so many steps; see :class:`PotentialFlow`."""
-
-
 class Bound(Protocol):
-    """Says how a latent moves under the posterior, and what the latents cost."""
+    """A lower bound of the likelihood: the trajectory of the posterior, and its divergence from the prior."""
 
     @property
-    def volume(self) -> Volume | None:
-        """The volume change that :meth:`divergence` reads off the path, or None."""
+    def log_det(self) -> LogDet | None:
+        """The log-determinant that :meth:`divergence` needs, or None."""
 
     @property
-    def looks(self) -> bool:
-        """Whether :meth:`rollout` wants to see what the encoder says of the later frames."""
+    def uses_future_frames(self) -> bool:
+        """Whether :meth:`rollout` needs the means of the encoder for the later frames."""
 
     def rollout(
         self,
-        flow: Dynamics,
+        flow: Flow,
         z0: Tensor,
         steps: int,
-        later: Tensor | None = None,
+        future: Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> Path:
-        r"""Draw the path of the posterior.
+        on_fold: OnFold | None = None,
+    ) -> Trajectory:
+        r"""Draw the trajectory of the posterior.
 
         Args:
             flow: The flow.
-            z0: Where it starts, of shape ``(*batch, dim)``.
+            z0: The first points, of shape ``(*batch, dim)``.
             steps: The number of steps ``T``.
-            later: The means of the posterior of the frames :math:`x_1, \dots, x_T`, of a shape that broadcasts to
-                ``(T, *batch, dim)``; None where the bound does not look at them.
-            generator: The source of randomness, or None for torch's global one.
+            future: The means of the encoder for the frames :math:`x_1, \dots, x_T`, of a shape that broadcasts to
+                ``(T, *batch, dim)``; None for a bound without them.
+            generator: The source of randomness.
+            on_fold: See :meth:`Flow.follow`.
 
         Returns:
-            The path, with ``steps + 1`` points.
+            The trajectory, with ``steps + 1`` points.
         """
 
-    def divergence(self, posterior: Distribution, path: Path, prior: Prior, k: Tensor) -> Tensor:
-        """Estimate the divergence of the posterior from the prior at each time of the path.
+    def divergence(self, posterior: Distribution, trajectory: Trajectory, prior: Prior, k: Tensor) -> Tensor:
+        """Estimate the divergence of the posterior from the prior at each time of the trajectory.
 
         Args:
             posterior: The distribution :math:`q(z_0 | x_0)`, of batch shape ``(*batch,)``.
-            path: The path of a sample of it.
+            trajectory: The trajectory of a sample of it.
             prior: The prior.
             k: The transformation of each sample, of shape ``(*batch,)``.
 
@@ -155,137 +125,124 @@ class Bound(Protocol):
         """
 
 
-class AlongFlow:
-    """A posterior that is carried along the flow without noise."""
+class DeterministicBound:
+    """A bound with a posterior that follows the flow without noise, from the first frame alone."""
 
     @property
-    def volume(self) -> Volume | None:
-        """The volume change that the divergence reads off the path, or None."""
+    def log_det(self) -> LogDet | None:
+        """The log-determinant that the divergence needs, or None."""
 
     @property
-    def looks(self) -> bool:
-        """False: the posterior knows the first frame only."""
+    def uses_future_frames(self) -> bool:
+        """False: the posterior depends on the first frame only."""
         return False
 
     def rollout(
         self,
-        flow: Dynamics,
+        flow: Flow,
         z0: Tensor,
         steps: int,
-        later: Tensor | None = None,  # noqa: ARG002 - does not look
+        future: Tensor | None = None,  # noqa: ARG002 - from the first frame alone
         generator: torch.Generator | None = None,  # noqa: ARG002 - not random
-    ) -> Path:
+        on_fold: OnFold | None = None,
+    ) -> Trajectory:
         """Follow the flow from ``z0``, of shape ``(*batch, dim)``."""
-        return flow.rollout(z0, steps, volume=self.volume)
+        return flow.rollout(z0, steps, log_det=self.log_det, on_fold=on_fold)
 
 
 @dataclass(frozen=True)
-class MarginalBound(AlongFlow):
+class MarginalBound(DeterministicBound):
     r"""Match the marginals at every time: :math:`\sum_t E[\log p(x_t | z_t)] - KL(q_t \| p_t)`.
 
-    The posterior density is carried along the flow, :math:`\log q_t(z_t) = \log q(z_0 | x_0) - \log|\det|`, and the
-    prior :math:`p_t` is evaluated where :math:`z_t` lies. At the first time the divergence is computed in closed form
-    where torch knows it, as between normal distributions; everywhere else it is estimated by the sample.
-
-    Each summand is a lower bound of :math:`\log p_t(x_t)` while the steps are invertible and the volume is exact; their
-    sum is a composite likelihood, not a bound of :math:`\log p(x_0, \dots, x_T)`.
+    The posterior density follows the flow, :math:`\log q_t(z_t) = \log q(z_0 | x_0) - \log|\det|`. At the first time
+    the divergence has a closed form between normal distributions; at later times the sample estimates it. Each summand
+    is a lower bound of :math:`\log p_t(x_t)` while the steps are invertible and the log-determinant is exact; the sum is
+    a composite likelihood, not a bound of :math:`\log p(x_0, \dots, x_T)`.
 
     Attributes:
-        volume: The volume change of a step.
+        log_det: The log-determinant of a step.
 
     References:
         | Flow Factorized Representation Learning (Song et al., 2023), equation 6
         | https://arxiv.org/abs/2309.13167
     """
 
-    volume: Volume = SlogDet()  # noqa: RUF009 - frozen
+    log_det: LogDet = SlogDet()  # noqa: RUF009 - frozen
 
-    def divergence(self, posterior: Distribution, path: Path, prior: Prior, k: Tensor) -> Tensor:
+    def divergence(self, posterior: Distribution, trajectory: Trajectory, prior: Prior, k: Tensor) -> Tensor:
         r"""Compute :math:`KL(q_0 \| p_0)`, then :math:`\log q_t(z_t) - \log p_t(z_t)`, of shape ``(T+1, *batch)``."""
-        if path.log_det is None:
-            raise ValueError("path: expected a path with log_det, got one without")
-        first = first_divergence(posterior, path, prior, k).unsqueeze(0)
-        if len(path.times) == 1:
+        if trajectory.log_det is None:
+            raise ValueError("trajectory: expected a trajectory with log_det, got one without")
+        first = first_divergence(posterior, trajectory, prior, k).unsqueeze(0)
+        if len(trajectory.times) == 1:
             return first
-        log_q: Tensor = posterior.log_prob(path.z[0]) - path.log_det[1:]
-        later = path.times[1:].reshape(-1, *(1,) * k.ndim)
-        log_p: Tensor = prior(t=later, k=k).log_prob(path.z[1:])
+        log_q: Tensor = posterior.log_prob(trajectory.z[0]) - trajectory.log_det[1:]
+        times = trajectory.times[1:].reshape(-1, *(1,) * k.ndim)
+        log_p: Tensor = prior(t=times, k=k).log_prob(trajectory.z[1:])
         return torch.cat([first, log_q - log_p])
 
 
 @dataclass(frozen=True)
-class JointBound(AlongFlow):
+class JointBound(DeterministicBound):
     r"""Bound the whole sequence: :math:`\sum_t E[\log p(x_t | z_t)] - KL(q_0 \| p_0) \le \log p(x_0, \dots, x_T | k)`.
 
-    The deterministic flow belongs to the model and the posterior alike, so the divergence is that of the first latents
-    at every time and no Jacobian enters. It is computed in closed form where torch knows it, by the sample otherwise.
-    One latent is paid for once and explains all frames.
+    Model and posterior share the deterministic flow, so the divergence of the first latents is the divergence at every
+    time, without a Jacobian.
     """
 
     @property
-    def volume(self) -> None:
+    def log_det(self) -> None:
         """None: the divergence is invariant under a flow that both distributions share."""
 
-    def divergence(self, posterior: Distribution, path: Path, prior: Prior, k: Tensor) -> Tensor:
+    def divergence(self, posterior: Distribution, trajectory: Trajectory, prior: Prior, k: Tensor) -> Tensor:
         r"""Compute :math:`KL(q_0 \| p_0)` at the first time and zero after it, of shape ``(T+1, *batch)``."""
-        first = first_divergence(posterior, path, prior, k).unsqueeze(0)
-        return torch.cat([first, first.new_zeros(len(path.times) - 1, *first.shape[1:])])
+        first = first_divergence(posterior, trajectory, prior, k).unsqueeze(0)
+        return torch.cat([first, first.new_zeros(len(trajectory.times) - 1, *first.shape[1:])])
 
 
-def first_divergence(posterior: Distribution, path: Path, prior: Prior, k: Tensor) -> Tensor:
-    r"""Estimate the divergence :math:`KL(q(z_0 | x_0) \| p_0)` where a path starts.
-
-    Args:
-        posterior: The distribution :math:`q(z_0 | x_0)`, of batch shape ``(*batch,)``.
-        path: The path of a sample of it.
-        prior: The prior.
-        k: The transformation of each sample, of shape ``(*batch,)``.
-
-    Returns:
-        The divergence or an unbiased estimate of it, of shape ``(*batch,)``, in nats.
-    """
-    return estimate_divergence(posterior, prior(t=path.times[0], k=k), path.z[0]).expand(path.z.shape[1:-1])
+def first_divergence(posterior: Distribution, trajectory: Trajectory, prior: Prior, k: Tensor) -> Tensor:
+    r"""Estimate the divergence :math:`KL(q(z_0 | x_0) \| p_0)` at the start of a trajectory, ``(*batch,)``, in nats."""
+    return estimate_divergence(posterior, prior(t=trajectory.times[0], k=k), trajectory.z[0]).expand(
+        trajectory.z.shape[1:-1]
+    )
 
 
-GAIN = 0.1  # to begin with, of a posterior that looks at the later frames
+GAIN = 0.1  # the initial gain of a smoothing posterior
 
 
 @dataclass(frozen=True)
-class StochasticPath(Path):
-    """A path with noise.
+class StochasticTrajectory(Trajectory):
+    """A trajectory with noise.
 
     Attributes:
-        drift: What each step moves on average, of shape ``(T, *batch, dim)``.
+        drift: The mean displacement of each step, of shape ``(T, *batch, dim)``.
     """
 
     drift: Tensor | None = None
 
 
 class StochasticBound(nn.Module):
-    r"""Bound a sequence whose latents are a random walk: the action of Benamou and Brenier appears by itself.
+    r"""Bound a sequence of latents that flow and diffuse; its divergence contains the action of Benamou and Brenier.
 
-    The prior lets latents diffuse, the posterior lets them flow and diffuse, with unit steps,
+    With unit steps prior and posterior are
 
     .. math::
         p(z_{t+1} | z_t) = N(z_t, 2 D_k I), \qquad
         q(z_{t+1} | z_t) = N(z_t + m_t, 2 D_q I), \qquad m_t = \nabla u_k(z_t, t),
 
-    so that a step costs, with :math:`r = D_q / D_k`,
+    so the divergence of a step is, with :math:`r = D_q / D_k`,
 
     .. math:: KL_t = \frac{|m_t|^2}{4 D_k} + \frac{d}{2} (r - 1 - \log r).
 
     The sum of the reconstructions less :math:`KL(q_0 \| p_0) + \sum_t KL_t` is a lower bound of
-    :math:`\log p(x_0, \dots, x_T | k)`. With :math:`r = 1` the steps cost the kinetic energy over :math:`2 D_k`; the
-    best :math:`D_k` is :math:`D_q + E|m|^2 / (2 d)`. The prior has to be a :class:`DiffusionPrior` or another
-    :class:`DiffusedPrior`, whose coefficients these are.
-
-    A posterior that looks sees the later frames too: with the encoder's mean :math:`\mu(x_{t+1})` and a learnable gain
-    :math:`g \in (0, 1)` for each coordinate, :math:`m_t = \nabla u + g (\mu(x_{t+1}) - z_t - \nabla u)`, as a filter
-    corrects a forecast by a measurement.
+    :math:`\log p(x_0, \dots, x_T | k)`; the best :math:`D_k` is :math:`D_q + E|m|^2 / (2 d)`. The prior is a
+    :class:`DiffusedPrior` with the coefficients :math:`D_k`. A smoothing posterior also depends on the later frames, by
+    the mean :math:`\mu(x_{t+1})` of the encoder and a learnable gain :math:`g \in (0, 1)` for each coordinate:
+    :math:`m_t = \nabla u + g (\mu(x_{t+1}) - z_t - \nabla u)`.
 
     Args:
-        dim: The number of latent coordinates, for the gains of a posterior that looks; None for one that does not.
-        diffusion: The coefficient :math:`D_q` to start from, positive, in length squared per time. It is learnable.
+        dim: The number of latent coordinates, for a smoothing posterior; None for a posterior of the first frame alone.
+        diffusion: The initial value of the learnable coefficient :math:`D_q`, positive, in length squared per time.
 
     Raises:
         ValueError: If ``diffusion`` is not positive.
@@ -297,8 +254,8 @@ class StochasticBound(nn.Module):
     Example:
         >>> from latentflow import QuadraticPotential, PotentialFlow
         >>> still = PotentialFlow(QuadraticPotential(3))
-        >>> path = StochasticBound(diffusion=0.5).rollout(still, torch.zeros(1000, 3), steps=4)
-        >>> assert abs(path.z[-1].var() - 4 * 2 * 0.5) < 0.5  # a random walk
+        >>> trajectory = StochasticBound(diffusion=0.5).rollout(still, torch.zeros(1000, 3), steps=4)
+        >>> assert abs(trajectory.z[-1].var() - 4 * 2 * 0.5) < 0.5  # a random walk
     """
 
     def __init__(self, dim: int | None = None, diffusion: float = 1e-2) -> None:
@@ -317,52 +274,53 @@ class StochasticBound(nn.Module):
 
     @property
     def gain(self) -> Tensor | None:
-        """The share of a correction that a step makes, of shape ``(dim,)``; None where nothing is looked at."""
+        """The gain of a smoothing posterior, of shape ``(dim,)``; None for others."""
         return None if self.raw_gain is None else self.raw_gain.sigmoid()
 
     @property
-    def volume(self) -> None:
-        """None: the steps have densities of their own."""
+    def log_det(self) -> None:
+        """None: the density of a step is normal."""
 
     @property
-    def looks(self) -> bool:
-        """Whether the posterior sees the later frames."""
+    def uses_future_frames(self) -> bool:
+        """Whether the posterior depends on the later frames."""
         return self.raw_gain is not None
 
     def rollout(
         self,
-        flow: Dynamics,
+        flow: Flow,
         z0: Tensor,
         steps: int,
-        later: Tensor | None = None,
+        future: Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> StochasticPath:
-        """Draw a path of the posterior; see :class:`Bound`."""
-        if self.looks and later is None:
-            raise ValueError("later: expected what the encoder says of the later frames, got None")
+        on_fold: OnFold | None = None,  # noqa: ARG002 - noise spreads a fold: there is none to report
+    ) -> StochasticTrajectory:
+        """Draw a trajectory of the posterior; see :class:`Bound`."""
+        if self.uses_future_frames and future is None:
+            raise ValueError("future: expected the encoder's means of the later frames, got None")
         z, drifts, actions = [z0], [], [z0.new_zeros(z0.shape[:-1])]
         for n in range(steps):
-            step = flow.rollout(z[-1], 1, start=float(n), volume=None)  # noise spreads a fold: there is none to report
+            step = flow.rollout(z[-1], 1, start=float(n), log_det=None)
             drift = step.z[1] - step.z[0]
-            if later is not None and self.gain is not None:
-                drift = drift + self.gain * (later[n] - step.z[1])
+            if future is not None and self.gain is not None:
+                drift = drift + self.gain * (future[n] - step.z[1])
             noise = standard_normal_like(drift, generator)
             z.append(z[-1] + drift + (2 * self.diffusion).sqrt() * noise)
             drifts.append(drift)
             actions.append(actions[-1] + step.action[1])
         times = torch.arange(steps + 1, dtype=z0.dtype, device=z0.device)
         drift = torch.stack(drifts) if drifts else z0.new_zeros((0, *z0.shape))
-        return StochasticPath(times, torch.stack(z), None, torch.stack(actions), drift=drift)
+        return StochasticTrajectory(times, torch.stack(z), None, torch.stack(actions), drift=drift)
 
-    def divergence(self, posterior: Distribution, path: Path, prior: Prior, k: Tensor) -> Tensor:
+    def divergence(self, posterior: Distribution, trajectory: Trajectory, prior: Prior, k: Tensor) -> Tensor:
         r"""Compute :math:`KL(q_0 \| p_0)` at the first time and :math:`KL_t` after it, of shape ``(T+1, *batch)``."""
-        if not isinstance(path, StochasticPath) or path.drift is None:
-            raise TypeError(f"path: expected one of this bound's own, got {type(path).__name__}")
-        diffusivity = diffusivity_of(prior, k)
+        if not isinstance(trajectory, StochasticTrajectory) or trajectory.drift is None:
+            raise TypeError(f"trajectory: expected one of this bound's own, got {type(trajectory).__name__}")
+        diffusivity = sample_diffusivity(prior, k)
         ratio = self.diffusion / diffusivity
-        spread = path.z.shape[-1] / 2 * (ratio - 1 - ratio.log())
-        steps = path.drift.square().sum(-1) / (4 * diffusivity) + spread
-        return torch.cat([first_divergence(posterior, path, prior, k).unsqueeze(0), steps])
+        spread = trajectory.z.shape[-1] / 2 * (ratio - 1 - ratio.log())
+        steps = trajectory.drift.square().sum(-1) / (4 * diffusivity) + spread
+        return torch.cat([first_divergence(posterior, trajectory, prior, k).unsqueeze(0), steps])
 
 
 def standard_normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -371,22 +329,22 @@ def standard_normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor
 
 
 class Assignment(Protocol):
-    """Says which potential each sequence of a batch flows along, and how much it counts."""
+    """The potentials of the sequences of a batch, and their weights."""
 
     def batch_shape(self, batch: int) -> torch.Size:
-        """Give the shape in which a batch of so many sequences is explained."""
+        """Return the batch shape of the latents for a number of sequences."""
 
     def potential(self, bank: PotentialBank) -> Field:
-        """Give the potential of every sequence."""
+        """Return the potential of every sequence."""
 
-    def divergence(self, bound: Bound, posterior: Distribution, path: Path, prior: Prior) -> Tensor:
+    def divergence(self, bound: Bound, posterior: Distribution, trajectory: Trajectory, prior: Prior) -> Tensor:
         """Estimate the divergence at each time, of shape ``(T+1, *batch_shape)``, in nats."""
 
     def weights(self) -> Tensor | None:
-        """Give how much each explanation counts, of the batch shape and with mean 1; None if all count the same."""
+        """Return the weights, of the batch shape and with mean 1; None for equal weights."""
 
     def average(self, x: Tensor) -> Tensor:
-        """Average over the batch: ``(*others, *batch_shape)`` to ``(*others,)``."""
+        """Average over the batch, from ``(*others, *batch_shape)`` to ``(*others,)``."""
 
 
 @dataclass(frozen=True)
@@ -400,19 +358,19 @@ class Known:
     k: Tensor
 
     def batch_shape(self, batch: int) -> torch.Size:
-        """Give ``(batch,)``."""
+        """Return ``(batch,)``."""
         return torch.Size([batch])
 
     def potential(self, bank: PotentialBank) -> Field:
         """Select the potential of each label."""
         return bank.select(self.k)
 
-    def divergence(self, bound: Bound, posterior: Distribution, path: Path, prior: Prior) -> Tensor:
+    def divergence(self, bound: Bound, posterior: Distribution, trajectory: Trajectory, prior: Prior) -> Tensor:
         """Estimate the divergence under the label, of shape ``(T+1, batch)``."""
-        return bound.divergence(posterior, path, prior, self.k)
+        return bound.divergence(posterior, trajectory, prior, self.k)
 
     def weights(self) -> None:
-        """None: all count the same."""
+        """Return None: the weights are equal."""
 
     def average(self, x: Tensor) -> Tensor:
         """Average over the batch."""
@@ -424,28 +382,28 @@ class Mixed:
     r"""Every sequence has the potential :math:`\sum_k w_k u_k`, with weights of its own.
 
     Attributes:
-        responsibilities: The weights, of shape ``(batch, K)``; those of a straight-through sample are one-hot.
+        responsibilities: The weights, of shape ``(batch, K)``; one-hot for a straight-through sample.
     """
 
     responsibilities: Tensor
 
     def batch_shape(self, batch: int) -> torch.Size:
-        """Give ``(batch,)``."""
+        """Return ``(batch,)``."""
         return torch.Size([batch])
 
     def potential(self, bank: PotentialBank) -> Field:
         """Mix the potentials of each sequence."""
         return bank.mix(self.responsibilities)
 
-    def divergence(self, bound: Bound, posterior: Distribution, path: Path, prior: Prior) -> Tensor:
+    def divergence(self, bound: Bound, posterior: Distribution, trajectory: Trajectory, prior: Prior) -> Tensor:
         r"""Weigh the divergences under each label, :math:`\sum_k w_k KL_k`, of shape ``(T+1, batch)``."""
         batch, fields = self.responsibilities.shape
         labels = torch.arange(fields, device=self.responsibilities.device)
-        each = [bound.divergence(posterior, path, prior, k.expand(batch)) for k in labels]
+        each = [bound.divergence(posterior, trajectory, prior, k.expand(batch)) for k in labels]
         return (torch.stack(each, -1) * self.responsibilities).sum(-1)
 
     def weights(self) -> None:
-        """None: all count the same."""
+        """Return None: the weights are equal."""
 
     def average(self, x: Tensor) -> Tensor:
         """Average over the batch."""
@@ -454,7 +412,7 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Enumerated:
-    r"""Every sequence is explained once by each potential, and counts by the probability of the label.
+    r"""Every sequence has each potential once, weighted by the probability of the label.
 
     Attributes:
         probabilities: The probabilities :math:`q(k | x_0, \dots, x_T)`, of shape ``(batch, K)``.
@@ -464,24 +422,24 @@ class Enumerated:
 
     @property
     def k(self) -> Tensor:
-        """The label of each explanation, of shape ``(K, batch)``."""
+        """The labels, of shape ``(K, batch)``."""
         batch, fields = self.probabilities.shape
         return torch.arange(fields, device=self.probabilities.device).unsqueeze(-1).expand(fields, batch)
 
     def batch_shape(self, batch: int) -> torch.Size:
-        """Give ``(K, batch)``."""
+        """Return ``(K, batch)``."""
         return torch.Size([self.probabilities.shape[-1], batch])
 
     def potential(self, bank: PotentialBank) -> Field:
-        """Select the potential of each explanation."""
+        """Select the potential of each label."""
         return bank.select(self.k)
 
-    def divergence(self, bound: Bound, posterior: Distribution, path: Path, prior: Prior) -> Tensor:
+    def divergence(self, bound: Bound, posterior: Distribution, trajectory: Trajectory, prior: Prior) -> Tensor:
         """Estimate the divergence under every label, of shape ``(T+1, K, batch)``."""
-        return bound.divergence(posterior.expand(self.k.shape), path, prior, self.k)
+        return bound.divergence(posterior.expand(self.k.shape), trajectory, prior, self.k)
 
     def weights(self) -> Tensor:
-        """Give the probabilities times K, of shape ``(K, batch)``."""
+        """Return the probabilities times K, of shape ``(K, batch)``."""
         return self.probabilities.mT * self.probabilities.shape[-1]
 
     def average(self, x: Tensor) -> Tensor:

@@ -11,31 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from latentflow.calculus import check_hidden
+from latentflow.calculus.checks import check_hidden
 from latentflow.vae.bounds import Assignment, Enumerated, Mixed
 from latentflow.vae.networks import perceptron
 
 
 class LabelEstimator(Protocol):
-    """A way to take the expectation over an unknown label."""
+    """An estimator of the expectation over an unknown label."""
 
     def assign(self, posterior: Categorical, generator: torch.Generator | None = None) -> Assignment:
-        """Say which potentials explain each sequence.
-
-        Args:
-            posterior: The distribution of the label, of batch shape ``(batch,)``.
-            generator: The source of randomness, or None for torch's global one.
-
-        Returns:
-            The assignment.
-        """
+        """Assign potentials to the sequences of a posterior of batch shape ``(batch,)``."""
 
 
 @dataclass(frozen=True)
 class ExactSum:
     r"""Sum over all labels, :math:`\sum_k q(k | x_0, \dots, x_T) \mathcal{L}_k`.
 
-    Exact and without noise, at the cost of K paths and K times the frames to decode.
+    It is exact, at the cost of K trajectories and K times the frames to decode.
 
     Example:
         >>> assignment = ExactSum().assign(Categorical(probs=torch.tensor([[0.25, 0.75]])))
@@ -44,7 +36,7 @@ class ExactSum:
     """
 
     def assign(self, posterior: Categorical, generator: torch.Generator | None = None) -> Enumerated:  # noqa: ARG002 - not random
-        """Let every potential explain every sequence."""
+        """Assign every potential to every sequence."""
         return Enumerated(posterior.probs)
 
 
@@ -52,10 +44,9 @@ class ExactSum:
 class StraightThrough:
     r"""Draw one label from the straight-through Gumbel-softmax distribution.
 
-    With Gumbel noise :math:`g_k`, the sample is the one-hot vector of :math:`\arg\max_k(\log q_k + g_k)`, exactly a
-    draw from :math:`q` at any temperature; its gradient is that of :math:`\mathrm{softmax}((\log q + g) / \tau)` at the
-    same noise. One path and one picture of every frame, for a gradient that is noisy, and biased unless
-    :math:`\tau \to 0`.
+    With Gumbel noise :math:`g_k`, the sample is the one-hot vector of :math:`\arg\max_k(\log q_k + g_k)`, a draw from
+    :math:`q` at any temperature, with the gradient of :math:`\mathrm{softmax}((\log q + g) / \tau)`. It costs one
+    trajectory; the gradient is noisy, and biased unless :math:`\tau \to 0`.
 
     Attributes:
         temperature: The temperature :math:`\tau`, positive.
@@ -107,14 +98,12 @@ def annealed_temperature(step: float, rate: float = 3e-5, floor: float = 0.05) -
 
 
 class LabelPosterior(nn.Module):
-    r"""The distribution :math:`q(k | x_0, \dots, x_T)` of the transformation of a sequence, and how it is trained.
+    r"""The distribution :math:`q(k | x_0, \dots, x_T)` of the transformation of a sequence.
 
     The objective of a sequence without a label is :math:`\sum_k q_k (\mathcal{L}_k + \log p_k - \log q_k)`, with
-    :math:`p_k = 1/K`. Nothing in it prefers that all potentials be used, and when one of them explains all sequences
-    somewhat better than the others, it gets them all, learns from them all, and stays ahead: the posterior collapses.
-    The remedy is a penalty on the average posterior of a batch, :math:`KL(\bar q \| p)`, with
-    :math:`\bar q_k = \frac1B \sum_b q(k | x^{(b)})`. It reads no label; it asks that transformations be about equally
-    frequent in a batch, so batches have to mix them.
+    :math:`p_k = 1/K`. It has optima at which one potential takes all sequences. A penalty :math:`KL(\bar q \| p)` on
+    the average posterior of a batch, :math:`\bar q_k = \frac1B \sum_b q(k | x^{(b)})`, prevents this collapse; a batch
+    then has to mix the transformations in about equal numbers.
 
     Args:
         network: Maps sequences ``(batch, T+1, channels, height, width)`` to logits ``(batch, K)``.
@@ -162,7 +151,7 @@ class LabelPosterior(nn.Module):
 
 
 def _divergence_from_uniform(log_q: Tensor) -> Tensor:
-    """Compute it from logarithms: a probability that underflows to zero would have a gradient that is not finite."""
+    """Compute the divergence from logarithms, whose gradient stays finite where a probability underflows."""
     return (log_q.exp() * log_q).sum(-1) + math.log(log_q.shape[-1])
 
 

@@ -1,4 +1,4 @@
-"""Encoders, decoders and the likelihoods of their output."""
+"""Encoders, decoders and likelihoods."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, ContinuousBernoulli, Distribution, Independent, Normal
 
-from latentflow.calculus import check_hidden
+from latentflow.calculus.checks import check_hidden
 
 
 class GaussianHead(nn.Module):
-    """The last layer of an encoder: features to a normal distribution with a diagonal covariance.
-
-    Args:
-        features: The number of features.
-        dim: The number of latent coordinates.
-    """
+    """The last layer of an encoder: from features to a normal distribution with a diagonal covariance."""
 
     def __init__(self, features: int, dim: int) -> None:
         super().__init__()
@@ -34,7 +29,7 @@ class GaussianHead(nn.Module):
 
 
 def perceptron(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers with a GELU between each two."""
+    """Build linear layers with a GELU between each two."""
     layers: list[nn.Module] = []
     for n, m in pairwise(widths):
         layers += [nn.Linear(n, m), nn.GELU()]
@@ -71,9 +66,7 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """A multilayer perceptron from a latent to what a likelihood takes.
-
-    Its few large matrix products make it the fastest decoder of small images on a CPU.
+    """A multilayer perceptron from a latent to the argument of a likelihood.
 
     Args:
         dim: The number of latent coordinates.
@@ -110,8 +103,7 @@ class Likelihood(Protocol):
 class BernoulliLikelihood:
     r"""Pixels as independent Bernoulli variables, with the decoder's output as logits.
 
-    For pixels strictly between 0 and 1 the log-probability is the negative cross-entropy, which training uses but
-    which is not a normalised density of such pixels.
+    For pixels strictly between 0 and 1 the log-probability is the negative cross-entropy, no normalized density.
 
     Example:
         >>> import torch
@@ -127,8 +119,8 @@ class BernoulliLikelihood:
 class ContinuousBernoulliLikelihood:
     r"""Pixels as independent continuous Bernoulli variables, with the decoder's output as logits.
 
-    Its density on [0, 1] is :math:`C(\lambda) \lambda^x (1 - \lambda)^{1 - x}`, the Bernoulli formula with the constant
-    that makes it a density of grey pixels. Its mean, the picture, is not :math:`\lambda`.
+    The density on [0, 1] is :math:`C(\lambda) \lambda^x (1 - \lambda)^{1 - x}`, with a normalizing constant; the mean
+    is not :math:`\lambda`.
 
     References:
         G. Loaiza-Ganem and J. P. Cunningham, The continuous Bernoulli: fixing a pervasive error in variational

@@ -1,4 +1,4 @@
-"""Which flow of a model that was trained without labels makes which transformation."""
+"""The matching of flows to transformations, for a model that was trained without labels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Matching:
 
 @dataclass(frozen=True)
 class Recovery:
-    r"""How well the label posterior recovers the transformation of test sequences.
+    r"""The recovery of the transformations of test sequences by the label posterior.
 
     Attributes:
         accuracy: The share of sequences whose most probable potential is the one that was matched to theirs.

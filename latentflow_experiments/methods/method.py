@@ -1,21 +1,104 @@
-"""What the metrics need of a method."""
+"""The description of a method, and what the metrics read of a trained model."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentflow import FlowVAE
+from latentflow import FlowVAE, MLPDecoder, MLPEncoder
+from latentflow.vae import BernoulliLikelihood, ContinuousBernoulliLikelihood, GaussianLikelihood, Likelihood
+from latentflow_experiments.data import SequenceDataset
+from latentflow_experiments.errors import UsageError
+from latentflow_experiments.methods.matching import Matching, Recovery
+from latentflow_experiments.methods.proposals import Proposal
 
-__all__ = ["AlongFlow", "Method", "infer_means"]
+__all__ = [
+    "LIKELIHOODS",
+    "Choice",
+    "FlowMotion",
+    "Method",
+    "ModelSettings",
+    "Motion",
+    "TrainableModel",
+    "Traversal",
+    "build_decoder",
+    "build_encoder",
+    "infer_means",
+    "require",
+]
+
+LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
+    "bernoulli": BernoulliLikelihood,
+    "continuous-bernoulli": ContinuousBernoulliLikelihood,
+    "gaussian": GaussianLikelihood,
+}
+
+Model = TypeVar("Model", bound=nn.Module)
+Options = TypeVar("Options")
 
 
-class Method(Protocol):
-    """A trained model together with its rule of how a transformation moves a latent."""
+@dataclass(frozen=True)
+class ModelSettings:
+    """The settings that all methods read, with the meaning that the command line shows.
+
+    Attributes:
+        method: The flows of latentflow, or one of the methods that the paper compares with, with the same encoder,
+            decoder and likelihood.
+        supervision: Whether training reads which transformation a sequence has (labels), also teaches a posterior to
+            tell it (taught), or infers it without labels (weak).
+        label_estimator: Expectation over an inferred transformation: one straight-through sample, or the exact sum.
+        balance: Weight of the penalty that keeps an inferred transformation from collapsing onto one flow.
+        dim: Number of latent coordinates.
+        hidden: Widths of the hidden layers of each potential.
+        width: Width of the two hidden layers of the encoder and of the decoder.
+        likelihood: Distribution of a pixel.
+        decoded_frames: Frames of a sequence to decode in a training step, drawn by lot; all by default.
+        bound: Lower bound to train: the marginals at every time, or the whole sequence jointly, with latents that flow
+            (joint), that flow and diffuse (stochastic), or that also depend on the later frames (smoothing); or the
+            densities of the paper, which bound nothing.
+        pde: Equation of the potentials: that of a residual of latentflow.pde, exact-hj (by construction, without a
+            residual), convex-hj (so, and optimal transport by construction), forced-hj (with a learned non-positive
+            force), none, or your own residual as MODULE:CLASS or FILE.py:CLASS.
+        residual_weight: Weight of the squared residual.
+        prior: Distribution of the latents at each time.
+        baseline: The options of single methods.
+    """
+
+    method: str
+    supervision: str
+    label_estimator: str
+    balance: float
+    dim: int
+    hidden: tuple[int, ...]
+    width: int
+    likelihood: str
+    decoded_frames: int | None
+    bound: str
+    pde: str
+    residual_weight: float
+    prior: str
+    baseline: Any
+
+    def options(self, kind: type[Options]) -> Options:
+        """Return the options of one method, as the dataclass in which it declares them."""
+        return kind(**{field.name: getattr(self.baseline, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+class TrainableModel(Protocol):
+    """A module that training can train."""
+
+    def __call__(self, frames: Tensor, k: Tensor | None, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """Compute the terms of the loss on sequences of transformations k; training minimizes ``total``."""
+
+
+class Motion(Protocol):
+    """A trained model together with its rule for the latents under a transformation."""
 
     def infer(self, frames: Tensor) -> Tensor:
         """Infer a latent for each frame.
@@ -28,16 +111,16 @@ class Method(Protocol):
         """
 
     def start(self, frames: Tensor) -> Tensor:
-        """Infer the latent at which the path of each sequence starts, of shape ``(batch, dim)``.
+        """Infer the latent at which the trajectory of each sequence starts, of shape ``(batch, dim)``.
 
-        All methods look at the first frame only, except a topographic VAE, whose latents depend on neighbouring frames.
+        All methods read the first frame only, except a topographic VAE, whose latents depend on neighboring frames.
         """
 
-    def path(self, z0: Tensor, k: int, steps: int) -> Tensor:
+    def follow(self, z0: Tensor, k: int, steps: int) -> Tensor:
         """Move latents.
 
         Args:
-            z0: Where to start, of shape ``(batch, dim)``.
+            z0: The first latents, of shape ``(batch, dim)``.
             k: The transformation.
             steps: The number of steps ``T``.
 
@@ -46,17 +129,53 @@ class Method(Protocol):
         """
 
     def decode(self, z: Tensor) -> Distribution:
-        """Say how the images of latents ``(*batch, dim)`` are distributed; the mean is the picture."""
+        """Compute the distribution of the images of latents ``(*batch, dim)``; its mean is the picture."""
 
 
 @dataclass(frozen=True)
-class AlongFlow:
+class Traversal:
+    r"""The effect of a transformation on a latent: :math:`z_{t,i} = z_{0,i} + \tfrac{t}{T} (b - z_{0,i})`.
+
+    Attributes:
+        dimension: The coordinate :math:`i` that moves.
+        bound: The value :math:`b` at the end, the same for all latents.
+        error: The error on the sequences on which they were chosen.
+    """
+
+    dimension: int
+    bound: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The choices that were made on validation sequences.
+
+    Attributes:
+        matching: The potential of each transformation, for a model that was trained without labels; else None.
+        traversals: The coordinate and bound of each transformation, for a model without a rule; else None.
+    """
+
+    matching: Matching | None = None
+    traversals: tuple[Traversal, ...] | None = None
+
+    @staticmethod
+    def from_values(values: dict[str, Any]) -> Choice:
+        """Make the choice from its values in JSON."""
+        matching, traversals = values["matching"], values["traversals"]
+        return Choice(
+            None if matching is None else Matching(tuple(matching["order"]), tuple(map(tuple, matching["counts"]))),
+            None if traversals is None else tuple(Traversal(**traversal) for traversal in traversals),
+        )
+
+
+@dataclass(frozen=True)
+class FlowMotion:
     """Latents that follow the flows of a model.
 
     Attributes:
         model: The model, in evaluation mode.
-        order: The potential of each transformation. A model that was trained without labels has them in an order of its
-            own.
+        order: The potential of each transformation; training without labels leaves them in an arbitrary order.
     """
 
     model: FlowVAE
@@ -70,13 +189,99 @@ class AlongFlow:
         """Infer the latent of the first frame."""
         return self.infer(frames[:, :1])[0]
 
-    def path(self, z0: Tensor, k: int, steps: int) -> Tensor:
+    def follow(self, z0: Tensor, k: int, steps: int) -> Tensor:
         """Follow the flow of a transformation."""
-        return self.model.flow(z0, self.order[k], steps).z
+        return self.model.flow_of(self.order[k]).rollout(z0, steps, log_det=None).z
 
     def decode(self, z: Tensor) -> Distribution:
-        """Say how the images of latents are distributed."""
+        """Compute the distribution of the images of latents."""
         return self.model.decode(z)
+
+
+class Method(ABC, Generic[Model]):
+    """A method of the comparison, described beside its model.
+
+    A module of :mod:`latentflow_experiments.methods` lists its methods as ``METHODS``; the command line, training and
+    the metrics find them there. The defaults are those of a method without labels, without flows and without options.
+
+    Attributes:
+        name: The name on the command line.
+        options: A frozen dataclass of the options that only this method has, with defaults, or None.
+        infers_labels: Whether it can be trained with ``--supervision taught`` and ``weak``.
+        composes: Whether its flows are superposed and switched.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[type | None] = None
+    infers_labels: ClassVar[bool] = False
+    composes: ClassVar[bool] = False
+
+    @abstractmethod
+    def build(self, settings: ModelSettings, data: SequenceDataset) -> Model:
+        """Build the model.
+
+        Args:
+            settings: The settings.
+            data: The sequences; the shape of their frames, their names and their steps are read.
+
+        Returns:
+            The model, with freshly initialized weights from torch's global source of randomness.
+        """
+
+    @abstractmethod
+    def motion(self, model: Model, choice: Choice) -> Motion:
+        """Return the rule by which latents move."""
+
+    @abstractmethod
+    def proposals(self, model: Model, choice: Choice) -> dict[str, Callable[[int], Proposal]]:
+        """Return the proposals of importance sampling for a transformation, by their names."""
+
+    def reads_labels(self, settings: ModelSettings) -> bool:
+        """Return whether training reads which transformation a sequence has."""
+        return False
+
+    def parameter_groups(self, model: Model) -> list[dict[str, Any]]:
+        """Group the parameters as torch's optimizers take them; ``scale`` in a group multiplies the learning rate."""
+        return [{"params": list(model.parameters())}]
+
+    def anneal(self, model: Model, spent: float) -> None:
+        """Adapt the model to the share of the training that is spent, before each step."""
+
+    def choose(self, model: Model, validation: SequenceDataset) -> Choice:
+        """Choose on validation sequences what the training did not say."""
+        return Choice()
+
+    def recovery(self, model: Model, choice: Choice, data: SequenceDataset) -> Recovery | None:
+        """Measure how well transformations were recovered without labels; None for a method that reads them."""
+        return None
+
+    def flows(self, model: Model, choice: Choice) -> FlowMotion | None:
+        """Return the flows whose transport is certified; None for a method without flows."""
+        return None
+
+    def encoder(self, model: Model) -> Callable[[Tensor], Distribution] | None:
+        """Return the encoder whose coordinates are scored for disentanglement; None if latents are no coordinates."""
+        return None
+
+
+def require(condition: bool, name: str, expected: str, got: object) -> None:
+    """Check an option of the command line.
+
+    Raises:
+        UsageError: If the condition does not hold.
+    """
+    if not condition:
+        raise UsageError(f"{name}: expected {expected}, got {got!r}")
+
+
+def build_encoder(settings: ModelSettings, data: SequenceDataset, dim: int) -> MLPEncoder:
+    """Build the encoder of all methods."""
+    return MLPEncoder(data.shape, dim, (settings.width, settings.width))
+
+
+def build_decoder(settings: ModelSettings, data: SequenceDataset, dim: int) -> MLPDecoder:
+    """Build the decoder of all methods."""
+    return MLPDecoder(dim, data.shape, (settings.width, settings.width))
 
 
 def infer_means(encode: Callable[[Tensor], Distribution], frames: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""What is measured of a method."""
+"""The metrics of a method."""

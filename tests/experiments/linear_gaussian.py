@@ -8,18 +8,10 @@ from closed_forms import normal
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from latentflow import (
-    DiffusionPrior,
-    FlowVAE,
-    GaussianLikelihood,
-    PotentialBank,
-    QuadraticPotential,
-)
-from latentflow_experiments.metrics.log_likelihood import measure_log_likelihood
-from latentflow_experiments.metrics.observations import UnitGaussian
-from latentflow_experiments.metrics.proposals import (
-    FromFlow,
-)
+from latentflow import DiffusionPrior, FlowVAE, PotentialBank, QuadraticPotential
+from latentflow.vae import GaussianLikelihood
+from latentflow_experiments.methods.proposals import FromFlow
+from latentflow_experiments.metrics.likelihood import UnitGaussian, measure_log_likelihood
 
 DIM, SHAPE, STEPS, FIELDS = 2, (1, 2, 2), 2, 2
 PIXELS = math.prod(SHAPE)

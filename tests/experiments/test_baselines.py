@@ -5,12 +5,12 @@ import torch
 from closed_forms import generator
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from latentflow import BernoulliLikelihood, MLPDecoder, MLPEncoder
-from latentflow_experiments.baselines.beta_vae import BetaVAE
-from latentflow_experiments.baselines.factor_vae import FactorVAE
-from latentflow_experiments.baselines.slow_vae import SlowVAE
-from latentflow_experiments.baselines.tvae import TVAE
-from latentflow_experiments.baselines.vae import VAE
+from latentflow import MLPDecoder, MLPEncoder
+from latentflow.vae import BernoulliLikelihood
+from latentflow_experiments.methods.factor_vae import FactorVAE
+from latentflow_experiments.methods.slow_vae import SlowVAE
+from latentflow_experiments.methods.tvae import TVAE
+from latentflow_experiments.methods.vae import VAE, BetaVAE
 
 SHAPE, DIM, FRAMES = (1, 4, 3), 4, 4
 frames = torch.rand(6, FRAMES, *SHAPE, generator=generator(0))
@@ -38,17 +38,17 @@ def groups(model):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_lowers_the_loss(name):
-    """Catches a sign error in a term, a detached term, and parameters that no optimiser sees."""
+    """Catches a sign error in a term, a detached term, and parameters that no optimizer sees."""
     model = build(MODELS[name])
-    optimiser = torch.optim.Adam(groups(model), lr=3e-3)
+    optimizer = torch.optim.Adam(groups(model), lr=3e-3)
     losses = []
     for _ in range(20):
         terms = model(frames, k, generator(1))
         losses.append((terms["total"] - terms.get("discriminator", 0.0)).item())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         terms["total"].backward()
         assert all((p.grad != 0).any() for p in model.parameters())
-        optimiser.step()
+        optimizer.step()
     assert losses[-1] < losses[0] - 0.1
 
 

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from latentflow_experiments.checkpoint import Progress, load_checkpoint, save_checkpoint
 from latentflow_experiments.errors import ExperimentError
-from latentflow_experiments.files import replacing
+from latentflow_experiments.records import replacing
+from latentflow_experiments.runs import Progress, load_checkpoint, save_checkpoint
 
 
 def pair(width=3, seed=0):
@@ -16,23 +16,23 @@ def pair(width=3, seed=0):
     return model, torch.optim.Adam(model.parameters(), fused=True)
 
 
-def step(model, optimiser):
-    optimiser.zero_grad()
+def step(model, optimizer):
+    optimizer.zero_grad()
     model(torch.ones(1, 2)).square().sum().backward()
-    optimiser.step()
+    optimizer.step()
 
 
 def test_training_goes_on_bit_for_bit(tmp_path):
-    """Catches optimiser state (moments, step counts) that is lost or misplaced."""
-    model, optimiser = pair()
+    """Catches optimizer state (moments, step counts) that is lost or misplaced."""
+    model, optimizer = pair()
     for _ in range(3):
-        step(model, optimiser)
-    save_checkpoint(tmp_path / "c.safetensors", model, optimiser, Progress(3, 1.5))
-    other, other_optimiser = pair(seed=1)
-    assert load_checkpoint(tmp_path / "c.safetensors", other, other_optimiser) == Progress(3, 1.5)
+        step(model, optimizer)
+    save_checkpoint(tmp_path / "c.safetensors", model, optimizer, Progress(3, 1.5))
+    other, other_optimizer = pair(seed=1)
+    assert load_checkpoint(tmp_path / "c.safetensors", other, other_optimizer) == Progress(3, 1.5)
     for _ in range(4):
-        step(model, optimiser)
-        step(other, other_optimiser)
+        step(model, optimizer)
+        step(other, other_optimizer)
     assert torch.equal(model.weight, other.weight)
     assert torch.equal(model.bias, other.bias)
 
@@ -40,10 +40,10 @@ def test_training_goes_on_bit_for_bit(tmp_path):
 def test_another_architecture_is_refused_by_name_and_changes_nothing(tmp_path):
     """Catches a partial load: weights overwritten before the mismatch is found."""
     save_checkpoint(tmp_path / "c.safetensors", *pair(width=4), Progress())
-    model, optimiser = pair()
+    model, optimizer = pair()
     before = model.weight.clone()
     with pytest.raises(ExperimentError, match=r"expected bias of shape \(3,\), got \(4,\): another architecture"):
-        load_checkpoint(tmp_path / "c.safetensors", model, optimiser)
+        load_checkpoint(tmp_path / "c.safetensors", model, optimizer)
     assert torch.equal(model.weight, before)
 
 

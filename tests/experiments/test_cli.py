@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from latentflow_experiments.cli import Train, _parse, main
-from latentflow_experiments.configuration import BaselineConfig, Budget, ModelConfig, TrainConfig
+from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
 from latentflow_experiments.data import open_sequences
-from latentflow_experiments.methods import Choice
-from latentflow_experiments.run_folder import RunFolder
+from latentflow_experiments.methods import MethodOptions
+from latentflow_experiments.methods.method import Choice
+from latentflow_experiments.runs import RunFolder
 
 SMALL = ["--dim", "3", "--hidden", "5", "--width", "8", "--batch-size", "6", "--device", "cpu"]
 
@@ -54,7 +55,7 @@ def test_training_leaves_a_whole_run_folder(trained):
         "strips.png",
     }
     evaluation = json.loads((trained / "evaluation.json").read_text())
-    assert set(evaluation["result"]["errors"]) == {"scaling", "rotation", "colouring"}
+    assert set(evaluation["result"]["errors"]) == {"scaling", "rotation", "coloring"}
     assert evaluation["result"]["images"] == 360
     assert evaluation["provenance"]["steps"] == 3
     assert len(evaluation["provenance"]["data"]["sha256"]) == 64
@@ -92,7 +93,7 @@ def test_every_kind_of_method_is_evaluated(options, chosen, flows, tmp_path, cap
     evaluation = json.loads((out / "evaluation.json").read_text())
     choice = Choice.from_values(evaluation["choice"])
     assert [name for name, value in vars(choice).items() if value is not None] == ([chosen] if chosen else [])
-    assert set(evaluation["transport"]) == ({"scaling", "rotation", "colouring"} if flows else set())
+    assert set(evaluation["transport"]) == ({"scaling", "rotation", "coloring"} if flows else set())
     assert (evaluation["recovery"] is not None) == (chosen == "matching")
     assert ("recovered without labels: accuracy" in capsys.readouterr().out) == (chosen == "matching")
     assert evaluation["provenance"]["validation"] == open_sequences("digits", "validation").identity()
@@ -120,7 +121,7 @@ def test_every_kind_of_method_is_evaluated(options, chosen, flows, tmp_path, cap
         (["train", "digits", "--beta", "-1"], "beta: expected a number of at least 0, got -1.0"),
         (["train", "digits", "--decoded-frames", "0"], "decoded-frames: expected a positive integer, got 0"),
         (["train", "digits", "--method", "vae", "--supervision", "weak"], "supervision: expected labels"),
-        (["train", "digits", "--bound", "looking", "--prior", "gaussian"], "prior: expected diffusion"),
+        (["train", "digits", "--bound", "smoothing", "--prior", "gaussian"], "prior: expected diffusion"),
     ],
 )
 def test_values_out_of_range_are_usage_errors(arguments, cause, capsys, tmp_path, monkeypatch):
@@ -204,7 +205,7 @@ def test_a_loss_that_is_not_finite_is_one_line(tmp_path, capsys):
 
 def test_configurations_survive_json(tmp_path):
     """Catches a tuple that comes back as a list, so that a resumed run differs from itself."""
-    model = ModelConfig(method="slow-vae", hidden=(4, 5), baseline=BaselineConfig(slow_rate=2.5))
+    model = ModelConfig(method="slow-vae", hidden=(4, 5), baseline=MethodOptions(slow_rate=2.5))
     config = TrainConfig("mnist", seed=3, learning_rate=0.25, model=model)
     (tmp_path / "config.json").write_text(config.to_json())
     assert TrainConfig.from_json(tmp_path / "config.json") == config
@@ -244,7 +245,9 @@ def test_default_budgets():
 
 def test_missing_extras_are_named():
     """Catches a command that ends in an import error where only the core is installed."""
-    code = "import sys; sys.modules['kornia'] = None; from latentflow.__main__ import main; sys.exit(main())"
+    code = (
+        "import sys; sys.modules['kornia'] = None; from latentflow_experiments.__main__ import main; sys.exit(main())"
+    )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert process.returncode == 1
     assert process.stderr.startswith("latentflow: error: the command needs kornia")
@@ -254,7 +257,7 @@ def test_missing_extras_are_named():
 def test_ctrl_c_keeps_a_checkpoint_and_resume_finishes(tmp_path):
     """Catches a real signal to a real process that loses the run."""
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "latentflow", "train", "digits", "--out", str(out), *SMALL]
+    command = [sys.executable, "-m", "latentflow_experiments", "train", "digits", "--out", str(out), *SMALL]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*command, "--steps", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

@@ -6,15 +6,14 @@ from digit_latents import FAMILY, NAMES, Digits, factors, model, translation
 from torch.distributions import Independent, Normal
 
 from latentflow import FunctionPotential, HopfLaxFlow, PotentialFlow, QuadraticPotential
-from latentflow_experiments.composition import (
-    Together,
+from latentflow_experiments.data import FactorSequences, LabelledImages, TransformedImages
+from latentflow_experiments.metrics.composition import (
+    Superposed,
     composition_table,
-    interaction_table,
     measure_compositions,
-    measure_interactions,
     superpositions,
 )
-from latentflow_experiments.data import FactorSequences, LabelledImages, TransformedImages
+from latentflow_experiments.metrics.interaction import interaction_table, measure_interactions
 
 
 @pytest.mark.parametrize("dynamics", [PotentialFlow, HopfLaxFlow])
@@ -86,7 +85,7 @@ def test_half_strength_between_states():
     still = model([FunctionPotential(lambda z, t: 0 * z.sum(-1))] * 3)
     still.encoder = lambda x: Independent(Normal(x[:, 0, 0, :4], 1.0), 1)
     still.decoder = lambda z: torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1) * z[:, :1, None, None].expand(-1, 3, 28, 28)
-    error = measure_compositions(still, (0, 1, 2), TransformedImages(images))["half colouring"]
+    error = measure_compositions(still, (0, 1, 2), TransformedImages(images))["half coloring"]
     rgb = torch.tensor([(1, hue / 60, 0) if hue <= 60 else (2 - hue / 60, 1, 0) for hue in range(10, 90, 10)])
     change = (rgb - torch.tensor([1.0, 0.0, 0.0])).abs().sum().item()
     assert error.frames == 8
@@ -135,7 +134,7 @@ def test_superpositions_of_many_transformations(count, sizes):
     for c in every:
         moved = [float(k in c.kinds) for k in range(count)]
         torch.testing.assert_close(c.states, torch.arange(4.0)[:, None] * torch.tensor(moved))
-        assert c.drive == Together(tuple((order[k], 1.0) for k in c.kinds))
+        assert c.flow == Superposed(tuple((order[k], 1.0) for k in c.kinds))
 
 
 @pytest.mark.parametrize("measure", [measure_compositions, measure_interactions])

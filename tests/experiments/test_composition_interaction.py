@@ -5,8 +5,8 @@ import torch
 from digit_latents import FAMILY, Digits, clocked, factors, model, translation
 
 from latentflow import QuadraticPotential
-from latentflow_experiments.composition import measure_interactions
 from latentflow_experiments.data import FactorSequences
+from latentflow_experiments.metrics.interaction import measure_interactions
 
 
 def test_interactions_of_flows_that_do_not_commute():

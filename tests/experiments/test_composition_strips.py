@@ -3,12 +3,8 @@
 import pytest
 from digit_latents import NAMES, clocked, factors, model, translation
 
-from latentflow_experiments.composition import (
-    composition_strips,
-    draw_composition_strips,
-    superpositions,
-    switchings,
-)
+from latentflow_experiments.metrics.composition import superpositions, switchings
+from latentflow_experiments.reports.strips import composition_strips, draw_composition_strips
 
 
 def test_strips_show_the_data_above_each_flow(tmp_path):

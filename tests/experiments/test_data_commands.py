@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from latentflow_experiments import equivariance, optimality
 from latentflow_experiments.cli import _parse, main
-from latentflow_experiments.data import SequenceConfig, Source, open_sequences, open_sprites_as_digits
+from latentflow_experiments.data import SequenceConfig, Source, open_sequences, open_transfer
 from latentflow_experiments.errors import UsageError
-from latentflow_experiments.run_folder import RunFolder
+from latentflow_experiments.metrics import equivariance, transport
+from latentflow_experiments.runs import RunFolder
 
 SMALL = ["--dim", "3", "--hidden", "5", "--width", "8", "--batch-size", "6", "--device", "cpu", "--steps", "3"]
 
@@ -22,8 +22,8 @@ SMALL = ["--dim", "3", "--hidden", "5", "--width", "8", "--batch-size", "6", "--
 def root(tmp_path_factory):
     """A folder with sprites and nothing else."""
     folder = tmp_path_factory.mktemp("data")
-    out = folder / "synthetic" / "sprites"
-    assert main(["data", "make", "sprites", "--size", "20000", "--workers", "1", "--out", str(out)]) == 0
+    out = folder / "synthetic" / "dsprites"
+    assert main(["data", "make", "dsprites", "--size", "20000", "--workers", "1", "--out", str(out)]) == 0
     return folder
 
 
@@ -32,7 +32,7 @@ def quick():
     """Evaluations on a few sequences."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(equivariance, "LIMIT", 40)
-        patch.setattr(optimality, "SAMPLES", 30)
+        patch.setattr(transport, "SAMPLES", 30)
         yield
 
 
@@ -46,11 +46,11 @@ def places(root, monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def trained(root, tmp_path_factory):
     """A run of a few steps on the sprites."""
-    out = tmp_path_factory.mktemp("runs") / "sprites"
+    out = tmp_path_factory.mktemp("runs") / "dsprites"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENTFLOW_DATA", str(root))
         patch.setattr("pooch.os_cache", lambda _: out.parent / "cache")
-        assert main(["train", "sprites", "--out", str(out), *SMALL]) == 0
+        assert main(["train", "dsprites", "--out", str(out), *SMALL]) == 0
     return out
 
 
@@ -64,17 +64,17 @@ def test_a_run_on_a_stand_in_says_that_it_is_synthetic(trained, root):
     evaluation = json.loads(RunFolder(trained).evaluation.read_text())
     (session,) = json.loads(RunFolder(trained).environment.read_text())
     for data in (session["data"], evaluation["provenance"]["data"]):
-        assert data["name"] == "sprites (synthetic)"
+        assert data["name"] == "dsprites (synthetic)"
         assert data["synthetic"]["renderer"] == "latentflow"
         assert len(data["sha256"]) == 64
     assert set(evaluation["result"]["errors"]) == {"scale", "orientation", "posX", "posY"}
     assert evaluation["result"]["steps"] == 5
-    starts = [len(open_sequences("sprites", "test").starts(k)) for k in range(4)]
+    starts = [len(open_sequences("dsprites", "test").starts(k)) for k in range(4)]
     assert evaluation["result"]["images"] == min(*starts, 40)
 
 
 def test_strips_show_something_of_every_transformation(trained):
-    """Catches panels that are empty, and one channel that is drawn in false colours."""
+    """Catches panels that are empty, and one channel that is drawn in false colors."""
     with Image.open(RunFolder(trained).strips) as file:
         picture = torch.from_numpy(np.array(file.convert("RGB")))
     height, width, _ = picture.shape
@@ -89,16 +89,16 @@ def test_a_run_is_compared_under_its_options(trained, capsys):
     """Catches a table that leaves the name of the data out."""
     assert main(["compare", str(trained)]) == 0
     row = capsys.readouterr().out.splitlines()[-1].split("|")[1].strip()
-    assert row.startswith("`sprites --batch-size 6")
+    assert row.startswith("`dsprites --batch-size 6")
     assert row.endswith("` (synthetic)")
     assert main(["evaluate", str(trained)]) == 0
-    assert capsys.readouterr().out.startswith("sprites (synthetic), test\n")
+    assert capsys.readouterr().out.startswith("dsprites (synthetic), test\n")
 
 
 def test_the_same_run_through_a_cache(root, tmp_path, trained):
     """Catches a cache that hands out other images than the files."""
     out = tmp_path / "run"
-    assert main(["train", "sprites", "--out", str(out), "--cache-gib", "0.01", *SMALL]) == 0
+    assert main(["train", "dsprites", "--out", str(out), "--cache-gib", "0.01", *SMALL]) == 0
     checkpoints = [RunFolder(folder).checkpoint.read_bytes() for folder in (trained, out)]
     assert len(checkpoints[0]) == len(checkpoints[1])
     metrics = [json.loads(RunFolder(f).evaluation.read_text())["result"] for f in (trained, out)]
@@ -109,7 +109,7 @@ def test_the_same_run_through_a_cache(root, tmp_path, trained):
 def test_chosen_transformations_and_states(root, tmp_path):
     """Catches options that training drops, or that evaluation forgets."""
     out = tmp_path / "run"
-    arguments = ["train", "sprites", "--out", str(out), "--transformations", "posY", "scale", "--states", "4", *SMALL]
+    arguments = ["train", "dsprites", "--out", str(out), "--transformations", "posY", "scale", "--states", "4", *SMALL]
     assert main(arguments) == 0
     result = json.loads(RunFolder(out).evaluation.read_text())["result"]
     assert list(result["errors"]) == ["posY", "scale"]
@@ -117,22 +117,22 @@ def test_chosen_transformations_and_states(root, tmp_path):
 
 
 def test_mnist_models_are_shown_sprites(root, tmp_path, capsys):
-    """Catches an evaluation elsewhere that overwrites the one on the test set, and sprites of another size."""
+    """Catches an evaluation on other data that overwrites the one on the test set, and sprites of another size."""
     out = tmp_path / "run"
     assert main(["train", "digits", "--out", str(out), *SMALL]) == 0
     before = RunFolder(out).evaluation.read_bytes()
-    assert main(["evaluate", str(out), "--on-sprites"]) == 0
+    assert main(["evaluate", str(out), "--transfer", "dsprites"]) == 0
     assert RunFolder(out).evaluation.read_bytes() == before
-    elsewhere = json.loads(RunFolder(out).elsewhere.read_text())
-    assert elsewhere["provenance"]["data"]["name"] == "sprites (synthetic, 28 x 28, red)"
-    assert RunFolder(out).elsewhere_strips.is_file()
+    transfer = json.loads(RunFolder(out).transfer.read_text())
+    assert transfer["provenance"]["data"]["name"] == "dsprites (synthetic, 28 x 28, red)"
+    assert RunFolder(out).transfer_strips.is_file()
     shutil.rmtree(out)
 
 
 def test_sprites_in_the_frame_of_mnist(root):
     """Catches sprites that are cut, squeezed or not averaged over the area of a pixel."""
-    data = open_sprites_as_digits("mnist", SequenceConfig(), Source())
-    sprites = open_sequences("sprites", "train")
+    data = open_transfer("dsprites", "mnist", SequenceConfig(), Source())
+    sprites = open_sequences("dsprites", "train")
     images = data.images
     assert data.shape == (3, 28, 28)
     assert set(images.labels.tolist()) == {0, 1, 2}
@@ -146,8 +146,8 @@ def test_sprites_in_the_frame_of_mnist(root):
     grid = torch.arange(28.0)
     centre = (frames[:, 0].sum(1) * grid).sum(1) / frames[:, 0].sum((1, 2))
     assert (centre - 13.5).abs().max() < 1.5
-    with pytest.raises(UsageError, match="on-sprites: expected a run of digits or mnist, got one of shapes3d"):
-        open_sprites_as_digits("shapes3d")
+    with pytest.raises(UsageError, match="transfer: expected a run of digits or mnist, got one of shapes3d"):
+        open_transfer("dsprites", "shapes3d")
 
 
 def test_list_says_what_is_here(root, capsys):
@@ -155,23 +155,23 @@ def test_list_says_what_is_here(root, capsys):
     assert main(["data", "list"]) == 0
     lines = [line.split("|") for line in capsys.readouterr().out.splitlines()]
     rows = {cells[1].strip(): cells[-2].strip() for cells in lines}
-    assert rows["sprites"] == f"{root / 'synthetic' / 'sprites'} (synthetic)"
+    assert rows["dsprites"] == f"{root / 'synthetic' / 'dsprites'} (synthetic)"
     assert rows["shapes3d"] == rows["isaac3d"] == rows["mnist"] == "no"
     assert "scikit-learn" in rows["digits"]
 
 
 def test_make_again_and_check(root, capsys):
     """Catches a stand-in that is rendered twice, and a check that finds faults in it."""
-    out = root / "synthetic" / "sprites"
-    assert main(["data", "make", "sprites", "--size", "20000", "--workers", "1"]) == 0
-    assert f"sprites (synthetic) was already in {out}" in capsys.readouterr().out
+    out = root / "synthetic" / "dsprites"
+    assert main(["data", "make", "dsprites", "--size", "20000", "--workers", "1"]) == 0
+    assert f"dsprites (synthetic) was already in {out}" in capsys.readouterr().out
     assert main(["data", "check", str(out)]) == 0
     assert "dSprites (synthetic stand-in), 15,840 images read, no fault" in capsys.readouterr().out
 
 
 def test_check_fails_where_there_are_faults(root, tmp_path, capsys):
     """Catches a script that goes on with damaged files."""
-    path = next((root / "synthetic" / "sprites").iterdir())
+    path = next((root / "synthetic" / "dsprites").iterdir())
     (tmp_path / path.name).write_bytes(path.read_bytes()[:-100])
     assert main(["data", "check", str(tmp_path)]) == 1
     assert "expected a data set without faults, got" in complaint(capsys)
@@ -179,7 +179,7 @@ def test_check_fails_where_there_are_faults(root, tmp_path, capsys):
 
 def test_show(root, tmp_path, capsys):
     """Catches a sheet without a row for each factor."""
-    for arguments, rows in ((["sprites"], 5), (["digits"], 6), (["sprites", "--rendered", "--width", "32"], 5)):
+    for arguments, rows in ((["dsprites"], 5), (["digits"], 6), (["dsprites", "--rendered", "--width", "32"], 5)):
         out = tmp_path / "sheet.png"
         assert main(["data", "show", *arguments, "--out", str(out)]) == 0
         width = 32 if "--width" in arguments else 64
@@ -192,14 +192,22 @@ def test_show(root, tmp_path, capsys):
     [
         (["train", "shapes3d", "--steps", "1"], 1, "`latentflow data make shapes3d`"),
         (["train", "falcor3d", "--steps", "1"], 1, "NVlabs"),
-        (["train", "sprites", "--steps", "1", "--start", "random"], 2, "start, last-hue: expected neither"),
-        (["train", "sprites", "--steps", "1", "--states", "7"], 2, "states: expected from 2 to 6, the values of scale"),
-        (["train", "sprites", "--steps", "1", "--transformations", "hue"], 2, "names: expected distinct ones of color"),
+        (["train", "dsprites", "--steps", "1", "--start", "random"], 2, "start, last-hue: expected neither"),
+        (
+            ["train", "dsprites", "--steps", "1", "--states", "7"],
+            2,
+            "states: expected from 2 to 6, the values of scale",
+        ),
+        (
+            ["train", "dsprites", "--steps", "1", "--transformations", "hue"],
+            2,
+            "names: expected distinct ones of color",
+        ),
         (["train", "digits", "--steps", "1", "--transformations", "posX"], 2, "expected distinct ones of scaling"),
         (["train", "digits", "--steps", "1", "--states", "1"], 2, "states: expected at least 2, got 1"),
         (["train", "digits", "--steps", "1", "--cache-gib", "-1"], 2, "cache-gib: expected a size of at least 0"),
-        (["data", "make", "sprites", "--size", "3", "--out", "nowhere"], 2, "size: expected at least"),
-        (["data", "make", "sprites", "--workers", "0"], 2, "workers: expected a positive integer"),
+        (["data", "make", "dsprites", "--size", "3", "--out", "nowhere"], 2, "size: expected at least"),
+        (["data", "make", "dsprites", "--workers", "0"], 2, "workers: expected a positive integer"),
         (["data", "make", "mnist"], 2, "invalid choice"),
         (["data", "fetch", "digits"], 2, "invalid choice"),
         (["data", "check", "nowhere"], 1, "got no such file or folder"),
@@ -219,11 +227,11 @@ def test_what_is_wrong_is_said_in_one_line(arguments, code, cause, tmp_path, mon
 def test_a_set_without_test_sequences_is_refused_before_training(root, tmp_path, capsys):
     """Catches half an hour of training that cannot be evaluated."""
     data = tmp_path / "few"
-    assert main(["data", "make", "sprites", "--size", "48", "--workers", "1", "--out", str(data)]) == 0
+    assert main(["data", "make", "dsprites", "--size", "48", "--workers", "1", "--out", str(data)]) == 0
     out = tmp_path / "run"
-    assert main(["train", "sprites", "--data", str(data), "--out", str(out), *SMALL]) == 1
+    assert main(["train", "dsprites", "--data", str(data), "--out", str(out), *SMALL]) == 1
     assert "sequences of " in (said := complaint(capsys))
-    assert "got none among 48 images; a larger set has some: `latentflow data make sprites --size N`" in said
+    assert "got none among 48 images; a larger set has some: `latentflow data make dsprites --size N`" in said
     assert not out.exists()
 
 
@@ -237,7 +245,7 @@ def test_a_random_start_trains(root, tmp_path):
 
 def test_defaults_of_the_families():
     """Catches a default length of training that only digits have."""
-    for name in ("sprites", "shapes3d", "falcor3d", "isaac3d", "mnist"):
+    for name in ("dsprites", "shapes3d", "falcor3d", "isaac3d", "mnist"):
         assert _parse(["train", name]).budget().minutes == 30
     assert _parse(["train", "digits"]).budget().minutes == 4
-    assert Path(_parse(["data", "make", "sprites", "--out", "x"]).command.out) == Path("x")
+    assert Path(_parse(["data", "make", "dsprites", "--out", "x"]).command.out) == Path("x")

@@ -8,11 +8,15 @@ import torch
 from closed_forms import generator
 from sklearn.metrics import mutual_info_score
 
-from latentflow_experiments.metrics.dci import _concentration, measure_dci
-from latentflow_experiments.metrics.disentanglement import gap
-from latentflow_experiments.metrics.factor_vae_score import FixedFactorTable, factor_vae_score
-from latentflow_experiments.metrics.mig import measure_mig
-from latentflow_experiments.metrics.sap import measure_sap
+from latentflow_experiments.metrics.disentanglement import (
+    FixedFactorTable,
+    _concentration,
+    factor_vae_score,
+    gap,
+    measure_dci,
+    measure_mig,
+    measure_sap,
+)
 
 ROWS, VALUES, FACTORS = 1200, 4, 3
 factors = torch.randint(VALUES, (ROWS, FACTORS), generator=generator(0))

@@ -1,15 +1,18 @@
 """The equivariance error on models whose error is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from latentflow import DiffusionPrior, FlowVAE, GaussianLikelihood, HJResidual, MLPPotential, Path, PotentialBank
+from latentflow import DiffusionPrior, FlowVAE, HJResidual, MLPPotential, PotentialBank, Trajectory
+from latentflow.vae import GaussianLikelihood
 from latentflow_experiments.data import LabelledImages, TransformationSequences, TransformedImages
-from latentflow_experiments.equivariance import bootstrap_interval, measure_equivariance, table
-from latentflow_experiments.methods import AlongFlow
-from latentflow_experiments.strips import draw_strips, strips
+from latentflow_experiments.methods.method import FlowMotion
+from latentflow_experiments.metrics.equivariance import bootstrap_interval, equivariance_table, measure_equivariance
+from latentflow_experiments.reports.strips import draw_strips, strips
 
 SHAPE = (3, 28, 28)
 DIM = 3 * 28 * 28
@@ -39,14 +42,16 @@ class Static(FlowVAE):
 class Oracle(Static):
     """Knows the transformed images."""
 
-    def flow(self, z0, k, steps, volume=None):
-        grey = z0.reshape(-1, *SHAPE)[:, 0]
-        z = SEQUENCES(grey, k).flatten(2).transpose(0, 1)
-        return Path(torch.arange(steps + 1.0), z, None, torch.zeros(z.shape[:-1]))
+    def flow_of(self, k):
+        def rollout(z0, steps, log_det=None):
+            z = SEQUENCES(z0.reshape(-1, *SHAPE)[:, 0], k).flatten(2).transpose(0, 1)
+            return Trajectory(torch.arange(steps + 1.0), z, None, torch.zeros(z.shape[:-1]))
+
+        return SimpleNamespace(rollout=rollout)
 
 
 def along(model):
-    return AlongFlow(model.eval(), (0, 1, 2))
+    return FlowMotion(model.eval(), (0, 1, 2))
 
 
 @pytest.mark.parametrize("batch_size", [7, 3])
@@ -117,7 +122,7 @@ def test_every_error_has_its_own_interval(data):
 def test_the_mode_of_the_model_is_left_alone(data):
     """Catches an evaluation in the middle of training that switches training off."""
     model = Static().train()
-    measure_equivariance(AlongFlow(model, (0, 1, 2)), data)
+    measure_equivariance(FlowMotion(model, (0, 1, 2)), data)
     assert model.training
 
 
@@ -140,10 +145,10 @@ def test_strips_show_the_data_above_the_flow(data, tmp_path):
 def test_the_table_has_every_number(data):
     """Catches a column under the wrong heading."""
     result = measure_equivariance(along(Static()), data)
-    lines = table(result).splitlines()
+    lines = equivariance_table(result).splitlines()
     assert [cell.strip() for cell in lines[0].split("|")[2:4]] == ["E_k", "95 %"]
     low, high = result.errors["scaling"].output_interval
     assert lines[2].split("|")[3].strip() == f"{low:.2f} to {high:.2f}"
     assert lines[2].split("|")[1].strip() == "scaling"
     assert float(lines[2].split("|")[2]) == pytest.approx(result.errors["scaling"].output, abs=0.01)
-    assert float(lines[4].split("|")[8]) == pytest.approx(result.errors["colouring"].latent_static, abs=0.01)
+    assert float(lines[4].split("|")[8]) == pytest.approx(result.errors["coloring"].latent_static, abs=0.01)

@@ -8,8 +8,9 @@ from closed_forms import generator
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from latentflow import BernoulliLikelihood, GaussianLikelihood, MLPDecoder, MLPEncoder
-from latentflow_experiments.baselines.factor_vae import (
+from latentflow import MLPDecoder, MLPEncoder
+from latentflow.vae import BernoulliLikelihood, GaussianLikelihood
+from latentflow_experiments.methods.factor_vae import (
     FactorVAE,
     discriminator_loss,
     permute_coordinates,
@@ -169,8 +170,8 @@ def test_parameter_groups():
     everything = [id(p) for p in (*ours["params"], *theirs["params"])]
     assert sorted(everything) == sorted(id(p) for p in model.parameters())
     assert (theirs["betas"], theirs["scale"]) == ((0.5, 0.9), 0.5)
-    optimiser = torch.optim.Adam(model.parameter_groups(), fused=True)
-    assert [group["betas"] for group in optimiser.param_groups] == [(0.9, 0.999), (0.5, 0.9)]
+    optimizer = torch.optim.Adam(model.parameter_groups(), fused=True)
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.9, 0.999), (0.5, 0.9)]
 
 
 def test_small_batches():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from latentflow_experiments.data import SequenceConfig, Source, load_digits, open_sequences
+from latentflow_experiments.data import SequenceConfig, Source, open_sequences
+from latentflow_experiments.data.sets.digits import load_digits
 from latentflow_experiments.errors import UsageError
 
 SPLITS = ("train", "validation", "test")
@@ -82,9 +83,9 @@ def test_validation_holds_every_digit():
 @pytest.mark.parametrize("start", ["canonical", "random"])
 def test_the_sequences_are_those_of_the_held_out_images(start):
     """Catches options that a validation split forgets, and indices that count from the first training image."""
-    config = SequenceConfig(transformations=("rotation", "colouring"), states=4, start=start)
+    config = SequenceConfig(transformations=("rotation", "coloring"), states=4, start=start)
     data = open_sequences("digits", "validation", config)
-    assert data.names == ("rotation", "colouring")
+    assert data.names == ("rotation", "coloring")
     assert data.steps == 3
     states = 1 if start == "canonical" else 4
     for k in range(2):

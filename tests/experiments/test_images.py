@@ -18,8 +18,9 @@ import torch
 from hypothesis import given, settings
 from sklearn.datasets import load_digits as originals
 
-from latentflow_experiments.data import LabelledImages, load_digits, load_mnist, read_idx
-from latentflow_experiments.data.originals import ORIGINALS
+from latentflow_experiments.data import DATASETS, LabelledImages
+from latentflow_experiments.data.sets.digits import load_digits
+from latentflow_experiments.data.sets.mnist import load_mnist, read_idx
 from latentflow_experiments.errors import DataError, ExperimentError
 
 real_mnist = pytest.mark.skipif(
@@ -195,7 +196,7 @@ def test_the_second_mirror_is_tried_and_hashes_are_passed(tmp_path, no_network, 
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
     assert np.array_equal(load_mnist("train").images.numpy(), images)
-    assert hashes == {file.name: file.sha256 for file in ORIGINALS["mnist"] if file.name.startswith("train")}
+    assert hashes == {file.name: file.sha256 for file in DATASETS["mnist"].originals if file.name.startswith("train")}
 
 
 def test_labels_that_do_not_belong_to_the_images(tmp_path):

@@ -22,18 +22,18 @@ from linear_gaussian import (
 from torch import nn
 from torch.distributions import ContinuousBernoulli, Independent, Normal
 
-from latentflow import (
-    BernoulliLikelihood,
-    GaussianPrior,
-)
-from latentflow_experiments.metrics import log_likelihood
-from latentflow_experiments.metrics.legacy_score import legacy_score
-from latentflow_experiments.metrics.log_likelihood import log_likelihood_table, measure_log_likelihood
-from latentflow_experiments.metrics.observations import AsTrained, BinarisedBernoulli, CeilingError, UnitGaussian
-from latentflow_experiments.metrics.proposals import (
-    FromEncoder,
-    FromFlow,
-    FromTVAE,
+from latentflow import GaussianPrior
+from latentflow.vae import BernoulliLikelihood
+from latentflow_experiments.methods.proposals import FromEncoder, FromFlow, FromTVAE
+from latentflow_experiments.metrics import likelihood
+from latentflow_experiments.metrics.likelihood import (
+    AsTrained,
+    BinarizedBernoulli,
+    CeilingError,
+    UnitGaussian,
+    legacy_score,
+    log_likelihood_table,
+    measure_log_likelihood,
 )
 
 
@@ -71,10 +71,10 @@ def grey(images=3):
     return Frames(frames)
 
 
-def test_binarised_frames_are_the_same_for_every_method_and_the_proposal_sees_grey_ones():
-    """Catches frames binarised anew for each sample, method or selection, by a threshold, or before the proposal."""
+def test_binarized_frames_are_the_same_for_every_method_and_the_proposal_sees_grey_ones():
+    """Catches frames binarized anew for each sample, method or selection, by a threshold, or before the proposal."""
     logits, data, proposal = normal(3, *SHAPE), grey(), Fixed()
-    model, observation = build(decoder=Ignorant(logits), likelihood=BernoulliLikelihood()), BinarisedBernoulli()
+    model, observation = build(decoder=Ignorant(logits), likelihood=BernoulliLikelihood()), BinarizedBernoulli()
     many = fixed(model, data, [observation], proposal, samples=(1, 7), block=3)
     assert torch.equal(proposal.frames, data.frames[1, -1:])
     once = fixed(model, data, [UnitGaussian(), observation], samples=(1,))
@@ -100,14 +100,14 @@ def test_observations_are_the_distributions_of_torch():
     bernoulli = BernoulliLikelihood()(logits)
     pictures = Independent(Normal(logits.sigmoid(), 1.0), 3)
     torch.testing.assert_close(UnitGaussian().log_prob(x, bernoulli), pictures.log_prob(x), **near)
-    binary = BinarisedBernoulli().observe(x, generator(0))
+    binary = BinarizedBernoulli().observe(x, generator(0))
     expected = bernoulli.log_prob(binary)
-    torch.testing.assert_close(BinarisedBernoulli().log_prob(binary, bernoulli), expected, **near)
+    torch.testing.assert_close(BinarizedBernoulli().log_prob(binary, bernoulli), expected, **near)
     continuous = Independent(ContinuousBernoulli(logits=logits), 3)
-    torch.testing.assert_close(BinarisedBernoulli().log_prob(binary, continuous), expected, **near)
+    torch.testing.assert_close(BinarizedBernoulli().log_prob(binary, continuous), expected, **near)
     torch.testing.assert_close(AsTrained("own").log_prob(x, continuous), continuous.log_prob(x), **near)
     with pytest.raises(TypeError, match=r"^distribution: expected a Bernoulli, got Normal"):
-        BinarisedBernoulli().log_prob(x, pictures)
+        BinarizedBernoulli().log_prob(x, pictures)
     with pytest.raises(TypeError, match=r"^distribution: expected a density of grey values"):
         AsTrained("own").log_prob(x, bernoulli)
 
@@ -117,8 +117,8 @@ def test_a_perfect_decoder_reaches_the_ceiling_and_nothing_exceeds_it():
     still = Frames(torch.ones(FIELDS, 2, STEPS + 1, *SHAPE, dtype=torch.float64))
     model = build(decoder=Ignorant(torch.full(SHAPE, 50.0).double()), likelihood=BernoulliLikelihood())
     ceiling = -PIXELS / 2 * math.log(2 * math.pi)
-    result = fixed(model, still, [BinarisedBernoulli(), UnitGaussian()])
-    for name, highest in (("Bernoulli, binarised", 0.0), ("Gaussian, variance 1", ceiling)):
+    result = fixed(model, still, [BinarizedBernoulli(), UnitGaussian()])
+    for name, highest in (("Bernoulli, binarized", 0.0), ("Gaussian, variance 1", ceiling)):
         assert [one.ceiling for one in result.transformations[name].values()] == pytest.approx([highest] * FIELDS)
         assert result.average[name] == pytest.approx(dict.fromkeys((1, 100, 1000), highest), abs=1e-12)
     with pytest.raises(CeilingError, match=r"^Gaussian, variance 1, move 0: expected a bound of at most -3\.68"):
@@ -133,7 +133,7 @@ def test_few_pixels_are_decoded_at_once_and_no_first_frame(monkeypatch):
     """Catches a decoding of all samples in one piece, of x_0, or for each observation anew."""
     model, data, seen = build(), sequences(2), []
     whole = measure(model, data, FromFlow, samples=(1, 10), block=10)
-    monkeypatch.setattr(log_likelihood, "PIXELS", 3 * STEPS * PIXELS)
+    monkeypatch.setattr(likelihood, "PIXELS", 3 * STEPS * PIXELS)
 
     def decode(z):
         seen.append(tuple(z.shape))

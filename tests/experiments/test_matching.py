@@ -11,18 +11,11 @@ from closed_forms import generator, normal
 from sklearn.metrics import mutual_info_score
 from toy_sequences import identity
 
-from latentflow import (
-    ExactSum,
-    FlowVAE,
-    GaussianLikelihood,
-    GaussianPrior,
-    LabelPosterior,
-    PotentialBank,
-    QuadraticPotential,
-    StraightThrough,
-)
-from latentflow_experiments.equivariance import measure_equivariance
-from latentflow_experiments.methods import AlongFlow, Matching, infer_labels, match, measure_recovery
+from latentflow import FlowVAE, GaussianPrior, LabelPosterior, PotentialBank, QuadraticPotential
+from latentflow.vae import ExactSum, GaussianLikelihood, StraightThrough
+from latentflow_experiments.methods.matching import Matching, infer_labels, match, measure_recovery
+from latentflow_experiments.methods.method import FlowMotion
+from latentflow_experiments.metrics.equivariance import measure_equivariance
 
 SURE = 30.0  # the logit of a potential that is certain
 
@@ -182,7 +175,7 @@ def test_a_permuted_bank_is_put_in_order(learned):
     matching = match(known, data)
     assert matching.order == tuple(learned.index(k) for k in range(3))
     assert measure_recovery(known, matching, data).accuracy == 1
-    for error in measure_equivariance(AlongFlow(known, matching.order), data).errors.values():
+    for error in measure_equivariance(FlowMotion(known, matching.order), data).errors.values():
         assert error.output == pytest.approx(0, abs=1e-9)
 
 

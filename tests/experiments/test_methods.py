@@ -1,30 +1,27 @@
 """Methods as the metrics see them, and which one a trained model becomes."""
 
 import json
+import sys
 from dataclasses import asdict
 
 import pytest
 import torch
 from closed_forms import generator, normal
-from torch import nn
 from torch.distributions import Independent, Normal
 from toy_sequences import Toy, identity
 
-from latentflow import FlowVAE, GaussianLikelihood, GaussianPrior, MLPPotential, PotentialBank, QuadraticPotential
-from latentflow_experiments.baselines import TVAE, PoFlow
+from latentflow import FlowVAE, GaussianPrior, PotentialBank, QuadraticPotential
+from latentflow.vae import GaussianLikelihood
+from latentflow_experiments import methods
 from latentflow_experiments.configuration import ModelConfig
-from latentflow_experiments.equivariance import measure_equivariance
-from latentflow_experiments.methods import (
-    AlongFlow,
-    Choice,
-    Matching,
-    SingleDimension,
-    Static,
-    Traversal,
-    choose,
-    method_of,
-)
-from latentflow_experiments.model import build_model
+from latentflow_experiments.errors import UsageError
+from latentflow_experiments.methods import METHODS, find_methods
+from latentflow_experiments.methods.autoencoder import SingleDimension, Static, Traversal
+from latentflow_experiments.methods.matching import Matching
+from latentflow_experiments.methods.method import Choice, FlowMotion
+from latentflow_experiments.methods.poflow import PoFlow
+from latentflow_experiments.methods.tvae import TVAE
+from latentflow_experiments.metrics.equivariance import measure_equivariance
 
 DIM, STEPS = 4, 4
 SHIFTS = torch.tensor([[1.0, 0, 0, 0], [0, -2.0, 0, 0], [0, 0, 0.5, 0.5]], dtype=torch.float64)
@@ -59,18 +56,18 @@ def rolling():
     return TVAE(encoder, encoder, decoder, GaussianLikelihood(), STEPS + 1, STEPS + 1).double().eval()
 
 
-METHODS = {
-    "along": lambda: AlongFlow(shifting(), (0, 1, 2)),
+MOTIONS = {
+    "along": lambda: FlowMotion(shifting(), (0, 1, 2)),
     "static": lambda: Static(identity(DIM)),
     "single": lambda: SingleDimension(identity(DIM), TRAVERSALS),
     "tvae": rolling,
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", MOTIONS)
 def test_every_method_keeps_the_protocol(name):
     """Catches swapped batch and time, a path that does not begin at its start, samples for means, changed latents."""
-    method, dim = METHODS[name](), STEPS + 1 if name == "tvae" else DIM
+    method, dim = MOTIONS[name](), STEPS + 1 if name == "tvae" else DIM
     frames = torch.rand(3, STEPS + 1, 1, 1, dim, generator=generator(1), dtype=torch.float64)
     state = torch.get_rng_state()
     latents, z0 = method.infer(frames), method.start(frames)
@@ -78,10 +75,10 @@ def test_every_method_keeps_the_protocol(name):
     torch.testing.assert_close(z0, latents[0])
     kept = z0.clone()
     for k in range(3):
-        path = method.path(z0, k, STEPS)
+        path = method.follow(z0, k, STEPS)
         assert path.shape == (STEPS + 1, 3, dim)
         assert torch.equal(path[0], kept)
-        assert method.path(z0, k, 2).shape == (3, 3, dim)
+        assert method.follow(z0, k, 2).shape == (3, 3, dim)
         picture = method.decode(path).mean
         assert picture.shape == (STEPS + 1, 3, 1, 1, dim)
         torch.testing.assert_close(picture, path[:, :, None, None])
@@ -91,10 +88,10 @@ def test_every_method_keeps_the_protocol(name):
         torch.testing.assert_close(method.infer(frames[n : n + 1])[:, 0], latents[:, n])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", MOTIONS)
 def test_only_a_topographic_start_sees_later_frames(name):
     """Catches a method that looks at the frames that it has to predict."""
-    method, dim = METHODS[name](), STEPS + 1 if name == "tvae" else DIM
+    method, dim = MOTIONS[name](), STEPS + 1 if name == "tvae" else DIM
     frames = torch.rand(3, STEPS + 1, 1, 1, dim, generator=generator(1), dtype=torch.float64)
     others = torch.cat([frames[:, :1], 1 - frames[:, 1:]], 1)
     assert torch.equal(method.start(frames), method.start(others)) == (name != "tvae")
@@ -103,19 +100,19 @@ def test_only_a_topographic_start_sees_later_frames(name):
 def test_latents_that_stay_and_latents_that_flow():
     """Catches a static path that moves, and a flow of the wrong potential."""
     z0 = normal(2, 5, DIM)
-    assert torch.equal(METHODS["static"]().path(z0, 1, 3), torch.stack([z0] * 4))
+    assert torch.equal(MOTIONS["static"]().follow(z0, 1, 3), torch.stack([z0] * 4))
     for k in range(3):
-        torch.testing.assert_close(METHODS["along"]().path(z0, k, STEPS), shift(z0, k, STEPS))
+        torch.testing.assert_close(MOTIONS["along"]().follow(z0, k, STEPS), shift(z0, k, STEPS))
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
 def test_the_order_finds_the_potential_of_a_transformation(order):
     """Catches an order that is read the wrong way round: it lists potentials by transformation."""
     model = shifting(order)
-    found = AlongFlow(model, tuple(order.index(k) for k in range(3)))
+    found = FlowMotion(model, tuple(order.index(k) for k in range(3)))
     for error in measure_equivariance(found, DATA).errors.values():
         assert error.output == pytest.approx(0, abs=1e-9)
-    wrong = measure_equivariance(AlongFlow(model, tuple(order.index((k + 1) % 3) for k in range(3))), DATA)
+    wrong = measure_equivariance(FlowMotion(model, tuple(order.index((k + 1) % 3) for k in range(3))), DATA)
     times = STEPS * (STEPS + 1) / 2
     for k, error in enumerate(wrong.errors.values()):
         assert error.output == pytest.approx(times * (SHIFTS[k] - SHIFTS[(k + 1) % 3]).abs().sum().item())
@@ -140,7 +137,7 @@ def test_a_method_of_ones_own_that_knows_the_truth_has_no_error():
         def start(self, frames):
             return frames[:, 0].flatten(1)
 
-        def path(self, z0, k, steps):
+        def follow(self, z0, k, steps):
             return shift(z0, k, steps)
 
         def decode(self, z):
@@ -167,9 +164,11 @@ def test_a_choice_survives_json(choice):
 
 
 def built(**options):
+    """A small model and the description of its method."""
+    config = ModelConfig(dim=2, hidden=(4,), width=6, **options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return build_model(ModelConfig(dim=2, hidden=(4,), width=6, **options), FLOAT).eval()
+        return config.build(FLOAT).eval(), config.described
 
 
 FLOAT = Toy(torch.rand(9, DIM, generator=generator(0)), lambda z0, k, steps: shift(z0, k, steps).float() / 100)
@@ -178,9 +177,9 @@ FLOAT = Toy(torch.rand(9, DIM, generator=generator(0)), lambda z0, k, steps: shi
 @pytest.mark.parametrize(
     ("options", "kind", "chosen"),
     [
-        ({}, AlongFlow, ()),
-        ({"supervision": "weak"}, AlongFlow, ("matching",)),
-        ({"method": "poflow"}, AlongFlow, ()),
+        ({}, FlowMotion, ()),
+        ({"supervision": "weak"}, FlowMotion, ("matching",)),
+        ({"method": "poflow"}, FlowMotion, ()),
         ({"method": "tvae"}, TVAE, ()),
         ({"method": "vae"}, Static, ()),
         ({"method": "beta-vae"}, SingleDimension, ("traversals",)),
@@ -190,12 +189,12 @@ FLOAT = Toy(torch.rand(9, DIM, generator=generator(0)), lambda z0, k, steps: shi
 )
 def test_what_is_chosen_for_each_model(options, kind, chosen):
     """Catches a search for a model that has a rule, a VAE that is measured with one, and a choice that is not used."""
-    model = built(**options)
-    choice = choose(model, FLOAT)
-    method = method_of(model, choice)
+    model, described = built(**options)
+    choice = described.choose(model, FLOAT)
+    method = described.motion(model, choice)
     assert type(method) is kind
     assert {name for name, value in vars(choice).items() if value is not None} == set(chosen)
-    if kind is AlongFlow:
+    if kind is FlowMotion:
         assert method.order == (choice.matching.order if chosen else (0, 1, 2))
         assert method.model is (model.model if isinstance(model, PoFlow) else model)
     if kind is SingleDimension:
@@ -207,11 +206,59 @@ def test_what_is_chosen_for_each_model(options, kind, chosen):
 def test_a_matching_is_the_order_of_the_method():
     """Catches a model without labels that is measured in the order of its potentials."""
     matching = Matching((2, 0, 1), ((0, 0, 1), (1, 0, 0), (0, 1, 0)))
-    assert method_of(built(supervision="weak"), Choice(matching=matching)).order == (2, 0, 1)
+    model, described = built(supervision="weak")
+    assert described.motion(model, Choice(matching=matching)).order == (2, 0, 1)
 
 
-@pytest.mark.parametrize("model", [nn.Linear(2, 2), MLPPotential(2, (3,))])
-def test_other_models_are_refused(model):
-    """Catches a model that is measured as if it were a baseline."""
-    with pytest.raises(TypeError, match=f"^model: expected .* got {type(model).__name__}"):
-        method_of(model, Choice())
+def test_a_method_of_a_new_file_is_found(tmp_path, monkeypatch):
+    """Catches a list of methods or options in another place than the module of a method."""
+    (tmp_path / "frozen_vae.py").write_text(FROZEN)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "latentflow_experiments.methods.frozen_vae", raising=False)
+    found = find_methods()
+    assert next(iter(found)) == "flow"
+    assert set(found) - set(METHODS) == {"frozen-vae"}
+    settings = ModelConfig(dim=2, width=6)
+    object.__setattr__(settings, "baseline", methods.build_options(found)(frozen_scale=3.0))
+    model = found["frozen-vae"].build(settings, FLOAT)
+    assert model.beta == 3.0
+    with pytest.raises(UsageError, match=r"^frozen-scale: expected a positive number, got -1"):
+        methods.build_options(found)(frozen_scale=-1.0)
+    (tmp_path / "frozen_again.py").write_text(FROZEN)
+    with pytest.raises(ValueError, match=r"^methods: expected one method of each name, got two of 'frozen-vae'"):
+        find_methods()
+
+
+FROZEN = '''
+from dataclasses import dataclass
+
+from latentflow_experiments.methods.method import LIKELIHOODS, build_decoder, build_encoder, require
+from latentflow_experiments.methods.autoencoder import AutoencoderMethod
+from latentflow_experiments.methods.vae import BetaVAE
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options.
+
+    Attributes:
+        frozen_scale: A weight, for frozen-vae.
+    """
+
+    frozen_scale: float = 2.0
+
+    def __post_init__(self):
+        require(self.frozen_scale > 0, "frozen-scale", "a positive number", self.frozen_scale)
+
+
+class Frozen(AutoencoderMethod):
+    name = "frozen-vae"
+    options = Options
+
+    def build(self, settings, data):
+        encoder, decoder = build_encoder(settings, data, settings.dim), build_decoder(settings, data, settings.dim)
+        return BetaVAE(encoder, decoder, LIKELIHOODS[settings.likelihood](), settings.options(Options).frozen_scale)
+
+
+METHODS = (Frozen(),)
+'''

@@ -7,18 +7,10 @@ from torch import nn
 from torch.distributions import Independent, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from latentflow import (
-    BernoulliLikelihood,
-    FlowVAE,
-    FunctionPotential,
-    GaussianPrior,
-    MLPDecoder,
-    MLPEncoder,
-    MLPPotential,
-    PositiveParameter,
-    PotentialBank,
-)
-from latentflow_experiments.baselines import PoFlow
+from latentflow import FlowVAE, FunctionPotential, GaussianPrior, MLPDecoder, MLPEncoder, MLPPotential, PotentialBank
+from latentflow.calculus import PositiveParameter
+from latentflow.vae import BernoulliLikelihood
+from latentflow_experiments.methods.poflow import PoFlow
 
 SHAPE, DIM, STEPS = (1, 3, 2), 2, 3
 frames = torch.rand(5, STEPS + 1, *SHAPE, generator=generator(0), dtype=torch.float64)

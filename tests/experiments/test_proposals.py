@@ -29,10 +29,7 @@ from linear_gaussian import (
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from latentflow import (
-    FirstOrder,
-    FoldError,
     FunctionPotential,
-    GaussianLikelihood,
     GaussianPrior,
     HopfLaxFlow,
     Hutchinson,
@@ -40,16 +37,17 @@ from latentflow import (
     QuadraticPotential,
     TransportedPrior,
 )
-from latentflow_experiments.baselines.autoencoder import Autoencoder
-from latentflow_experiments.metrics.log_likelihood import log_likelihood_table, measure_log_likelihood
-from latentflow_experiments.metrics.observations import UnitGaussian
-from latentflow_experiments.metrics.proposals import (
+from latentflow.flow import FirstOrder, FoldError
+from latentflow.vae import GaussianLikelihood
+from latentflow_experiments.methods.autoencoder import Autoencoder
+from latentflow_experiments.methods.proposals import (
     FromEncoder,
     FromEncoderStandard,
     FromFlow,
     FromSharedFlow,
     ProposalFoldError,
 )
+from latentflow_experiments.metrics.likelihood import UnitGaussian, log_likelihood_table, measure_log_likelihood
 
 
 def second_moment(p, q):
@@ -76,13 +74,13 @@ def test_weights_are_the_evidence_where_the_encoder_is_the_posterior():
     model = build(lambda x: posterior(x, torch.tensor(variances(model, 1), dtype=torch.float64)))
     constant_weights(model, FromEncoder(model, 1), sequences(1).frames[1], variances(model, 1))
     baseline = Autoencoder(lambda x: posterior(x, 1.0), Linear(), GaussianLikelihood())
-    constant_weights(baseline, FromEncoderStandard(baseline), sequences(1).frames[1], [1.0] * (STEPS + 1))
+    constant_weights(baseline, FromEncoderStandard(baseline.encode), sequences(1).frames[1], [1.0] * (STEPS + 1))
 
 
 def test_the_standard_error_is_that_of_the_mean_over_the_images():
     """Catches the spread over times or samples, a biased deviation, and images that are chosen otherwise."""
     baseline, data = Autoencoder(lambda x: posterior(x, 1.0), Linear(), GaussianLikelihood()), sequences(9)
-    result = measure(baseline, data, lambda model, k: FromEncoderStandard(model), samples=(1, 2), images=5)
+    result = measure(baseline, data, lambda model, k: FromEncoderStandard(model.encode), samples=(1, 2), images=5)
     chosen = torch.randperm(9, generator=generator(0))[:5].sort().values
     assert (result.images, result.steps, result.samples) == (5, STEPS, (1, 2))
     for k, one in enumerate(result.transformations["Gaussian, variance 1"].values()):
@@ -161,7 +159,7 @@ def test_latents_belong_to_their_frames():
     zero, one = torch.zeros(DIM, dtype=torch.float64), torch.ones(DIM, dtype=torch.float64)
     diffused = [diagonal(zero, v * one) for v in variances(build(), 0)]
     standard = [diagonal(zero, one)] * (STEPS + 1)
-    for proposal, priors in ((FromEncoder(build(), 0), diffused), (FromEncoderStandard(baseline), standard)):
+    for proposal, priors in ((FromEncoder(build(), 0), diffused), (FromEncoderStandard(baseline.encode), standard)):
         z, log_ratio = proposal.draw(frames, 4, generator(0))
         for t in range(STEPS + 1):
             expected = priors[t].log_prob(z[:, t]) - widened(frames[:, t]).log_prob(z[:, t])
@@ -269,7 +267,7 @@ def test_independent_frames_add_up():
     data = sequences(3)
     model = Autoencoder(widened, Linear(), GaussianLikelihood())
     result = measure_log_likelihood(
-        model.decode, lambda k: FromEncoderStandard(model), data, (UnitGaussian(),), samples=(1, 50)
+        model.decode, lambda k: FromEncoderStandard(model.encode), data, (UnitGaussian(),), samples=(1, 50)
     )
     for one in result.transformations[UnitGaussian().name].values():
         for estimate in one.estimates.values():

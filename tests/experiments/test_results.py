@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from latentflow_experiments.comparison import compare
-from latentflow_experiments.markdown import lay_out
-from latentflow_experiments.run_folder import RunFolder
+from latentflow_experiments.reports.comparison import compare
+from latentflow_experiments.reports.tables import table
+from latentflow_experiments.runs import RunFolder
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 COLUMNS = {  # of the published tables, with standard errors; newer ones have intervals in their place
@@ -29,7 +29,7 @@ def published(result):
         rows.append((name, *(format(error[key], form) for key, form in COLUMNS.values())))
     reference = f"T * mean |x_0 - Dec(mu(x_0))| = {result['reconstruction']:.2f}"
     counts = f"{result['images']} images, T = {result['steps']}"
-    return f"{lay_out(rows)}\n\nreconstruction reference {reference}, {counts}"
+    return f"{table(rows[0], rows[1:], left=0)}\n\nreconstruction reference {reference}, {counts}"
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/evaluation.json")), ids=lambda path: path.parent.name)

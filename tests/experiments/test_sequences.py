@@ -32,13 +32,13 @@ def centroid(image):
 def test_default_states_are_those_of_the_paper():
     sequences = TransformationSequences()
     assert sequences.steps == 8
-    assert sequences.names == ("scaling", "rotation", "colouring")
+    assert sequences.names == ("scaling", "rotation", "coloring")
     assert sequences.scales == pytest.approx([1 + 0.1 * t for t in range(9)])
     assert sequences.angles == tuple(10.0 * t for t in range(9))
     assert sequences.hues == tuple(20.0 * t for t in range(9))
 
 
-def test_colouring_is_the_closed_form_and_the_hue_of_whole_images():
+def test_coloring_is_the_closed_form_and_the_hue_of_whole_images():
     sequences = TransformationSequences()
     images = uint8(4, 28, 28)
     frames = sequences(images, 2)
@@ -56,9 +56,9 @@ def test_colouring_is_the_closed_form_and_the_hue_of_whole_images():
 def test_hues_go_all_the_way_round_either_way():
     states = (0.0, 240.0, 300.0, 340.0, 360.0, -60.0)
     sequences = TransformationSequences((1.0,) * 6, (0.0,) * 6, states)
-    colours = sequences(torch.full((1, 1, 1), 255, dtype=torch.uint8), 2)[0, :, :, 0, 0]
+    colors = sequences(torch.full((1, 1, 1), 255, dtype=torch.uint8), 2)[0, :, :, 0, 0]
     expected = torch.tensor([[1, 0, 0], [0, 0, 1], [1, 0, 1], [1, 0, 1 / 3], [1, 0, 0], [1, 0, 1]])
-    torch.testing.assert_close(colours, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(colors, expected, atol=1e-6, rtol=0)
 
 
 def test_a_quarter_turn_is_rot90_counter_clockwise():

@@ -7,9 +7,10 @@ import torch
 from closed_forms import generator, normal
 from torch.distributions import Independent, Laplace, Normal, StudentT
 
-from latentflow import BernoulliLikelihood, MLPDecoder, MLPEncoder
-from latentflow_experiments.baselines.beta_vae import BetaVAE
-from latentflow_experiments.baselines.slow_vae import SlowVAE, expected_absolute, laplace_divergence
+from latentflow import MLPDecoder, MLPEncoder
+from latentflow.vae import BernoulliLikelihood
+from latentflow_experiments.methods.slow_vae import SlowVAE, expected_absolute, laplace_divergence
+from latentflow_experiments.methods.vae import BetaVAE
 
 SHAPE, DIM, RATE = (1, 3, 2), 3, 6.0
 frames = torch.rand(4, 5, *SHAPE, generator=generator(0))

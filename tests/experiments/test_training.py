@@ -11,16 +11,16 @@ import torch
 from closed_forms import generator
 from safetensors.torch import load_file
 
-from latentflow import ExactSum, StraightThrough
-from latentflow_experiments import training
-from latentflow_experiments.checkpoint import load_checkpoint
+from latentflow.vae import ExactSum, StraightThrough
 from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
 from latentflow_experiments.data import open_sequences
 from latentflow_experiments.errors import ExperimentError, UsageError
-from latentflow_experiments.hardware import Hardware
-from latentflow_experiments.model import build_model, parameter_groups
-from latentflow_experiments.run_folder import RunFolder
-from latentflow_experiments.training import anneal, draw_kinds, draw_starts, learning_rate, step_generator, train
+from latentflow_experiments.methods.factor_vae import FactorVAEMethod
+from latentflow_experiments.methods.flow import FlowMethod
+from latentflow_experiments.runs import RunFolder, load_checkpoint
+from latentflow_experiments.training import loop as training
+from latentflow_experiments.training.loop import draw_kinds, draw_starts, learning_rate, step_generator, train
+from latentflow_experiments.training.session import Hardware
 
 SMALL = TrainConfig("digits", batch_size=6, warmup_steps=2, model=ModelConfig(dim=3, hidden=(5,), width=8))
 CPU = Hardware(device="cpu")
@@ -34,7 +34,7 @@ def small(**options):
 KINDS = {
     "marginal": small(pde="forced-hj"),
     "joint": small(bound="joint", pde="forced-hj"),
-    "looking": small(bound="looking"),
+    "smoothing": small(bound="smoothing"),
     "weak": small(supervision="weak"),
     "weak-exact": small(supervision="weak", label_estimator="exact"),
     **{method: small(method=method) for method in METHODS},
@@ -78,7 +78,7 @@ def test_a_run_is_a_function_of_its_seed(tmp_path):
 
 @pytest.mark.parametrize(("kind", "precision"), [*((kind, "32") for kind in KINDS), ("marginal", "bf16-mixed")])
 def test_ctrl_c_and_resume_end_in_the_same_bits(tmp_path, monkeypatch, kind, precision):
-    """Catches state that a checkpoint misses: optimiser moments, schedules, the order of batches, a temperature."""
+    """Catches state that a checkpoint misses: optimizer moments, schedules, the order of batches, a temperature."""
     config = KINDS[kind]
     monkeypatch.setattr(f"{__name__}.CPU", Hardware(device="cpu", precision=precision))
     straight = run(tmp_path, "straight", 9, config=config)
@@ -185,7 +185,7 @@ def test_minutes_of_the_processor_are_those_of_the_process(tmp_path, monkeypatch
     folder.create(SMALL)
     data = open_sequences("digits", "train")
     train(SMALL, Budget(cpu_minutes=0.5), data, folder, CPU.launch())
-    assert 30 <= load_checkpoint(folder.checkpoint, build_model(SMALL.model, data)).seconds < 40
+    assert 30 <= load_checkpoint(folder.checkpoint, SMALL.model.build(data)).seconds < 40
     before = load_file(folder.checkpoint)
     train(SMALL, Budget(cpu_minutes=0.5), data, folder, CPU.launch(), resume=True)
     assert_same(before, load_file(folder.checkpoint))  # it was spent
@@ -250,17 +250,19 @@ def test_starts_are_drawn_evenly_from_those_of_the_transformation():
 def test_a_group_of_parameters_has_its_own_learning_rate(tmp_path, monkeypatch):
     """Catches a scale that is ignored, that adds up from step to step, or that falls on all groups."""
     torch.manual_seed(0)
-    start = build_model(SMALL.model, open_sequences("digits", "train")).state_dict()
+    start = SMALL.model.build(open_sequences("digits", "train")).state_dict()
     plain, slow = run(tmp_path, "plain", 1), run(tmp_path, "slow", 3, config=replace(SMALL, learning_rate=2e-3))
-    monkeypatch.setattr(training, "parameter_groups", lambda model: [{"params": [*model.parameters()], "scale": 0.5}])
+    monkeypatch.setattr(
+        FlowMethod, "parameter_groups", lambda _, model: [{"params": [*model.parameters()], "scale": 0.5}]
+    )
     halved = run(tmp_path, "halved", 3)
     parts = {True: 0.5, False: 1.0}  # of the decoder, of the others
 
-    def groups(model):
+    def groups(_, model):
         named = list(model.named_parameters())
         return [{"params": [p for n, p in named if ("decoder" in n) == d], "scale": parts[d]} for d in parts]
 
-    monkeypatch.setattr(training, "parameter_groups", groups)
+    monkeypatch.setattr(FlowMethod, "parameter_groups", groups)
     apart = run(tmp_path, "apart", 1)
     for name, weight in start.items():
         key = f"model.{name}"
@@ -271,8 +273,8 @@ def test_a_group_of_parameters_has_its_own_learning_rate(tmp_path, monkeypatch):
 
 def test_the_discriminator_learns_as_its_paper_has_it():
     """Catches the groups of a factor VAE left out: its discriminator has other moments, and no parameter is in both."""
-    model = build_model(KINDS["factor-vae"].model, open_sequences("digits", "test"))
-    ours, theirs = parameter_groups(model)
+    model = KINDS["factor-vae"].model.build(open_sequences("digits", "test"))
+    ours, theirs = FactorVAEMethod().parameter_groups(model)
     assert theirs["betas"] == (0.5, 0.9)
     assert theirs["scale"] == model.discriminator_scale
     both = [id(parameter) for parameter in (*ours["params"], *theirs["params"])]
@@ -281,19 +283,21 @@ def test_the_discriminator_learns_as_its_paper_has_it():
 
 def test_the_temperature_falls_with_the_budget(tmp_path, monkeypatch):
     """Catches a temperature that follows the steps of a short run, stays at 1, or freezes the exact sum."""
-    temperatures = []
+    temperatures, anneal = [], FlowMethod.anneal
 
-    def watched(model, spent):
-        anneal(model, spent)
-        temperatures.append(model.label_posterior.estimator.temperature)
+    def watched(self, model, spent):
+        anneal(self, model, spent)
+        posterior = model.label_posterior
+        if posterior is not None and isinstance(posterior.estimator, StraightThrough):
+            temperatures.append(posterior.estimator.temperature)
 
-    monkeypatch.setattr(training, "anneal", watched)
+    monkeypatch.setattr(FlowMethod, "anneal", watched)
     run(tmp_path, "run", 4, config=KINDS["weak"])
     assert temperatures == pytest.approx([math.exp(-3e-5 * 90_000 * n / 4) for n in range(4)])
     data = open_sequences("digits", "test")
-    exact, free, labelled = (build_model(KINDS[kind].model, data) for kind in ("weak-exact", "weak", "marginal"))
-    for model in (exact, free, labelled, build_model(KINDS["vae"].model, data)):
-        anneal(model, 1.0)
+    exact, free, labelled = (KINDS[kind].model.build(data) for kind in ("weak-exact", "weak", "marginal"))
+    for model in (exact, free, labelled):
+        FlowMethod().anneal(model, 1.0)
     assert exact.label_posterior.estimator == ExactSum()
     assert free.label_posterior.estimator == StraightThrough(math.exp(-2.7))
     assert labelled.label_posterior is None

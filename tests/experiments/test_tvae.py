@@ -7,8 +7,9 @@ import torch
 from closed_forms import generator, normal
 from torch.distributions import Independent, Normal
 
-from latentflow import BernoulliLikelihood, GaussianLikelihood, MLPDecoder, MLPEncoder
-from latentflow_experiments.baselines.tvae import TVAE
+from latentflow import MLPDecoder, MLPEncoder
+from latentflow.vae import BernoulliLikelihood, GaussianLikelihood
+from latentflow_experiments.methods.tvae import TVAE
 
 SHAPE, CAPSULES, FRAMES = (1, 3, 2), 2, 6
 DIM = CAPSULES * FRAMES
@@ -70,7 +71,7 @@ def test_a_rolling_sequence_has_rolling_latents():
     z, u = rolling(1), rolling(2)
     torch.testing.assert_close(model.energy(u), 3 * window(u.square(), model.spread))
     s = model.group(z, u)
-    torch.testing.assert_close(s, model.path(s[0], k=0, steps=FRAMES - 1))
+    torch.testing.assert_close(s, model.follow(s[0], k=0, steps=FRAMES - 1))
     against = u[[-t % FRAMES for t in range(FRAMES)]]
     assert not torch.allclose(model.energy(against), 3 * window(against.square(), model.spread))
 
@@ -78,14 +79,14 @@ def test_a_rolling_sequence_has_rolling_latents():
 def test_path():
     """Catches a roll across capsules, in the wrong direction, or one that does not come back."""
     model, s = build(), torch.arange(2.0 * DIM).reshape(2, DIM)
-    path = model.path(s, k=1, steps=2 * FRAMES)
+    path = model.follow(s, k=1, steps=2 * FRAMES)
     assert path.shape == (2 * FRAMES + 1, 2, DIM)
     assert torch.equal(path[0], s)
     assert torch.equal(path[FRAMES], s)
     assert torch.equal(path[2 * FRAMES], s)
     for c, j in itertools.product(range(CAPSULES), range(FRAMES)):
         assert torch.equal(path[1][:, c * FRAMES + (j + 1) % FRAMES], s[:, c * FRAMES + j])
-    assert torch.equal(model.path(s, k=0, steps=3), path[:4])
+    assert torch.equal(model.follow(s, k=0, steps=3), path[:4])
 
 
 def test_group():

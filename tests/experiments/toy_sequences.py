@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from latentflow import GaussianLikelihood
-from latentflow_experiments.baselines import Autoencoder
+from latentflow.vae import GaussianLikelihood
+from latentflow_experiments.methods.autoencoder import Autoencoder
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from latentflow_experiments.files import write_text
-from latentflow_experiments.provenance import provenance, versions
+from latentflow_experiments.records import provenance, versions, write_text
+from latentflow_experiments.reports.tables import write_block
 from tests.mutation.fault import Fault
 from tests.mutation.faults import FAULTS
-from tests.mutation.page import faults_block, write_block
+from tests.mutation.page import faults_block
 from tests.mutation.record import NUMBERS, PAGE, Trial, load, save
 from tests.mutation.trial import Copy
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Try faults one by one, write down what the tests said after each, and from that the table of the page."""
+    """Try faults one by one, record each verdict, and write the table of the page from the record."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="try these, whether or not they were tried before")
     parser.add_argument("--again", action="store_true", help="try all, whether or not they were tried before")
@@ -57,13 +57,13 @@ def _wanted(fault: Fault, trials: dict[str, Trial], options: argparse.Namespace)
 
 
 def try_faults(faults: Sequence[Fault], trials: dict[str, Trial], limit: float, *, whole: bool = True) -> None:
-    """Try faults on a copy of the project and write down each verdict.
+    """Try faults on a copy of the project and record each verdict.
 
     Args:
         faults: The faults.
-        trials: What is known already; those of faults that are no more are dropped.
-        limit: How long a run of the tests may take, in seconds.
-        whole: Whether to run all tests if those that a fault names pass; if not, such a fault stays untried.
+        trials: The trials recorded before; those of removed faults are dropped.
+        limit: The longest duration of a run of the tests, in seconds.
+        whole: Whether to run all tests if the tests that a fault names pass; otherwise such a fault stays untried.
 
     Raises:
         RuntimeError: If a test that is needed fails without any fault.

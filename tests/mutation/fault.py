@@ -1,4 +1,4 @@
-"""One fault: a piece of the source and what a slip of the pen would have written there."""
+"""A planted fault: a piece of the source and its wrong replacement."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hashlib import sha256
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault.
+    """A planted fault.
 
     Attributes:
-        name: What is wrong, in a few words.
+        name: A few words that name the error.
         file: The file, below the root of the project.
         old: A piece of its text that occurs once.
-        new: What stands there instead.
-        tests: The tests to try first, below ``tests``.
+        new: Its replacement.
+        tests: The tests to run first, below ``tests``.
     """
 
     name: str
@@ -51,5 +51,5 @@ class Fault:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of the file's name, the old and the new text: a recorded trial of another one does not count."""
+        """A short hash of the file's name, the old and the new text; a recorded trial names its fault by it."""
         return sha256("\0".join((self.file, self.old, self.new)).encode()).hexdigest()[:12]

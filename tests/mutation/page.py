@@ -1,44 +1,18 @@
-"""The table of the faults, and one block of a page."""
+"""The table of the faults."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
-from benchmarks.text import table
+from latentflow_experiments.reports.tables import table
 from tests.mutation.fault import Fault
 from tests.mutation.record import Trial
 
 UNTRIED = "not tried yet"
 
 
-def write_block(page: str, name: str, content: str) -> str:
-    r"""Write a block of a page anew, the text between ``<!-- begin NAME -->`` and ``<!-- end -->``.
-
-    Args:
-        page: The page.
-        name: The name of the block.
-        content: What it is to hold.
-
-    Returns:
-        The page with the new block.
-
-    Raises:
-        ValueError: If the page has not exactly one block of that name.
-
-    Example:
-        >>> page = "<!-- begin sum -->\n\nold\n\n<!-- end -->"
-        >>> assert write_block(page, "sum", "new") == page.replace("old", "new")
-    """
-    block = re.compile(rf"(<!-- begin {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-    found = len(block.findall(page))
-    if found != 1:
-        raise ValueError(f"page: expected one block {name!r}, got {found}")
-    return block.sub(lambda match: f"{match[1]}\n{content}\n\n{match[2]}", page)
-
-
 def faults_block(faults: Sequence[Fault], trials: Mapping[str, Trial]) -> str:
-    """Say which faults the tests notice, and which test did."""
+    """Return the table of the faults, with the first test that fails under each."""
     rows, caught, missed, open_ = [], 0, [], []
     for fault in faults:
         trial = trials.get(fault.name)

@@ -1,4 +1,4 @@
-"""What a run found, as JSON."""
+"""The record of the trials, as JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from latentflow_experiments.files import write_text
+from latentflow_experiments.records import write_text
 from tests.mutation.fault import Fault
 from tests.mutation.trial import ROOT, Verdict
 
@@ -17,12 +17,12 @@ NUMBERS, PAGE = ROOT / "docs" / "mutants.json", ROOT / "docs" / "verification.md
 
 @dataclass(frozen=True)
 class Trial:
-    """A fault that was tried.
+    """The trial of a fault.
 
     Attributes:
-        fingerprint: Which text was tried.
-        verdict: What the tests said.
-        provenance: When, where, and on which code.
+        fingerprint: The fingerprint of the fault that was tried.
+        verdict: The verdict of the tests.
+        provenance: The date, the machine and the version of the code.
     """
 
     fingerprint: str
@@ -30,7 +30,7 @@ class Trial:
     provenance: dict[str, Any]
 
     def is_of(self, fault: Fault) -> bool:
-        """Whether the fault is still the one that was tried."""
+        """Return whether the fault is the one that was tried."""
         return self.fingerprint == fault.fingerprint
 
 

@@ -1,15 +1,16 @@
-"""The tool of the mutation tests: its faults fit the code, and what it says is what the tests said."""
+"""The mutation tests: the faults fit the code, and the table agrees with the record of the trials."""
 
 import doctest
 import importlib
 
 import pytest
 
+from latentflow_experiments.reports.tables import write_block
 from tests.mutation import record, trial
 from tests.mutation.__main__ import main, try_faults
 from tests.mutation.fault import Fault
 from tests.mutation.faults import FAULTS
-from tests.mutation.page import faults_block, write_block
+from tests.mutation.page import faults_block
 from tests.mutation.record import NUMBERS, PAGE, Trial, load, save
 from tests.mutation.trial import ROOT, Copy, Verdict
 

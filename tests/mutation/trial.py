@@ -17,18 +17,18 @@ from tests.mutation.fault import Fault
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "_build", "build", "dist")
 ELSEWHERE = ("tests/experiments", "tests/mutation")
-"""Not run: what tests training runs of the paper, and what looks at the text that a fault changes."""
+"""Folders left out: the tests of training runs, and the tests that read the text that a fault changes."""
 SHOW = "import latentflow; print(latentflow.__file__)"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the tests said.
+    """The verdict of the tests on a fault.
 
     Attributes:
         killer: The test that failed, as ``file::name``, or None if all passed.
         stage: ``"first"`` if it was among those tried first, ``"all"`` if the whole suite was run.
-        seconds: How long that took.
+        seconds: The duration of these runs.
     """
 
     killer: str | None
@@ -40,8 +40,8 @@ class Copy:
     """A copy of the project in which to break things.
 
     Args:
-        folder: Where to put it; must not exist.
-        limit: The longest that a run of the tests may take, in seconds.
+        folder: The folder of the copy; must not exist.
+        limit: The longest duration of a run of the tests, in seconds.
 
     Raises:
         RuntimeError: If Python, started there, imports another package than the copy.
@@ -145,7 +145,7 @@ class Copy:
 
 
 def first_failure(report: str) -> str | None:
-    """Name the first test that failed, out of the report in the format of JUnit.
+    """Return the first test that failed, from a report in the format of JUnit.
 
     Args:
         report: The XML.

@@ -1,4 +1,4 @@
-"""A plugin of pytest: an example that fails is enough, it need not be made simpler, which takes long."""
+"""A plugin of pytest that leaves out the shrinking of failing examples, which takes long."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from hypothesis import Phase, settings
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Leave out the phases that come after a failure."""
+    """Select the phases of hypothesis up to the first failure."""
     settings.register_profile("unshrunk", parent=settings(), phases=(Phase.explicit, Phase.reuse, Phase.generate))
     settings.load_profile("unshrunk")

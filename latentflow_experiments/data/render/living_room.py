@@ -128,6 +128,6 @@ class LivingRoom:
 
 
 def _place(right_up_front: Sequence[float]) -> tuple[float, float, float]:
-    """Give a place in the room's coordinates: right, to the back, up."""
+    """Return a place in the room's coordinates: right, to the back, up."""
     right, up, front = right_up_front
     return right, -front, up

@@ -1,7 +1,8 @@
-"""Synthetic stand-ins for published images, rendered in parallel and in pieces."""
+"""Synthetic stand-ins for published images, rendered in pieces and written in the published formats."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import multiprocessing
@@ -9,30 +10,203 @@ import os
 import shutil
 import signal
 import threading
+import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import IO, Any
 
+import h5py
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
-from latentflow_experiments.data.family import FAMILIES, Family
-from latentflow_experiments.data.frames import Pixels
-from latentflow_experiments.data.grid import FactorGrid, Indices, pick
-from latentflow_experiments.data.render.images import render_images
-from latentflow_experiments.data.render.rendered import describe
-from latentflow_experiments.data.render.write import write_h5, write_npz, write_pngs
+import latentflow
+from latentflow_experiments.data.factors import Family
+from latentflow_experiments.data.frames import FactorGrid, Indices, Pixels, pick
+from latentflow_experiments.data.render.sprites import VALUES
 from latentflow_experiments.data.stores import open_frames
+from latentflow_experiments.data.stores.h5 import LABELS
 from latentflow_experiments.data.stores.png import MARK
 from latentflow_experiments.errors import DataError
-from latentflow_experiments.files import replacing, write_text
+from latentflow_experiments.records import replacing, write_text
 
-__all__ = ["make"]
 
-PIECES = {"sprites": 4096, "shapes3d": 128, "falcor3d": 48, "isaac3d": 48}  # images that take about a second
+def render_images(family: Family, digits: Indices) -> Pixels:
+    """Render images of a family; they depend on nothing but the digits.
+
+    Args:
+        family: The family.
+        digits: Which value of each factor, shape ``(n, factors)``.
+
+    Returns:
+        The images, shape ``(n, height, width, channels)``, from 0 to 255.
+
+    Raises:
+        ExperimentError: If MuJoCo or the libraries that it renders with are missing.
+    """
+    if family.render is None:
+        raise ValueError(f"family: expected one with a stand-in, got {family.name}")
+    return family.render(digits)
+
+
+def renderer_name(family: Family) -> str:
+    """Name the renderer of a family, with the version of what is not our own."""
+    if family.renderer is None:
+        raise ValueError(f"family: expected one with a stand-in, got {family.name}")
+    return family.renderer()
+
+
+@dataclass(frozen=True)
+class RenderedFrames:
+    """All images of a family without a file, each rendered anew whenever it is read.
+
+    Args:
+        family: The family.
+    """
+
+    family: Family
+
+    @property
+    def path(self) -> Path:
+        """Nowhere."""
+        return Path()
+
+    @property
+    def grid(self) -> FactorGrid:
+        """The grid of the family."""
+        return self.family.grid
+
+    @property
+    def digits(self) -> tuple[tuple[int, ...], ...]:
+        """All values of every factor."""
+        return tuple(tuple(range(size)) for size in self.grid.sizes)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of an image."""
+        return self.family.shape
+
+    @property
+    def synthetic(self) -> dict[str, object]:
+        """What makes the images."""
+        return describe(self.family, self.digits)
+
+    def read(self, indices: Indices) -> Pixels:
+        """Render images."""
+        return render_images(self.family, self.grid.decode(indices))
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of what makes the images."""
+        return hashlib.sha256(json.dumps(self.synthetic, sort_keys=True).encode()).hexdigest()
+
+
+def describe(family: Family, digits: tuple[tuple[int, ...], ...]) -> dict[str, object]:
+    """Describe the origin of a stand-in.
+
+    Args:
+        family: The family.
+        digits: The values of each factor that it has.
+
+    Returns:
+        What is written into its files.
+    """
+    return {
+        "generator": f"latentflow {latentflow.__version__}",
+        "renderer": renderer_name(family),
+        "family": family.name,
+        "digits": [list(kept) for kept in digits],
+    }
+
+
+DATE = (1980, 1, 1, 0, 0, 0)  # of the members of a zip file, so that equal contents are equal bytes
+
+
+def write_npz(path: Path, blocks: Iterable[Pixels], digits: Indices, mark: dict[str, object]) -> None:
+    """Write sprites as dSprites are published, block by block.
+
+    Args:
+        path: The npz file.
+        blocks: The images, 0 and 255, in their order, shape ``(n, height, width, 1)`` each.
+        digits: Which value of each factor every image has, shape ``(n, 6)``.
+        mark: What made them; it goes into the key ``synthetic``.
+    """
+    values = np.stack([VALUES[j][digits[:, j]] for j in range(digits.shape[1])], -1)
+    names = ("color", "shape", "scale", "orientation", "posX", "posY")
+    possible = {name: VALUES[j][np.unique(digits[:, j])] for j, name in enumerate(names)}
+    metadata = {
+        "title": "Synthetic sprites after dSprites",
+        "description": "Rendered stand-in; not the published images.",
+        "version": 1,
+        "date": "",
+        "author": "latentflow",
+        "latents_names": names,
+        "latents_sizes": np.array([len(kept) for kept in possible.values()]),
+        "latents_possible_values": possible,
+    }
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive,
+    ):
+        with _member(archive, "imgs") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(digits), 64, 64)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for images in blocks:
+                file.write((images[..., 0] > 0).astype(np.uint8).tobytes())
+        arrays: dict[str, NDArray[Any]] = {
+            "latents_classes": digits,
+            "latents_values": values,
+            "metadata": np.array(metadata, dtype=object),
+            "synthetic": np.array(json.dumps(mark, sort_keys=True)),
+        }
+        for name, array in arrays.items():
+            with _member(archive, name) as file:
+                np.lib.format.write_array(file, array, allow_pickle=name == "metadata")
+
+
+def write_h5(path: Path, blocks: Iterable[Pixels], digits: Indices, mark: dict[str, object]) -> None:
+    """Write images as 3D Shapes are published, block by block.
+
+    Args:
+        path: The HDF5 file.
+        blocks: The images in their order, shape ``(n, height, width, 3)`` each.
+        digits: Which value of each factor every image has, shape ``(n, 6)``.
+        mark: What made them; it goes into the attribute ``synthetic``.
+    """
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        shape = (len(digits), 64, 64, 3)
+        images = file.create_dataset(
+            "images", shape, np.uint8, chunks=(1, *shape[1:]), compression="gzip", track_times=False
+        )
+        first = 0
+        for block in blocks:
+            images[first : first + len(block)] = block
+            first += len(block)
+        labels = np.stack([values[digits[:, j]] for j, values in enumerate(LABELS)], -1)
+        file.create_dataset("labels", data=labels, track_times=False)
+        file.attrs["synthetic"] = json.dumps(mark, sort_keys=True)
+
+
+def write_pngs(folder: Path, images: Pixels, numbers: Indices) -> None:
+    """Write images as files with their numbers for names.
+
+    Args:
+        folder: The folder.
+        images: The images, shape ``(n, height, width, 3)``.
+        numbers: Their numbers, shape ``(n,)``.
+    """
+    for image, number in zip(images, numbers.tolist(), strict=True):
+        Image.fromarray(image).save(folder / f"{number:06d}.png", optimize=False)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    info = zipfile.ZipInfo(f"{name}.npy", DATE)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return archive.open(info, "w", force_zip64=True)
 
 
 def make(family: Family, folder: Path, *, size: int | None = None, workers: int = 2) -> bool:
@@ -70,7 +244,7 @@ def make(family: Family, folder: Path, *, size: int | None = None, workers: int 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be rendered, and where its pieces go."""
+    """The images to render, and the places of their pieces."""
 
     family: Family
     digits: tuple[tuple[int, ...], ...]
@@ -95,10 +269,10 @@ class _Plan:
     @property
     def size(self) -> int:
         """The images in a piece."""
-        return PIECES[self.family.name]
+        return self.family.piece
 
     def rows(self, piece: int | None = None) -> Indices:
-        """Give the digits of the images of a piece, or of all, shape ``(n, factors)``."""
+        """Return the digits of the images of a piece, or of all, shape ``(n, factors)``."""
         every = np.arange(self.count)
         chosen = every if piece is None else every[piece * self.size : (piece + 1) * self.size]
         return pick(self.digits, self.grid.decode(chosen))
@@ -138,7 +312,7 @@ class _Plan:
         return images
 
     def blocks(self) -> Iterator[Pixels]:
-        """Give the images, piece by piece, and show how far it is."""
+        """Return the images, piece by piece, and show how far it is."""
         with tqdm(total=self.count, unit="image", desc="writing", disable=None) as bar:
             for piece in range(-(-self.count // self.size)):
                 images = self.load(piece)
@@ -217,7 +391,7 @@ def _end_with_parent() -> None:
 
 def _say(mark: object) -> str:
     """Describe a stand-in in a few words."""
-    if not isinstance(mark, dict) or mark.get("family") not in FAMILIES:
+    if not isinstance(mark, dict) or not {"family", "digits", "generator", "renderer"} <= mark.keys():
         return "something else"
     return (
         f"{math.prod(map(len, mark['digits'])):,} images of {mark['family']} by {mark['generator']}, {mark['renderer']}"

@@ -22,7 +22,7 @@ WALL_COLOURS = ((0.25, 0.72, 0.12), (0.88, 0.62, 0.9))
 
 
 def _cone(radius: float) -> str:
-    """Give the corners of a cone that is as wide as it is high, for a mesh."""
+    """Return the corners of a cone that is as wide as it is high, for a mesh."""
     turns = 2 * np.pi * np.arange(24) / 24
     rim = [(radius * np.cos(turn), radius * np.sin(turn), -radius) for turn in turns]
     return " ".join(f"{number:.5f}" for corner in [*rim, (0.0, 0.0, radius)] for number in corner)
@@ -121,7 +121,7 @@ class RobotKitchen:
     """Draws a kitchen in which a robot holds an object, 128 x 128 pixels.
 
     The factors are the shape of the object, the hand's place to the right and up, the height of the camera, the scale
-    of the object, the brightness of the lamp and its place to the right, and the colours of the object and of the wall.
+    of the object, the brightness of the lamp and its place to the right, and the colors of the object and of the wall.
 
     References:
         W. Nie, T. Karras, A. Garg, S. Debnath, A. Patney, A. B. Patel and A. Anandkumar, Semi-supervised StyleGAN for
@@ -140,11 +140,11 @@ class RobotKitchen:
         Returns:
             The image, shape ``(128, 128, 3)``.
         """
-        shape, right, up, camera, scale, brightness, lamp, colour, wall = digits
+        shape, right, up, camera, scale, brightness, lamp, color, wall = digits
         scene = self._scene
         self._hold(SHAPES[shape], scale)
         self._reach(between(HAND[0], right / 7), between(HAND[1], up / 4))
-        scene.paint("object", _mix(OBJECT_COLOURS, colour / 3))
+        scene.paint("object", _mix(OBJECT_COLOURS, color / 3))
         scene.paint("wall", _mix(WALL_COLOURS, wall / 3))
         scene.light("lamp", (between(LAMP, lamp / 5), -2.0, 2.2), (0, 1.5, 1), between(BRIGHTNESS, brightness / 3))
         scene.look((0, -DISTANCE, between(CAMERA, camera / 3)), SEEN)
@@ -169,6 +169,6 @@ class RobotKitchen:
         self._scene.turn("elbow", float(np.rad2deg(-2 * bend)))
 
 
-def _mix(colours: tuple[Sequence[float], Sequence[float]], share: float) -> tuple[float, ...]:
-    """Mix two colours."""
-    return tuple(between(ends, share) for ends in zip(*colours, strict=True))
+def _mix(colors: tuple[Sequence[float], Sequence[float]], share: float) -> tuple[float, ...]:
+    """Mix two colors."""
+    return tuple(between(ends, share) for ends in zip(*colors, strict=True))

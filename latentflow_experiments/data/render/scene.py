@@ -1,26 +1,62 @@
-"""A MuJoCo scene that is drawn again and again with small changes."""
+"""A MuJoCo scene that is drawn again and again with small changes, without a display."""
 
 from __future__ import annotations
 
 import atexit
 import colorsys
+import ctypes.util
 import os
-from collections.abc import Sequence
-from typing import Any
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 
-from latentflow_experiments.data.frames import Pixels
-from latentflow_experiments.data.render.headless import import_mujoco
+from latentflow_experiments.data.frames import Indices, Pixels
 from latentflow_experiments.errors import ExperimentError
 
-__all__ = ["HIDDEN", "Scene", "between", "hsv"]
+LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
+
+
+def import_mujoco() -> ModuleType:
+    """Import MuJoCo so that it renders without a display.
+
+    On Linux the environment variable ``MUJOCO_GL`` is set to ``egl``, or to ``osmesa`` where only that library is
+    there, unless it is set already. Both render in software where there is no graphics processor.
+
+    Returns:
+        The module ``mujoco``.
+
+    Raises:
+        ExperimentError: If MuJoCo is not installed, or neither library is.
+    """
+    if platform.system() == "Linux" and "MUJOCO_GL" not in os.environ:
+        found = [name for name, library in LIBRARIES.items() if ctypes.util.find_library(library)]
+        if not found:
+            raise ExperimentError(
+                "rendering: expected the library EGL or OSMesa, got neither; on Debian: "
+                "apt-get install --no-install-recommends libegl1 libegl-mesa0 libgl1-mesa-dri"
+            )
+        os.environ["MUJOCO_GL"] = found[0]
+    try:
+        import mujoco  # noqa: PLC0415 - only after the variable is set
+    except (ImportError, AttributeError, RuntimeError) as error:  # the latter two of a MUJOCO_GL that does not work
+        raise ExperimentError(
+            f'rendering: expected MuJoCo, got {error}; pip install "latentflow-torch[render]"'
+        ) from error
+    module: ModuleType = mujoco
+    return module
+
 
 HIDDEN = 5  # a group of shapes that is not drawn
 
 
 class Scene:
-    """Draws a model, with its colours, sizes, places, lights and camera changed between two pictures.
+    """Draws a model, with its colors, sizes, places, lights and camera changed between two pictures.
 
     Args:
         xml: The model, in MuJoCo's format.
@@ -51,9 +87,9 @@ class Scene:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
 
-    def paint(self, material: str, colour: Sequence[float]) -> None:
-        """Give a material a colour in red, green and blue."""
-        self.model.mat_rgba[self.model.material(material).id, :3] = colour
+    def paint(self, material: str, color: Sequence[float]) -> None:
+        """Return a material a color in red, green and blue."""
+        self.model.mat_rgba[self.model.material(material).id, :3] = color
 
     def show_only(self, name: str, names: Sequence[str]) -> None:
         """Show one of several shapes."""
@@ -90,7 +126,7 @@ class Scene:
 
 
 def between(ends: tuple[float, float], share: float) -> float:
-    """Give a place between two ends.
+    """Return a place between two ends.
 
     Example:
         >>> assert between((-1.0, 3.0), 0.25) == 0.0
@@ -100,9 +136,42 @@ def between(ends: tuple[float, float], share: float) -> float:
 
 
 def hsv(hue: float, saturation: float = 1.0, value: float = 1.0) -> tuple[float, float, float]:
-    """Give the red, green and blue of a colour.
+    """Return the red, green and blue of a color.
 
     Example:
         >>> assert hsv(1 / 3) == (0.0, 1.0, 0.0)
     """
     return colorsys.hsv_to_rgb(hue, saturation, value)
+
+
+class DrawnScene(Protocol):
+    """A scene that is drawn for values of its factors."""
+
+    def __call__(self, digits: Sequence[int]) -> Pixels:
+        """Draw the scene, of shape ``(height, width, channels)``, from 0 to 255."""
+
+
+@dataclass(frozen=True)
+class SceneRenderer:
+    """Renders images by a scene, which every process makes once.
+
+    Attributes:
+        scene: The class of the scene.
+    """
+
+    scene: Callable[[], DrawnScene]
+
+    def __call__(self, digits: Indices) -> Pixels:
+        """Render images for digits of shape ``(n, factors)``."""
+        scene = _make_scene(self.scene)
+        return np.stack([scene(row) for row in digits.tolist()])
+
+
+@cache
+def _make_scene(scene: Callable[[], DrawnScene]) -> DrawnScene:
+    return scene()
+
+
+def mujoco_version() -> str:
+    """Name the renderer, with its version."""
+    return f"mujoco {version('mujoco-core')}"

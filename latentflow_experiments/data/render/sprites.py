@@ -7,8 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from latentflow_experiments.data.frames import Pixels
-from latentflow_experiments.data.grid import Indices
+from latentflow_experiments.data.frames import Indices, Pixels
 
 __all__ = ["VALUES", "draw_sprites"]
 
@@ -20,7 +19,7 @@ VALUES: tuple[NDArray[np.float64], ...] = (
     np.linspace(0, 1, 32),
     np.linspace(0, 1, 32),
 )
-"""The value of each factor: colour, shape, scale, orientation in radians, place in x and y."""
+"""The value of each factor: color, shape, scale, orientation in radians, place in x and y."""
 
 SIZE, REACH = 64, 15  # pixels of the frame, and from the centre of a sprite to the edge of its window
 SQUARE, ELLIPSE = 0, 1
@@ -79,7 +78,7 @@ def draw_sprites(digits: Indices) -> Pixels:
 
 
 def _inside(shape: int, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Say which points are inside the outline of a shape in its own frame."""
+    """Return which points are inside the outline of a shape in its own frame."""
     if shape == SQUARE:
         return np.maximum(abs(u), abs(v)) <= HALF_SIDE
     if shape == ELLIPSE:
@@ -92,7 +91,7 @@ def _inside(shape: int, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArr
 
 
 def _heart() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give the heart's outline as distances from the inner point by their direction."""
+    """Return the heart's outline as distances from the inner point by their direction."""
     s = np.linspace(0, 2 * math.pi, 2000, endpoint=False)
     width, height, offset = HEART
     x = width * np.sin(s) ** 3
@@ -102,3 +101,8 @@ def _heart() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 _OUTLINE = _heart()
+
+
+def own_renderer() -> str:
+    """Name the renderer: our own."""
+    return "latentflow"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentflow_experiments.data.family import Family
+from latentflow_experiments.data.factors import Family
 from latentflow_experiments.data.frames import FrameStore
-from latentflow_experiments.data.stores.cache import CachedFrames
 from latentflow_experiments.data.stores.h5 import H5Frames
 from latentflow_experiments.data.stores.npz import NpzFrames
 from latentflow_experiments.data.stores.png import PngFrames
 
-__all__ = ["CachedFrames", "H5Frames", "NpzFrames", "PngFrames", "open_frames"]
+__all__ = ["open_frames"]
 
 
 def open_frames(family: Family, folder: Path) -> FrameStore:

@@ -13,8 +13,7 @@ import numpy as np
 import pooch
 from numpy.typing import NDArray
 
-from latentflow_experiments.data.frames import FrameStore, Pixels
-from latentflow_experiments.data.grid import FactorGrid, Indices
+from latentflow_experiments.data.frames import FactorGrid, FrameStore, Indices, Pixels
 from latentflow_experiments.errors import DataError, UsageError
 
 if sys.platform != "win32":

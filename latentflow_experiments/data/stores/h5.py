@@ -1,8 +1,9 @@
-"""Images of 3D Shapes from their HDF5 file."""
+"""Images of 3D Shapes in their HDF5 file, and the check of that file."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,20 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from latentflow_experiments.data.family import SHAPES3D, Family
-from latentflow_experiments.data.frames import Pixels
-from latentflow_experiments.data.grid import FactorGrid, Indices
-from latentflow_experiments.data.stores.files import file_sha256, read_mark
-from latentflow_experiments.data.stores.products import Layout, digits_of_rows
+from latentflow_experiments.data.factors import Family, PublicFile
+from latentflow_experiments.data.frames import FactorGrid, Indices, Pixels
+from latentflow_experiments.data.stores.layout import (
+    Layout,
+    Report,
+    digits_of_rows,
+    file_sha256,
+    mark_faults,
+    published_faults,
+    read_mark,
+)
 from latentflow_experiments.errors import DataError
-
-__all__ = ["LABELS", "H5Frames", "digits_of_labels", "open_h5", "read_h5_layout", "read_h5_mark", "read_rows"]
 
 LABELS: tuple[NDArray[np.float64], ...] = (
     np.arange(10) / 10,
@@ -47,7 +53,7 @@ class H5Frames:
         C. Burgess and H. Kim, 3D Shapes, https://github.com/google-deepmind/3d-shapes, 2018.
     """
 
-    def __init__(self, path: Path, family: Family = SHAPES3D) -> None:
+    def __init__(self, path: Path, family: Family) -> None:
         self.path, self.family = path, family
         self.shape = family.shape
         self._opened: tuple[int, h5py.File] | None = None
@@ -65,7 +71,7 @@ class H5Frames:
         return read_rows(self._file, self.path, rows)[back]
 
     def sha256(self) -> str:
-        """Give the SHA-256 of the file."""
+        """Return the SHA-256 of the file."""
         return self._sha256
 
     def __getstate__(self) -> dict[str, Any]:
@@ -139,7 +145,7 @@ def read_h5_layout(file: h5py.File, family: Family) -> Layout:
 
 
 def read_rows(file: h5py.File, path: Path, rows: Indices) -> Pixels:
-    """Read images, a run of neighbours at a time.
+    """Read images, a run of neighbors at a time.
 
     Args:
         file: The HDF5 file, whose layout is right.
@@ -232,3 +238,57 @@ def _read_labels(labels: h5py.Dataset, factors: int) -> NDArray[np.float64]:
         return np.asarray(labels[()], np.float64)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"expected readable data, got {error}") from error
+
+
+_BLOCK = 256  # images read at once
+
+
+def check_h5(path: Path, family: Family, originals: Sequence[PublicFile]) -> Report:
+    """Read every image of an HDF5 file and name each fault.
+
+    Args:
+        path: The file.
+        family: The family that it should hold.
+        originals: The published files of which it may be one.
+
+    Returns:
+        The report.
+    """
+    try:
+        opened = open_h5(path)
+    except DataError as error:
+        return Report(path, family.title, 0, False, (str(error), *published_faults(path, originals)))
+    with opened as file:
+        layout = read_h5_layout(file, family)
+        faults = [f"{path}: {fault}" for fault in layout.faults]
+        mark: dict[str, object] | None = None
+        try:
+            mark = read_h5_mark(file, path)
+        except DataError as error:
+            faults.append(str(error))
+        if mark is None:
+            faults += published_faults(path, originals)
+        else:
+            faults += [f"{path}: {fault}" for fault in mark_faults(mark, layout.digits)]
+        read = 0
+        if layout.readable:
+            count = len(file["images"])
+            with tqdm(total=count, unit="image", desc="checking", disable=None) as bar:
+                for first in range(0, count, _BLOCK):
+                    rows = np.arange(first, min(first + _BLOCK, count))
+                    unread = _unreadable(file, path, rows)
+                    read += len(rows) - len(unread)
+                    faults += unread
+                    bar.update(len(rows))
+    return Report(path, family.title, read, mark is not None, tuple(faults))
+
+
+def _unreadable(file: h5py.File, path: Path, rows: Indices) -> list[str]:
+    """Read images together and, if that fails, one by one; name those that cannot be read."""
+    try:
+        read_rows(file, path, rows)
+    except DataError as error:
+        if len(rows) == 1:
+            return [str(error)]
+        return [fault for row in rows for fault in _unreadable(file, path, row[None])]
+    return []

@@ -1,10 +1,10 @@
-"""Images of sprites from the npz file of dSprites."""
+"""Images of dSprites in their npz file, and the check of that file."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +15,19 @@ import pooch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from latentflow_experiments.data.family import SPRITES, Family
-from latentflow_experiments.data.frames import Pixels
-from latentflow_experiments.data.grid import FactorGrid, Indices
-from latentflow_experiments.data.stores.files import file_sha256, read_mark
-from latentflow_experiments.data.stores.products import Layout, digits_of_rows
+from latentflow_experiments.data.factors import Family, PublicFile
+from latentflow_experiments.data.frames import FactorGrid, Indices, Pixels
+from latentflow_experiments.data.stores.layout import (
+    Layout,
+    Report,
+    digits_of_rows,
+    file_sha256,
+    mark_faults,
+    published_faults,
+    read_mark,
+)
 from latentflow_experiments.errors import DataError
-from latentflow_experiments.files import replacing
-
-__all__ = ["NpzFrames", "image_blocks", "read_layout", "read_member", "read_npz_mark"]
+from latentflow_experiments.records import replacing
 
 _BROKEN = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)  # what a damaged file raises
 _BLOCK = 256  # images unpacked at once
@@ -50,7 +54,7 @@ class NpzFrames:
         2017.
     """
 
-    def __init__(self, path: Path, family: Family = SPRITES, cache_folder: Path | None = None) -> None:
+    def __init__(self, path: Path, family: Family, cache_folder: Path | None = None) -> None:
         self.path, self.family = path, family
         self.shape = family.shape
         self._cache_folder = cache_folder or Path(pooch.os_cache("latentflow")) / "frames"
@@ -69,7 +73,7 @@ class NpzFrames:
         return bits.reshape(len(indices), *self.shape[1:], 1)
 
     def sha256(self) -> str:
-        """Give the SHA-256 of the file."""
+        """Return the SHA-256 of the file."""
         return self._sha256
 
     def __getstate__(self) -> dict[str, Any]:
@@ -261,5 +265,73 @@ def _count_of(classes: NDArray[Any], factors: int) -> int:
 
 
 def _without(path: Path, error: Exception, name: str) -> str:
-    """Say what is wrong without the name of the file, and where in the file it is."""
+    """Describe a fault, with its place in the file and without the name of the file."""
     return str(error).removeprefix(f"{path}: ") if isinstance(error, DataError) else f"{name}: {error}"
+
+
+def check_npz(path: Path, family: Family, originals: Sequence[PublicFile]) -> Report:
+    """Read every image of an npz file and name each fault; nothing is written.
+
+    Args:
+        path: The file.
+        family: The family that it should hold.
+        originals: The published files of which it may be one.
+
+    Returns:
+        The report.
+    """
+    layout = read_layout(path, family)
+    faults = [f"{path}: {fault}" for fault in layout.faults]
+    mark: dict[str, object] | None = None
+    try:
+        mark = read_npz_mark(path)
+    except DataError as error:
+        faults.append(str(error))
+    try:
+        faults += _value_faults(path, family)
+    except DataError as error:
+        faults.append(str(error))
+    if mark is None:
+        faults += published_faults(path, originals)
+    else:
+        faults += [f"{path}: {fault}" for fault in mark_faults(mark, layout.digits)]
+    read = 0
+    if layout.readable:
+        read, wrong = _read(path, family)
+        faults += wrong
+    return Report(path, family.title, read, mark is not None, tuple(dict.fromkeys(faults)))
+
+
+def _value_faults(path: Path, family: Family) -> list[str]:
+    """Name what is wrong with the values of the factors, which must be one for each class, ascending."""
+    values, classes = (read_member(path, name) for name in ("latents_values", "latents_classes"))
+    count = len(family.factors)
+    if values.dtype != np.float64 or values.ndim != 2 or values.shape[1] != count:
+        got = f"{values.dtype} and shape {values.shape}"
+        return [f"{path}: latents_values: expected float64 and shape (n, {count}), got {got}"]
+    if values.shape != classes.shape:
+        return [f"{path}: latents_values: expected {len(classes)} rows, got {len(values)}"]
+    faults: list[str] = []
+    for name, column, digits in zip(family.grid.names, values.T, classes.T, strict=True):
+        if not np.array_equal(np.unique(column, return_inverse=True)[1], np.unique(digits, return_inverse=True)[1]):
+            faults.append(f"{path}: latents_values: expected one value of {name} for each class, ascending, got others")
+    return faults
+
+
+def _read(path: Path, family: Family) -> tuple[int, list[str]]:
+    """Count the images that are right, and name those that are not."""
+    right, first = 0, 0
+    faults: list[str] = []
+    try:
+        with tqdm(unit="image", desc="checking", disable=None) as bar:
+            for block in image_blocks(path, family):
+                highest = block.max(1)
+                wrong = np.flatnonzero(highest > 1).tolist()
+                faults += [
+                    f"{path}: image {first + row}: expected pixels of 0 and 1, got {highest[row]}" for row in wrong
+                ]
+                right, first = right + len(block) - len(wrong), first + len(block)
+                bar.update(len(block))
+    except DataError as error:
+        faults.append(str(error))
+    return right, faults

@@ -8,15 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from latentflow_experiments.data import (
-    FactorGrid,
-    FactorSequences,
-    LabelledImages,
-    TransformationSequences,
-    TransformedImages,
-)
-from latentflow_experiments.data.composed import interpolate, switched_states, turning_point, weighted_states
-from latentflow_experiments.data.family import FALCOR3D, ISAAC3D, SHAPES3D, SPRITES
+from latentflow_experiments.data.factors import FactorSequences
+from latentflow_experiments.data.frames import FactorGrid
+from latentflow_experiments.data.sequences import interpolate, switched_states, turning_point, weighted_states
+from latentflow_experiments.data.sets.dsprites import DSPRITES
+from latentflow_experiments.data.sets.falcor3d import FALCOR3D
+from latentflow_experiments.data.sets.isaac3d import ISAAC3D
+from latentflow_experiments.data.sets.shapes3d import SHAPES3D
+from latentflow_experiments.data.transformed import LabelledImages, TransformationSequences, TransformedImages
 
 
 class Digits:
@@ -53,7 +52,7 @@ def images():
 
 
 @pytest.mark.parametrize("start", ["canonical", "random"])
-@pytest.mark.parametrize("names", [(), ("colouring", "scaling")])
+@pytest.mark.parametrize("names", [(), ("coloring", "scaling")])
 def test_one_transformation_of_images_is_a_sequence(images, start, names):
     """Catches states that go to another transformation, are shifted by one or lose the start of the index."""
     data = TransformedImages(images, names=names, start=start)
@@ -63,7 +62,7 @@ def test_one_transformation_of_images_is_a_sequence(images, start, names):
         assert torch.equal(data.composed(indices, along(k, data).long()), data.sequence(indices, k))
 
 
-@pytest.mark.parametrize("family", [SPRITES, SHAPES3D, FALCOR3D, ISAAC3D], ids=lambda f: f.name)
+@pytest.mark.parametrize("family", [DSPRITES, SHAPES3D, FALCOR3D, ISAAC3D], ids=lambda f: f.name)
 def test_one_factor_is_a_sequence(family):
     """Catches states that are read as digits, and other factors that are set back."""
     data = FactorSequences(Digits(family), family)
@@ -83,8 +82,8 @@ def test_state_0_is_the_image_itself(images):
     assert digits_of(factors.composed(torch.tensor([index]), torch.zeros(1, 4))).tolist() == [[[4, 3, 2, 1, 3, 9]]]
 
 
-def test_colouring_and_rotating_is_colouring_what_is_rotated(images):
-    """Catches a transformation that is dropped, and a colour that is rotated by interpolation of its own."""
+def test_coloring_and_rotating_is_coloring_what_is_rotated(images):
+    """Catches a transformation that is dropped, and a color that is rotated by interpolation of its own."""
     data, indices = TransformedImages(images), torch.arange(4)
     frames = data.composed(indices, weighted_states((0.0, 1.0, 1.0), range(9)))
     rotated = data.sequence(indices, 1)[:, :, 0]
@@ -94,7 +93,7 @@ def test_colouring_and_rotating_is_colouring_what_is_rotated(images):
 
 
 def test_fractional_states_are_interpolated_linearly(images):
-    """Catches a scale or angle of the state below, a hue that is mixed as a colour, or another order."""
+    """Catches a scale or angle of the state below, a hue that is mixed as a color, or another order."""
     data = TransformedImages(images, TransformationSequences((1.0, 1.2, 2.0), (0.0, 10.0, 50.0), (0.0, 60.0, 180.0)))
     frame = data.composed(torch.tensor([2]), torch.tensor([[1.5, 1.25, 1.75]]))[0, 0]
     scale, angle = 1.6, math.radians(20)
@@ -102,8 +101,8 @@ def test_fractional_states_are_interpolated_linearly(images):
     u = (math.cos(angle) * right - math.sin(angle) * down) / (scale * 13.5)
     v = (math.sin(angle) * right + math.cos(angle) * down) / (scale * 13.5)
     grey = F.grid_sample(images.images[None, 2:3] / 255, torch.stack([u, v], -1)[None], align_corners=True)[0]
-    colour = torch.tensor([0.0, 1.0, 0.5])[:, None, None]  # a hue of 150 degrees
-    torch.testing.assert_close(frame, grey * colour, atol=3e-5, rtol=0)
+    color = torch.tensor([0.0, 1.0, 0.5])[:, None, None]  # a hue of 150 degrees
+    torch.testing.assert_close(frame, grey * color, atol=3e-5, rtol=0)
 
 
 def test_interpolation_is_exact_in_the_states():
@@ -115,9 +114,9 @@ def test_interpolation_is_exact_in_the_states():
 
 def test_factors_that_run_together():
     """Catches a stride that is left out, the index's digit under a factor that runs, and one of another that goes."""
-    data = FactorSequences(Digits(SPRITES), SPRITES, names=("posX", "scale"), states=6)
+    data = FactorSequences(Digits(DSPRITES), DSPRITES, names=("posX", "scale"), states=6)
     index = torch.tensor(
-        [int(SPRITES.grid.encode([0, 2, 5, 7, 9, 11]))]
+        [int(DSPRITES.grid.encode([0, 2, 5, 7, 9, 11]))]
     )  # color, shape, scale, orientation, posX, posY
     digits = digits_of(data.composed(index, torch.tensor([[0, 0], [2, 0], [2, 3], [5, 5]])))
     assert digits.tolist() == [[[0, 2, 0, 7, 0, 11], [0, 2, 0, 7, 12, 11], [0, 2, 3, 7, 12, 11], [0, 2, 5, 7, 30, 11]]]

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from test_factor_sequences import Numbered
 
-from latentflow_experiments.data import FAMILIES, FactorSequences
-from latentflow_experiments.data.originals import ORIGINALS
-from latentflow_experiments.data.splits import SPLITS
-from latentflow_experiments.markdown import lay_out
+from latentflow_experiments.data import DATASETS, FAMILIES
+from latentflow_experiments.data.factors import SPLITS, FactorSequences
+from latentflow_experiments.reports.tables import table
 
 PAGE = Path(__file__).parents[3] / "docs" / "guide" / "data.md"
 
@@ -30,7 +29,7 @@ def splits_table():
         names, sizes = family.grid.names, family.grid.sizes
         every = sum(len(family.grid) // sizes[names.index(name)] for name in family.transformations)
         rows.append((f"`{family.name}`", f"{every:,}", *(f"{count:,} ({count / every:.1%})" for count in counts)))
-    return lay_out(rows)
+    return table(rows[0], rows[1:], left=0)
 
 
 def test_the_splits():
@@ -54,7 +53,7 @@ def test_the_families(family):
 def test_the_checksums_and_sheets():
     """Catches the checksum of another file, and a picture that is not there."""
     page = PAGE.read_text(encoding="utf-8")
-    for files in ORIGINALS.values():
+    for files in (dataset.originals for dataset in DATASETS.values()):
         for file in files:
             assert f"`{file.sha256[:8]}...`" in page
     pictures = re.findall(r"!\[[^\]]+\]\((\.\./data/\w+\.png)\)", page)

@@ -10,9 +10,9 @@ import pooch
 import pytest
 from serving import CONTENT, HALF, SHA256, SIZE, Reply, wait_until
 
-from latentflow_experiments.data import download as download_module
-from latentflow_experiments.data.download import DownloadError, retrieve
-from latentflow_experiments.data.originals import PublicFile
+from latentflow_experiments.data import files as download_module
+from latentflow_experiments.data.factors import PublicFile
+from latentflow_experiments.data.files import DownloadError, retrieve
 from latentflow_experiments.errors import DataError
 
 

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from latentflow_experiments.data import FactorGrid, FactorSequences
-from latentflow_experiments.data.family import FALCOR3D, ISAAC3D, SHAPES3D, SPRITES, Factor, Family
-from latentflow_experiments.data.splits import SPLITS
+from latentflow_experiments.data.factors import SPLITS, Factor, FactorSequences, Family
+from latentflow_experiments.data.frames import FactorGrid
+from latentflow_experiments.data.sets.dsprites import DSPRITES
+from latentflow_experiments.data.sets.falcor3d import FALCOR3D
+from latentflow_experiments.data.sets.isaac3d import ISAAC3D
+from latentflow_experiments.data.sets.shapes3d import SHAPES3D
 
 
 class Numbered:
@@ -39,7 +42,7 @@ def digits_of(frames):
     return (frames[..., 0, 0, :] * 255).round().long()
 
 
-@pytest.mark.parametrize("family", [SPRITES, SHAPES3D, FALCOR3D, ISAAC3D], ids=lambda f: f.name)
+@pytest.mark.parametrize("family", [DSPRITES, SHAPES3D, FALCOR3D, ISAAC3D], ids=lambda f: f.name)
 def test_a_sequence_changes_its_factor_and_nothing_else(family):
     """Catches a start digit that is not cleared, so that a sequence wraps into another factor."""
     data = FactorSequences(Numbered(family), family)
@@ -58,7 +61,7 @@ def test_a_sequence_changes_its_factor_and_nothing_else(family):
 @pytest.mark.parametrize(
     ("family", "names", "steps"),
     [
-        (SPRITES, ("scale", "orientation", "posX", "posY"), 5),
+        (DSPRITES, ("scale", "orientation", "posX", "posY"), 5),
         (SHAPES3D, ("floor_hue", "wall_hue", "object_hue", "scale"), 7),
         (FALCOR3D, FALCOR3D.grid.names, 4),
         (ISAAC3D, ISAAC3D.grid.names[1:], 3),
@@ -74,7 +77,7 @@ def test_the_defaults_are_those_of_the_paper(family, names, steps):
 
 def test_a_place_goes_through_its_whole_range():
     """Catches sprites that move by a sixth of the frame, and a stride that leaves the grid."""
-    data = FactorSequences(Numbered(SPRITES), SPRITES)
+    data = FactorSequences(Numbered(DSPRITES), DSPRITES)
     assert [data.digits(k) for k in range(4)] == [
         (0, 1, 2, 3, 4, 5),
         (0, 1, 2, 3, 4, 5),
@@ -96,7 +99,7 @@ def test_a_subset_has_sequences_of_its_own_values():
         assert set(digits[:, 0, j].tolist()) <= set(kept[j])
 
 
-@pytest.mark.parametrize("family", [SPRITES, SHAPES3D, FALCOR3D, ISAAC3D], ids=lambda f: f.name)
+@pytest.mark.parametrize("family", [DSPRITES, SHAPES3D, FALCOR3D, ISAAC3D], ids=lambda f: f.name)
 def test_no_image_is_in_two_splits(family):
     """Catches test sequences whose images are those of a training sequence of another transformation."""
     seen, counts = {}, {}

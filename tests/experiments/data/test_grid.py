@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from latentflow_experiments.data import FAMILIES, FactorGrid
-from latentflow_experiments.data.splits import draw_split
+from latentflow_experiments.data import FAMILIES
+from latentflow_experiments.data.factors import draw_split
+from latentflow_experiments.data.frames import FactorGrid
 
 PUBLISHED = {  # how far apart neighbours are, from the READMEs of the data sets
-    "sprites": (737_280, 245_760, 40_960, 1024, 32, 1),
+    "dsprites": (737_280, 245_760, 40_960, 1024, 32, 1),
     "shapes3d": (48_000, 4_800, 480, 60, 15, 1),
     "falcor3d": (46_656, 7_776, 1_296, 216, 36, 6, 1),
     "isaac3d": (245_760, 30_720, 6_144, 1_536, 384, 96, 16, 4, 1),
@@ -26,7 +27,7 @@ def test_the_bases_are_the_published_ones(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("sprites", 737_280), ("shapes3d", 480_000), ("falcor3d", 233_280), ("isaac3d", 737_280)]
+    ("name", "count"), [("dsprites", 737_280), ("shapes3d", 480_000), ("falcor3d", 233_280), ("isaac3d", 737_280)]
 )
 def test_every_tuple_of_factors_comes_back(name, count):
     """Catches an order, a size or a base that is wrong for any image of any family."""

@@ -10,24 +10,23 @@ import zipfile
 import numpy as np
 import pytest
 
-from latentflow_experiments.data import FactorSequences
-from latentflow_experiments.data.family import FALCOR3D, SHAPES3D, SPRITES
+from latentflow_experiments.data.check import check_folder
+from latentflow_experiments.data.factors import FactorSequences
 from latentflow_experiments.data.render import make as module
-from latentflow_experiments.data.render import rendered
-from latentflow_experiments.data.render.images import render_images
-from latentflow_experiments.data.render.make import make
-from latentflow_experiments.data.render.rendered import RenderedFrames
+from latentflow_experiments.data.render.make import RenderedFrames, make, render_images
 from latentflow_experiments.data.render.sprites import draw_sprites
+from latentflow_experiments.data.sets.dsprites import DSPRITES
+from latentflow_experiments.data.sets.falcor3d import FALCOR3D
+from latentflow_experiments.data.sets.shapes3d import SHAPES3D
 from latentflow_experiments.data.stores import open_frames
-from latentflow_experiments.data.stores.check import check_folder
 from latentflow_experiments.errors import DataError, ExperimentError
 
-SIZES = {"sprites": 300, "shapes3d": 200, "falcor3d": 130}
+SIZES = {"dsprites": 300, "shapes3d": 200, "falcor3d": 130}
 
 
 def stand_in(family, digits):
     """Sprites, and in place of MuJoCo's pictures noise that depends on the digits."""
-    if family is SPRITES:
+    if family is DSPRITES:
         return draw_sprites(digits)
     channels, height, width = family.shape
     bases = np.array(family.grid.bases)
@@ -39,13 +38,13 @@ def stand_in(family, digits):
 @pytest.fixture
 def noise(monkeypatch, tmp_path):
     """Pieces of 16 images that are quickly made, and a cache of the test's own."""
-    monkeypatch.setattr(module, "PIECES", dict.fromkeys(module.PIECES, 16))
-    monkeypatch.setattr(rendered, "renderer_name", lambda family: "noise")
+    monkeypatch.setattr(module._Plan, "size", 16)
+    monkeypatch.setattr(module, "renderer_name", lambda family: "noise")
     monkeypatch.setattr("latentflow_experiments.data.stores.npz.pooch.os_cache", lambda _: tmp_path / "cache")
     monkeypatch.setattr(
         module,
         "render_images",
-        lambda family, rows: draw_sprites(rows) if family is SPRITES else stand_in(family, rows),
+        lambda family, rows: draw_sprites(rows) if family is DSPRITES else stand_in(family, rows),
     )
     return module
 
@@ -55,7 +54,7 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("family", [SPRITES, SHAPES3D, FALCOR3D], ids=lambda f: f.name)
+@pytest.mark.parametrize("family", [DSPRITES, SHAPES3D, FALCOR3D], ids=lambda f: f.name)
 def test_the_loader_reads_what_was_rendered(noise, tmp_path, family):
     """Catches rows in another order than the grid's, labels of other values, and a mark that gets lost."""
     assert make(family, tmp_path / "set", size=SIZES[family.name], workers=1)
@@ -75,8 +74,8 @@ def test_the_loader_reads_what_was_rendered(noise, tmp_path, family):
 
 def test_the_file_of_sprites_has_the_published_keys(noise, tmp_path):
     """Catches an archive that other people's loaders do not read."""
-    make(SPRITES, tmp_path, size=300, workers=1)
-    with np.load(tmp_path / SPRITES.file, allow_pickle=True, encoding="latin1") as archive:
+    make(DSPRITES, tmp_path, size=300, workers=1)
+    with np.load(tmp_path / DSPRITES.file, allow_pickle=True, encoding="latin1") as archive:
         assert set(archive) == {"imgs", "latents_classes", "latents_values", "metadata", "synthetic"}
         metadata = archive["metadata"][()]
         assert metadata["latents_names"] == ("color", "shape", "scale", "orientation", "posX", "posY")
@@ -87,11 +86,11 @@ def test_the_file_of_sprites_has_the_published_keys(noise, tmp_path):
     np.testing.assert_allclose(values[:, 2], 0.5 + classes[:, 2] / 10)
     np.testing.assert_allclose(values[:, 3], 2 * np.pi * classes[:, 3] / 39)
     np.testing.assert_allclose(values[:, 4:], classes[:, 4:] / 31)
-    with zipfile.ZipFile(tmp_path / SPRITES.file) as archive:
+    with zipfile.ZipFile(tmp_path / DSPRITES.file) as archive:
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_DEFLATED}
 
 
-@pytest.mark.parametrize("family", [SPRITES, SHAPES3D, FALCOR3D], ids=lambda f: f.name)
+@pytest.mark.parametrize("family", [DSPRITES, SHAPES3D, FALCOR3D], ids=lambda f: f.name)
 @pytest.mark.parametrize("when", [1, 4])
 def test_an_interrupted_call_goes_on_to_the_same_bytes(noise, monkeypatch, tmp_path, family, when):
     """Catches pieces that are rendered again or lost, and files that depend on the time of day."""
@@ -117,10 +116,10 @@ def test_an_interrupted_call_goes_on_to_the_same_bytes(noise, monkeypatch, tmp_p
 
 def test_frames_without_a_file_are_those_of_the_file(tmp_path):
     """Catches a sheet of other images than a stand-in has."""
-    make(SPRITES, tmp_path, size=300, workers=1)
-    with np.load(tmp_path / SPRITES.file) as archive:
+    make(DSPRITES, tmp_path, size=300, workers=1)
+    with np.load(tmp_path / DSPRITES.file) as archive:
         images, classes = archive["imgs"], archive["latents_classes"]
-    frames = RenderedFrames(SPRITES)
+    frames = RenderedFrames(DSPRITES)
     indices = frames.grid.encode(classes[::29])
     assert (frames.read(indices)[..., 0] == 255 * images[::29]).all()
     assert frames.synthetic["renderer"] == "latentflow"
@@ -160,7 +159,7 @@ def test_a_folder_that_cannot_be_written_to(noise, tmp_path):
     """Catches a traceback, and an hour of rendering before it."""
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"expected a folder to write to, got .*; try --out"):
-        make(SPRITES, tmp_path / "file" / "set", size=300, workers=1)
+        make(DSPRITES, tmp_path / "file" / "set", size=300, workers=1)
 
 
 HEED = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -186,7 +185,7 @@ def test_ctrl_c_in_several_processes_keeps_what_is_there(tmp_path):
     except ExperimentError as error:
         pytest.skip(str(error))
     out = tmp_path / "shapes3d"
-    code = f"{HEED}from latentflow.__main__ import main; sys.exit(main())"
+    code = f"{HEED}from latentflow_experiments.__main__ import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "data", "make", "shapes3d", "--size", "1200", "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

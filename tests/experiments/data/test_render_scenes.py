@@ -6,8 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from latentflow_experiments.data.family import FALCOR3D, ISAAC3D, SHAPES3D
-from latentflow_experiments.data.render.images import render_images
+from latentflow_experiments.data.render.make import render_images
+from latentflow_experiments.data.sets.falcor3d import FALCOR3D
+from latentflow_experiments.data.sets.isaac3d import ISAAC3D
+from latentflow_experiments.data.sets.shapes3d import SHAPES3D
 from latentflow_experiments.errors import ExperimentError
 
 FAMILIES = [SHAPES3D, FALCOR3D, ISAAC3D]
@@ -49,7 +51,7 @@ def test_every_value_of_every_factor_is_another_picture(family):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 def test_a_picture_depends_on_nothing_but_its_digits(family):
-    """Catches a size, a colour or a light that stays from the picture before."""
+    """Catches a size, a color or a light that stays from the picture before."""
     rng = np.random.default_rng(0)
     rows = rng.integers(0, family.grid.sizes, (6, len(family.factors)))
     forwards = render_images(family, rows)

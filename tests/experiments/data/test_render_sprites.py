@@ -83,7 +83,7 @@ def test_the_heart_points_down_and_is_symmetric():
     assert not image[rows[0], 16]  # between the two arcs
 
 
-def test_a_full_turn_is_the_first_picture_and_colours_are_white():
+def test_a_full_turn_is_the_first_picture_and_colors_are_white():
     """Catches 40 steps of a turn instead of 39, as the published values have it, and grey edges."""
     assert VALUES[3][-1] == 2 * math.pi
     for shape in range(3):

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentflow_experiments.data import FactorGrid
-from latentflow_experiments.data.frames import FrameStore
-from latentflow_experiments.data.stores import CachedFrames
+from latentflow_experiments.data.frames import FactorGrid, FrameStore
+from latentflow_experiments.data.stores.cache import CachedFrames
 from latentflow_experiments.errors import DataError, UsageError
 
 FRAME = 4 * 5 * 3 + 8

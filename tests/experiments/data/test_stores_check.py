@@ -24,13 +24,15 @@ from tiny_files import (
     write_sprites,
 )
 
-from latentflow_experiments.data.family import SHAPES3D, SPRITES
-from latentflow_experiments.data.originals import ORIGINALS
-from latentflow_experiments.data.stores.check import Report, check_folder
+from latentflow_experiments.data import DATASETS
+from latentflow_experiments.data.check import check_folder
+from latentflow_experiments.data.sets.dsprites import DSPRITES
+from latentflow_experiments.data.sets.shapes3d import SHAPES3D
+from latentflow_experiments.data.stores.layout import Report
 from latentflow_experiments.errors import DataError
 
 NUMBERS = numbers_of(FALCOR_KEPT, FALCOR_SIZES)
-SPRITES_MARK = MARK | {"family": "sprites", "digits": [list(kept) for kept in SPRITES_KEPT]}
+SPRITES_MARK = MARK | {"family": "dsprites", "digits": [list(kept) for kept in SPRITES_KEPT]}
 SHAPES_MARK = MARK | {"family": "shapes3d", "digits": [list(kept) for kept in SHAPES_KEPT]}
 FALCOR_MARK = MARK | {"family": "falcor3d", "digits": [list(kept) for kept in FALCOR_KEPT]}
 
@@ -42,10 +44,10 @@ def pngs(tmp_path):
 
 def test_stand_ins_without_fault(tmp_path, pngs):
     """Catches a stand-in that is measured by the published check sum."""
-    write_sprites(tmp_path / SPRITES.file, SPRITES_MARK)
+    write_sprites(tmp_path / DSPRITES.file, SPRITES_MARK)
     (tmp_path / "shapes").mkdir()
     path = write_shapes(tmp_path / "shapes" / SHAPES3D.file, SHAPES_MARK)
-    assert check_folder(tmp_path) == Report(tmp_path / SPRITES.file, "dSprites", 24, True, ())
+    assert check_folder(tmp_path) == Report(tmp_path / DSPRITES.file, "dSprites", 24, True, ())
     assert check_folder(tmp_path / "shapes") == check_folder(path) == Report(path, "3D Shapes", 64, True, ())
     for folder in (pngs, pngs.parent):
         assert check_folder(folder) == Report(pngs, "Falcor3D", 16, True, ())
@@ -55,10 +57,10 @@ def test_stand_ins_without_fault(tmp_path, pngs):
 def test_unmarked_files_must_be_the_published_ones(tmp_path, monkeypatch):
     """Catches a file from elsewhere that passes for the original."""
     sprites, shapes = write_sprites(tmp_path / "a.npz", mark=None), write_shapes(tmp_path / "b.h5", mark=None)
-    for path, name in ((sprites, "sprites"), (shapes, "shapes3d")):
+    for path, name in ((sprites, "dsprites"), (shapes, "shapes3d")):
         (fault,) = lines(check_folder(path), path)
         found = hashlib.sha256(path.read_bytes()).hexdigest()
-        assert fault == f"expected the published file with SHA-256 {ORIGINALS[name][0].sha256}, got {found}"
+        assert fault == f"expected the published file with SHA-256 {DATASETS[name].originals[0].sha256}, got {found}"
         publish(monkeypatch, name, path)
         assert check_folder(path).faults == ()
         assert "not marked as synthetic" in check_folder(path).text()
@@ -277,7 +279,7 @@ def test_what_is_no_data_set_is_named(tmp_path):
     (tmp_path / "note.txt").write_text("note")
     with pytest.raises(DataError, match=r"note\.txt: expected dsprites.*, got a file of another kind"):
         check_folder(tmp_path / "note.txt")
-    write_sprites(tmp_path / SPRITES.file)
+    write_sprites(tmp_path / DSPRITES.file)
     write_shapes(tmp_path / SHAPES3D.file)
     with pytest.raises(DataError, match=r"expected one data set, got .*dsprites.* and .*3dshapes"):
         check_folder(tmp_path)

@@ -6,8 +6,10 @@ import struct
 import pytest
 from tiny_files import lines, publish
 
-from latentflow_experiments.data.originals import ORIGINALS, PublicFile
-from latentflow_experiments.data.stores.check import Report, check_folder
+from latentflow_experiments.data import DATASETS
+from latentflow_experiments.data.check import check_folder
+from latentflow_experiments.data.factors import PublicFile
+from latentflow_experiments.data.stores.layout import Report
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def mnist(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(gzip.compress(struct.pack(">2I", 0x0801, count) + bytes(count)))
     images = [PublicFile(f"{name}.gz", ("https://x/",), "0" * 64) for name in sizes]
     publish(monkeypatch, "mnist", *sorted(tmp_path.glob("*.gz")))
-    monkeypatch.setitem(ORIGINALS, "mnist", (*ORIGINALS["mnist"], *images))
+    monkeypatch.setattr(DATASETS["mnist"], "originals", (*DATASETS["mnist"].originals, *images))
     return tmp_path
 
 

@@ -10,10 +10,10 @@ import pytest
 from tiny_files import MARK, SHAPES_KEPT, SHAPES_SIZES, numbers_of, picture, shapes_images, shapes_labels, write_shapes
 from workers import check_workers
 
-from latentflow_experiments.data.family import SHAPES3D
 from latentflow_experiments.data.frames import FrameStore
-from latentflow_experiments.data.stores import H5Frames, open_frames
-from latentflow_experiments.data.stores.h5 import LABELS, digits_of_labels
+from latentflow_experiments.data.sets.shapes3d import SHAPES3D
+from latentflow_experiments.data.stores import open_frames
+from latentflow_experiments.data.stores.h5 import LABELS, H5Frames, digits_of_labels
 from latentflow_experiments.errors import DataError
 
 NUMBERS = numbers_of(SHAPES_KEPT, SHAPES_SIZES)
@@ -29,7 +29,7 @@ def tiny(tmp_path_factory):
 @pytest.mark.parametrize("chunks", [(1, 64, 64, 3), (24, 32, 64, 3), (COUNT, 16, 16, 1)])
 def test_unsorted_and_repeated_images_come_as_asked(tmp_path, chunks):
     """Catches images in the order of the file instead of that of the indices, and runs that are off by one."""
-    frames: FrameStore = H5Frames(write_shapes(tmp_path / "tiny.h5", chunks=chunks))
+    frames: FrameStore = H5Frames(write_shapes(tmp_path / "tiny.h5", chunks=chunks), SHAPES3D)
     indices = np.array([31, 0, 1, 2, 31, 63, 62, 7, 5, 0])
     read = frames.read(indices)
     assert read.dtype == np.uint8
@@ -41,7 +41,7 @@ def test_unsorted_and_repeated_images_come_as_asked(tmp_path, chunks):
 
 def test_the_grid_is_that_of_the_values_that_are_there(tiny):
     """Catches digits that count within the file instead of within the family: hue .9 is digit 9."""
-    frames = H5Frames(tiny)
+    frames = H5Frames(tiny, SHAPES3D)
     assert frames.digits == SHAPES_KEPT
     assert frames.grid.sizes == (2, 1, 2, 2, 4, 2)
     assert frames.synthetic == MARK
@@ -51,7 +51,7 @@ def test_the_grid_is_that_of_the_values_that_are_there(tiny):
 @pytest.mark.parametrize("index", [-1, COUNT])
 def test_an_index_out_of_range_is_refused(tiny, index):
     with pytest.raises(ValueError, match=f"expected values from 0 to {COUNT - 1}, got {index}"):
-        H5Frames(tiny).read(np.array([0, index]))
+        H5Frames(tiny, SHAPES3D).read(np.array([0, index]))
 
 
 def test_labels_of_all_values_count_by_their_order():
@@ -114,7 +114,7 @@ def swapped_labels():
 def test_every_wrong_layout_is_named(tmp_path, changed, message):
     path = write_shapes(tmp_path / "tiny.h5", **changed)
     with pytest.raises(DataError, match=message) as caught:
-        H5Frames(path)
+        H5Frames(path, SHAPES3D)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
@@ -124,14 +124,14 @@ def test_a_truncated_file_is_named(tiny, tmp_path, part):
     path = tmp_path / "tiny.h5"
     path.write_bytes(tiny.read_bytes()[: int(part * tiny.stat().st_size)])
     with pytest.raises(DataError, match=r"tiny\.h5: expected a complete HDF5 file, got"):
-        H5Frames(path)
+        H5Frames(path, SHAPES3D)
 
 
 def test_something_else_or_nothing_is_named(tmp_path):
     (tmp_path / "page.h5").write_text("<html>not found</html>" * 100)
     for name in ("page.h5", "absent.h5"):
         with pytest.raises(DataError, match=f"{name}: expected a complete HDF5 file, got"):
-            H5Frames(tmp_path / name)
+            H5Frames(tmp_path / name, SHAPES3D)
 
 
 def damage(path, index):
@@ -146,7 +146,7 @@ def damage(path, index):
 def test_a_damaged_image_is_named_and_the_others_are_read(tmp_path):
     path = write_shapes(tmp_path / "tiny.h5")
     damage(path, 40)
-    frames = H5Frames(path)
+    frames = H5Frames(path, SHAPES3D)
     with pytest.raises(DataError, match=r"tiny\.h5: image 40: expected readable data, got"):
         frames.read(np.array([2, 40]))
     np.testing.assert_array_equal(frames.read(np.array([41]))[0], picture(NUMBERS[41], 64, 64))
@@ -154,7 +154,7 @@ def test_a_damaged_image_is_named_and_the_others_are_read(tmp_path):
 
 def test_reading_a_few_images_reads_no_more(tmp_path, tiny):
     """Catches reading everything between the first and the last image that is asked for, or the whole file."""
-    frames = H5Frames(tiny)
+    frames = H5Frames(tiny, SHAPES3D)
     frames.read(np.array([1]))
     tracemalloc.start()
     try:
@@ -167,20 +167,20 @@ def test_reading_a_few_images_reads_no_more(tmp_path, tiny):
     path = tmp_path / "tiny.h5"
     path.write_bytes(tiny.read_bytes())
     damage(path, 40)
-    H5Frames(path).read(np.array([39, 41]))
+    H5Frames(path, SHAPES3D).read(np.array([39, 41]))
 
 
 @FORKS
 def test_workers_read_what_the_parent_reads(tiny):
     """Catches a file that is shared with a forked process, which moves its position."""
-    frames = H5Frames(tiny)
+    frames = H5Frames(tiny, SHAPES3D)
     check_workers(frames)
 
 
 @FORKS
 def test_a_forked_process_opens_the_file_itself(tiny):
     """Catches a handle that is taken over: the child must have another open file than its parent."""
-    frames = H5Frames(tiny)
+    frames = H5Frames(tiny, SHAPES3D)
     frames.read(np.array([0]))
     reader, writer = os.pipe()
     if os.fork() == 0:
@@ -199,7 +199,7 @@ def test_a_forked_process_opens_the_file_itself(tiny):
 
 
 def test_a_pickled_store_opens_its_file_anew(tiny):
-    frames = H5Frames(tiny)
+    frames = H5Frames(tiny, SHAPES3D)
     sent = pickle.dumps(frames)
     assert len(sent) < 4096
     np.testing.assert_array_equal(pickle.loads(sent).read(np.array([7])), frames.read(np.array([7])))

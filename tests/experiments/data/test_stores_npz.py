@@ -10,10 +10,11 @@ import pytest
 from tiny_files import MARK, SPRITES_KEPT, SPRITES_SIZES, numbers_of, rows_of, silhouette, sprites_arrays, write_sprites
 from workers import check_workers
 
-from latentflow_experiments.data.family import SPRITES
 from latentflow_experiments.data.frames import FrameStore
-from latentflow_experiments.data.stores import NpzFrames, open_frames
+from latentflow_experiments.data.sets.dsprites import DSPRITES
 from latentflow_experiments.data.stores import npz as module
+from latentflow_experiments.data.stores import open_frames
+from latentflow_experiments.data.stores.npz import NpzFrames
 from latentflow_experiments.errors import DataError
 
 NUMBERS = numbers_of(SPRITES_KEPT, SPRITES_SIZES)
@@ -22,12 +23,12 @@ FORKS = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return write_sprites(tmp_path_factory.mktemp("sprites") / "tiny.npz")
+    return write_sprites(tmp_path_factory.mktemp("dsprites") / "tiny.npz")
 
 
 @pytest.fixture
 def frames(tiny, tmp_path):
-    return NpzFrames(tiny, cache_folder=tmp_path / "cache")
+    return NpzFrames(tiny, DSPRITES, cache_folder=tmp_path / "cache")
 
 
 def test_images_come_in_the_order_that_is_asked_for(frames):
@@ -58,7 +59,7 @@ def test_an_index_out_of_range_is_refused(frames, index):
 
 
 def test_an_original_has_no_mark(tmp_path):
-    assert NpzFrames(write_sprites(tmp_path / "tiny.npz", mark=None), cache_folder=tmp_path).synthetic is None
+    assert NpzFrames(write_sprites(tmp_path / "tiny.npz", mark=None), DSPRITES, cache_folder=tmp_path).synthetic is None
 
 
 def test_the_archive_is_unpacked_once(tiny, tmp_path, monkeypatch):
@@ -69,13 +70,13 @@ def test_the_archive_is_unpacked_once(tiny, tmp_path, monkeypatch):
     blocks = module.image_blocks
     monkeypatch.setattr(module, "image_blocks", lambda *given: unpacked.append(given) or blocks(*given))
     for _ in range(2):
-        NpzFrames(archive, cache_folder=cache).read(np.array([0]))
+        NpzFrames(archive, DSPRITES, cache_folder=cache).read(np.array([0]))
     assert len(unpacked) == 1
     assert [path.stat().st_size for path in cache.iterdir()] == [24 * 512]
     other = sprites_arrays()["imgs"]
     write_sprites(archive, imgs=1 - other)
     np.testing.assert_array_equal(
-        NpzFrames(archive, cache_folder=cache).read(np.array([3]))[0, ..., 0], (1 - other[3]) * 255
+        NpzFrames(archive, DSPRITES, cache_folder=cache).read(np.array([3]))[0, ..., 0], (1 - other[3]) * 255
     )
     assert len(unpacked) == 2
 
@@ -84,7 +85,7 @@ def test_a_damaged_archive_leaves_no_index(tmp_path):
     """Catches an index that is written in place, so that half of it would be taken for the whole."""
     images = sprites_arrays()["imgs"]
     images[17, 3, 3] = 2
-    frames = NpzFrames(write_sprites(tmp_path / "tiny.npz", imgs=images), cache_folder=tmp_path / "cache")
+    frames = NpzFrames(write_sprites(tmp_path / "tiny.npz", imgs=images), DSPRITES, cache_folder=tmp_path / "cache")
     with pytest.raises(DataError, match=r"tiny\.npz: image 17: expected pixels of 0 and 1, got 2"):
         frames.read(np.array([0]))
     assert list((tmp_path / "cache").iterdir()) == []
@@ -95,7 +96,7 @@ def test_an_index_of_the_wrong_size_is_made_again(frames, tmp_path):
     expected = frames.read(np.array([23]))
     (index,) = (tmp_path / "cache").iterdir()
     index.write_bytes(index.read_bytes()[:-1])
-    again = NpzFrames(frames.path, cache_folder=tmp_path / "cache")
+    again = NpzFrames(frames.path, DSPRITES, cache_folder=tmp_path / "cache")
     np.testing.assert_array_equal(again.read(np.array([23])), expected)
 
 
@@ -109,7 +110,7 @@ def test_the_images_are_never_all_in_memory(tmp_path):
     }
     path = tmp_path / "large.npz"
     np.savez_compressed(path, **arrays)
-    frames = NpzFrames(path, cache_folder=tmp_path / "cache")
+    frames = NpzFrames(path, DSPRITES, cache_folder=tmp_path / "cache")
     tracemalloc.start()
     try:
         read = frames.read(np.array([8191]))
@@ -133,11 +134,11 @@ class Bomb:
 def test_the_pickle_is_never_loaded(tmp_path):
     """Catches `allow_pickle=True`: unpickling what a stranger wrote would run it."""
     bomb = np.array(Bomb(tmp_path / "exploded"), dtype=object)
-    NpzFrames(write_sprites(tmp_path / "a.npz", metadata=bomb), cache_folder=tmp_path).read(np.array([0]))
+    NpzFrames(write_sprites(tmp_path / "a.npz", metadata=bomb), DSPRITES, cache_folder=tmp_path).read(np.array([0]))
     for name in ("imgs", "latents_classes"):
         path = write_sprites(tmp_path / "b.npz", **{name: bomb})
         with pytest.raises(DataError, match=r"imgs|latents_classes"):
-            NpzFrames(path, cache_folder=tmp_path)
+            NpzFrames(path, DSPRITES, cache_folder=tmp_path)
     assert not (tmp_path / "exploded").exists()
 
 
@@ -177,7 +178,7 @@ IMAGES = sprites_arrays()["imgs"]
 def test_every_wrong_layout_is_named(tmp_path, changed, message):
     path = write_sprites(tmp_path / "tiny.npz", **changed)
     with pytest.raises(DataError, match=message) as caught:
-        NpzFrames(path, cache_folder=tmp_path)
+        NpzFrames(path, DSPRITES, cache_folder=tmp_path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
@@ -189,9 +190,9 @@ def test_something_that_is_no_archive_is_named(tiny, tmp_path, content):
     with pytest.raises(
         DataError, match=r"tiny\.npz: expected an npz file that is complete, got File is not a zip file"
     ):
-        NpzFrames(path, cache_folder=tmp_path)
+        NpzFrames(path, DSPRITES, cache_folder=tmp_path)
     with pytest.raises(DataError, match=r"absent\.npz: expected an npz file that is complete, got no such file"):
-        NpzFrames(tmp_path / "absent.npz", cache_folder=tmp_path)
+        NpzFrames(tmp_path / "absent.npz", DSPRITES, cache_folder=tmp_path)
 
 
 def test_a_changed_byte_in_the_images_is_noticed(tiny, tmp_path):
@@ -203,7 +204,7 @@ def test_a_changed_byte_in_the_images_is_noticed(tiny, tmp_path):
     path = tmp_path / "tiny.npz"
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"tiny\.npz: image 0: expected readable data"):
-        NpzFrames(path, cache_folder=tmp_path).read(np.array([0]))
+        NpzFrames(path, DSPRITES, cache_folder=tmp_path).read(np.array([0]))
 
 
 def test_data_after_the_last_image_is_refused(tiny, tmp_path):
@@ -213,13 +214,13 @@ def test_data_after_the_last_image_is_refused(tiny, tmp_path):
         for name in old.namelist():
             new.writestr(name, old.read(name) + (b"\0" if name == "imgs.npy" else b""))
     with pytest.raises(DataError, match="expected 24 images, got more data in imgs"):
-        NpzFrames(path, cache_folder=tmp_path).read(np.array([0]))
+        NpzFrames(path, DSPRITES, cache_folder=tmp_path).read(np.array([0]))
 
 
 def test_a_cache_that_cannot_be_written_is_named(tiny, tmp_path):
     (tmp_path / "cache").write_text("a file, not a folder")
     with pytest.raises(DataError, match=r"\.bits: expected an index of 12288 bytes, got"):
-        NpzFrames(tiny, cache_folder=tmp_path / "cache").read(np.array([0]))
+        NpzFrames(tiny, DSPRITES, cache_folder=tmp_path / "cache").read(np.array([0]))
 
 
 def test_a_pickled_store_does_not_carry_the_images(frames):
@@ -237,8 +238,8 @@ def test_workers_read_what_the_parent_reads(frames):
 
 def test_the_family_says_which_file_it_is(tiny, cache, tmp_path):
     """Catches a store for the wrong format; the index goes into the user's cache."""
-    (tmp_path / SPRITES.file).write_bytes(tiny.read_bytes())
-    frames = open_frames(SPRITES, tmp_path)
+    (tmp_path / DSPRITES.file).write_bytes(tiny.read_bytes())
+    frames = open_frames(DSPRITES, tmp_path)
     assert isinstance(frames, NpzFrames)
     frames.read(np.array([0]))
     assert [path.name for path in (cache / "frames").iterdir()] == [f"{frames.sha256()}.bits"]

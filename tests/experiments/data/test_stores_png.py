@@ -8,9 +8,11 @@ from PIL import Image
 from tiny_files import FALCOR_KEPT, FALCOR_SIZES, ISAAC_SIZES, MARK, numbers_of, picture, write_pngs
 from workers import check_workers
 
-from latentflow_experiments.data.family import FALCOR3D, ISAAC3D
 from latentflow_experiments.data.frames import FrameStore
-from latentflow_experiments.data.stores import PngFrames, open_frames
+from latentflow_experiments.data.sets.falcor3d import FALCOR3D
+from latentflow_experiments.data.sets.isaac3d import ISAAC3D
+from latentflow_experiments.data.stores import open_frames
+from latentflow_experiments.data.stores.png import PngFrames
 from latentflow_experiments.errors import DataError
 
 NUMBERS = numbers_of(FALCOR_KEPT, FALCOR_SIZES)
@@ -121,7 +123,7 @@ def test_a_jpeg_in_disguise_is_refused(images):
         PngFrames(images, FALCOR3D).read(np.array([0]))
 
 
-def test_an_image_with_a_palette_or_opacity_is_read_in_colour(images):
+def test_an_image_with_a_palette_or_opacity_is_read_in_color(images):
     red = Image.new("RGB", (128, 128), (204, 51, 51))
     for mode in ("RGBA", "P"):
         red.convert(mode).save(images / f"{NUMBERS[0]:06d}.png")

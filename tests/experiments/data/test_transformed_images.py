@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from latentflow_experiments.data import LabelledImages, TransformationSequences, TransformedImages
+from latentflow_experiments.data.transformed import LabelledImages, TransformationSequences, TransformedImages
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def test_a_random_start_changes_one_transformation_only(images):
             v = (math.sin(angle) * right + math.cos(angle) * down) / (scale * centre)
             grey = F.grid_sample(images.images[None, 2:3] / 255, torch.stack([u, v], -1)[None], align_corners=True)[0]
             hue = transformations.hues[states[2]]
-            colour = (1, hue / 60, 0) if hue <= 60 else (2 - hue / 60, 1, 0) if hue <= 120 else (0, 1, (hue - 120) / 60)
-            expected = grey * torch.tensor(colour)[:, None, None]
+            color = (1, hue / 60, 0) if hue <= 60 else (2 - hue / 60, 1, 0) if hue <= 120 else (0, 1, (hue - 120) / 60)
+            expected = grey * torch.tensor(color)[:, None, None]
             torch.testing.assert_close(frames[t], expected, atol=3e-5, rtol=0)
 
 
@@ -61,13 +61,13 @@ def test_the_starts_of_a_random_start_are_all_states_of_the_others(images):
 
 def test_fewer_transformations_in_another_order(images):
     """Catches a k that counts those that are not in use."""
-    data = TransformedImages(images, names=("colouring", "scaling"))
+    data = TransformedImages(images, names=("coloring", "scaling"))
     every = TransformedImages(images)
     indices = torch.tensor([0, 3])
     assert torch.equal(data.sequence(indices, 0), every.sequence(indices, 2))
     assert torch.equal(data.sequence(indices, torch.tensor([1, 0])), every.sequence(indices, torch.tensor([0, 2])))
-    random = TransformedImages(images, names=("colouring",), start="random")
-    assert random.grid.names == ("image", "colouring")
+    random = TransformedImages(images, names=("coloring",), start="random")
+    assert random.grid.names == ("image", "coloring")
     assert torch.equal(random.sequence(torch.tensor([9 * 3 + 5]), 0), every.sequence(torch.tensor([3]), 2))
 
 
@@ -101,7 +101,7 @@ def test_twelve_states_and_the_hues_of_the_text():
 @pytest.mark.parametrize("names", [("turning",), ("scaling", "scaling")])
 def test_wrong_names(images, names):
     """Catches a transformation that is not there."""
-    with pytest.raises(ValueError, match="names: expected distinct ones of scaling, rotation, colouring"):
+    with pytest.raises(ValueError, match="names: expected distinct ones of scaling, rotation, coloring"):
         TransformedImages(images, names=names)
 
 

@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from latentflow_experiments.data.originals import ORIGINALS, PublicFile
+from latentflow_experiments.data import DATASETS
+from latentflow_experiments.data.factors import PublicFile
 
 SPRITES_SIZES = (1, 3, 6, 40, 32, 32)
 SHAPES_SIZES = (10, 10, 10, 8, 4, 15)
@@ -119,7 +120,7 @@ def write_pngs(folder, kept=FALCOR_KEPT, sizes=FALCOR_SIZES, mark=MARK):
 def publish(monkeypatch, name, *paths):
     """Let files count as the published ones."""
     files = [PublicFile(path.name, ("https://x/",), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
-    monkeypatch.setitem(ORIGINALS, name, tuple(files))
+    monkeypatch.setattr(DATASETS[name], "originals", tuple(files))
 
 
 def lines(report, path):

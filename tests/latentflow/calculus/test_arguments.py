@@ -4,19 +4,9 @@ import pytest
 import torch
 from strategies import randn
 
-from latentflow import (
-    Exact,
-    Hutchinson,
-    Jet,
-    JetRequest,
-    MLPPotential,
-    QuadraticPotential,
-    gradient,
-    hessian,
-    jet,
-    laplacian,
-)
-from latentflow.calculus import check_points, evaluate_jet, expand_time
+from latentflow import Exact, Hutchinson, Jet, MLPPotential, QuadraticPotential, gradient, hessian, jet, laplacian
+from latentflow.calculus import JetRequest, evaluate_jet
+from latentflow.calculus.jets import check_points, expand_time
 
 
 def square(z, t):
@@ -97,7 +87,7 @@ def test_points_and_parameters_of_different_dtypes_are_refused(u):
 def test_an_estimator_refuses_a_jet_without_its_field(estimator):
     """Catches a Laplacian of None handed on to a log-density."""
     plain = Jet(torch.zeros(2), torch.zeros(2, 3), torch.zeros(2))
-    with pytest.raises(ValueError, match=r"jet: expected a jet with .*, got one without"):
+    with pytest.raises(ValueError, match=r"(laplacian|quadratic) was not requested"):
         estimator.laplacian(plain)
 
 
@@ -114,7 +104,7 @@ def test_a_rule_that_does_not_answer_is_named():
     assert torch.equal(evaluate_jet(Lazy(), torch.ones(2, 3), 0.0, JetRequest()).gradient, 2 * torch.ones(2, 3))
     with pytest.raises(ValueError, match="u: expected its jet_rule to return the hessian"):
         hessian(Lazy(), randn(2, 3), 0.0)
-    with pytest.raises(ValueError, match="expected a jet with a Laplacian"):
+    with pytest.raises(ValueError, match="u: expected its jet_rule to return the laplacian that was requested"):
         laplacian(Lazy(), randn(2, 3), 0.0)
 
 

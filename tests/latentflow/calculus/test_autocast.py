@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from strategies import ALL_FIELDS
+from strategies import ALL_FIELDS, request_of
 from torch import nn
 
 from latentflow import (
-    FirstOrder,
+    Derivative,
     HJResidual,
     Hutchinson,
     MLPPotential,
@@ -20,13 +20,13 @@ from latentflow import (
 from latentflow.calculus import (
     FixedProbes,
     HutchPlusPlus,
-    JetRequest,
     estimate_laplacian,
     evaluate_jet,
     gradient_time_derivative,
     hessian_vector_product,
     second_time_derivative,
 )
+from latentflow.flow import FirstOrder
 
 
 class Module(nn.Module):
@@ -63,7 +63,14 @@ fields = pytest.mark.parametrize("u", FIELDS.values(), ids=FIELDS.keys())
 
 
 def everything(u, z, t, v):
-    return evaluate_jet(u, z, t, JetRequest(True, True, v, True, True, True))
+    return evaluate_jet(
+        u,
+        z,
+        t,
+        request_of(
+            v, laplacian=True, hessian=True, products=True, second_time_derivative=True, gradient_time_derivative=True
+        ),
+    )
 
 
 @fields
@@ -132,8 +139,8 @@ def test_gradients_are_the_same_inside_and_outside(u):
 
     def loss():
         step = PotentialFlow(u).step(z, t, 0.1, SlogDet())
-        surrogate = PotentialFlow(u).step(z, t, 0.1, FirstOrder()).volume.log_det
-        return HJResidual().loss(u, (z, t)) + laplacian(u, z, t).mean() + (step.volume.log_det + surrogate).mean()
+        surrogate = PotentialFlow(u).step(z, t, 0.1, FirstOrder()).determinant.log_det
+        return HJResidual().loss(u, (z, t)) + laplacian(u, z, t).mean() + (step.determinant.log_det + surrogate).mean()
 
     parameters = list(u.parameters())
     outside = loss()
@@ -151,8 +158,8 @@ def test_double_precision_stays():
     u = MLPPotential(3, (6, 5)).double()
     z = points(5, 3).double()
     with lower():
-        actual = jet(u, z, 0.3, hessian=True)
-    expected = jet(u, z, 0.3, hessian=True)
+        actual = jet(u, z, 0.3, requires=Derivative.HESSIAN)
+    expected = jet(u, z, 0.3, requires=Derivative.HESSIAN)
     for name in ("value", "gradient", "laplacian", "hessian"):
         assert getattr(actual, name).dtype == torch.float64
         assert torch.equal(getattr(actual, name), getattr(expected, name))

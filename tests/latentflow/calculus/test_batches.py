@@ -2,9 +2,22 @@
 
 import pytest
 import torch
-from strategies import FIELDS, Well, close, jets_close, network, opaque, rand, randn, symmetric, wave
+from strategies import (
+    FIELDS,
+    Well,
+    close,
+    jet_of,
+    jets_close,
+    network,
+    opaque,
+    rand,
+    randn,
+    request_of,
+    symmetric,
+    wave,
+)
 
-from latentflow import FunctionPotential, Jet, JetRequest, PotentialBank, QuadraticPotential, SwitchedPotential
+from latentflow import FunctionPotential, PotentialBank, QuadraticPotential, SwitchedPotential
 from latentflow.calculus import evaluate_jet
 
 MLP = network(3)
@@ -31,11 +44,11 @@ kinds = pytest.mark.parametrize("u", KINDS.values(), ids=KINDS.keys())
 def everything(u, z, t):
     """The full jet, with probes that do not depend on the batch."""
     probes = torch.stack([randn(3, seed=1), randn(3, seed=2)]).to(z).expand(*z.shape[:-1], 2, 3)
-    return evaluate_jet(u, z, t, JetRequest(laplacian=True, hessian=True, probes=probes))
+    return evaluate_jet(u, z, t, request_of(laplacian=True, hessian=True, probes=probes))
 
 
 def each_field(jet, function):
-    return Jet(*(function(getattr(jet, name)) for name in FIELDS))
+    return jet_of(**{name: function(getattr(jet, name)) for name in FIELDS})
 
 
 @kinds

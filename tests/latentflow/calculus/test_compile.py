@@ -2,26 +2,18 @@
 
 import pytest
 import torch
-from strategies import close, network, rand, randn, symmetric, wave
+from strategies import close, network, rand, randn, request_of, symmetric, wave
 
-from latentflow import (
-    FirstOrder,
-    HJResidual,
-    PotentialBank,
-    PotentialFlow,
-    QuadraticPotential,
-    SlogDet,
-    laplacian,
-)
+from latentflow import HJResidual, PotentialBank, PotentialFlow, QuadraticPotential, SlogDet, laplacian
 from latentflow.calculus import (
     FixedProbes,
     HutchPlusPlus,
-    JetRequest,
     evaluate_jet,
     gradient_time_derivative,
     hessian_vector_product,
     second_time_derivative,
 )
+from latentflow.flow import FirstOrder
 
 RESIDUAL, SURROGATE, EXACT = HJResidual(), FirstOrder(), SlogDet()
 
@@ -42,7 +34,7 @@ def equation(u, z, t):
 def training_step(u, z, t):
     """The same, and the volume of a step by the surrogate and exactly."""
     flow = PotentialFlow(u)
-    surrogate, exact = (flow.step(z, t, 0.1, volume).volume.log_det for volume in (SURROGATE, EXACT))
+    surrogate, exact = (flow.step(z, t, 0.1, volume).determinant.log_det for volume in (SURROGATE, EXACT))
     return equation(u, z, t) + surrogate.mean() + exact.mean()
 
 
@@ -93,7 +85,7 @@ def test_other_operators():
 
     def operators(u, z, t):
         change = gradient_time_derivative(u, z, 0.3) + hessian_vector_product(u, z, t, z)
-        inner = evaluate_jet(u, z, t, JetRequest(inner_hessian=True)).inner_hessian
+        inner = evaluate_jet(u, z, t, request_of(inner_hessian=True)).inner_hessian
         forms = laplacian(u, z, t[0], FixedProbes(z.cos().unsqueeze(-2)))
         total = second_time_derivative(u, z, t) + forms + change.square().sum(-1)
         return total.sum() + (inner.core @ (inner.factor @ inner.factor.mT)).square().sum()
@@ -105,8 +97,8 @@ def test_objects_made_inside():
     """Catches a default of a frozen class that the compiler cannot make: a volume written where it is used."""
 
     def step(u, z, t):
-        first = PotentialFlow(u).step(z, t, 0.1, FirstOrder()).volume.log_det
-        return (first + PotentialFlow(u).step(z, t, 0.1, SlogDet()).volume.log_det).sum()
+        first = PotentialFlow(u).step(z, t, 0.1, FirstOrder()).determinant.log_det
+        return (first + PotentialFlow(u).step(z, t, 0.1, SlogDet()).determinant.log_det).sum()
 
     compiled_equals_eager(network(3), step, randn(5, 3), rand(5))
 

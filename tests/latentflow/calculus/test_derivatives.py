@@ -3,11 +3,25 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from strategies import FIELDS, Well, close, dims, jets_close, network, opaque, rand, randn, seeds, wave
+from strategies import (
+    FIELDS,
+    Well,
+    close,
+    dims,
+    held,
+    jets_close,
+    network,
+    opaque,
+    rand,
+    randn,
+    request_of,
+    seeds,
+    wave,
+)
 from torch import nn
 from torch.func import functional_call, grad, jacrev, jvp, stack_module_state, vmap
 
-from latentflow import FunctionPotential, JetRequest, QuadraticPotential, gradient, hessian, jet, laplacian
+from latentflow import Derivative, FunctionPotential, QuadraticPotential, gradient, hessian, jet, laplacian
 from latentflow.calculus import evaluate_jet
 
 
@@ -20,7 +34,8 @@ class Derivatives(nn.Module):
 
     def forward(self, z, t):
         probes = torch.arange(1.0, 2 * z.shape[-1] + 1).cos().to(z).expand(*z.shape[:-1], -1).unflatten(-1, (2, -1))
-        request = JetRequest(self.name == "laplacian", self.name == "hessian", probes if self.name[0] == "q" else None)
+        wanted = {self.name: True} if self.name in ("laplacian", "hessian") else {}
+        request = request_of(probes if self.name == "quadratic" else None, **wanted)
         return getattr(evaluate_jet(self.u if self.rule else opaque(self.u), z, t, request), self.name)
 
 
@@ -43,7 +58,7 @@ def test_gradcheck_and_gradgradcheck(name, rule):
 def test_transforms_of_the_operators(u):
     """Row 52; catches a data-dependent branch or an in-place write that torch.func refuses, and a wrong axis."""
     z, t = randn(4, 3), rand(4)
-    result = jet(u, z, t, hessian=True)
+    result = jet(u, z, t, requires=Derivative.HESSIAN)
     close(vmap(lambda z, t: laplacian(u, z, t))(z, t), result.laplacian)
     close(vmap(lambda z, t: hessian(u, z, t))(z, t), result.hessian)
     close(vmap(jacrev(lambda z, t: gradient(u, z, t)))(z, t), result.hessian)
@@ -84,14 +99,14 @@ def test_stacked_potentials_equal_the_loop():
 def test_jets_without_grad_mode(u, mode, inside):
     """Row 52; catches autograd.grad in a pass, which fails or returns zero there, and a graph that is kept alive."""
     z, t, v = randn(4, 3), rand(4), randn(4, 2, 3)
-    expected = evaluate_jet(u, z, t, JetRequest(True, True, v))
+    expected = evaluate_jet(u, z, t, request_of(v, laplacian=True, hessian=True))
     with mode():
         if inside:
             z, t, v = randn(4, 3), rand(4), randn(4, 2, 3)
-        result = evaluate_jet(u, z, t, JetRequest(True, True, v))
+        result = evaluate_jet(u, z, t, request_of(v, laplacian=True, hessian=True))
         assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
         assert not torch.is_grad_enabled()
-    assert not any(getattr(result, name).requires_grad for name in FIELDS)
+    assert not any(held(result, name).requires_grad for name in FIELDS)
     jets_close(result, expected, tolerance=1e-13)
 
 

@@ -6,9 +6,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import close, dims, network, opaque, orthogonal, rand, randn, reference_jet, seeds, symmetric
+from strategies import (
+    close,
+    dims,
+    jet_of,
+    network,
+    opaque,
+    orthogonal,
+    rand,
+    randn,
+    reference_jet,
+    request_of,
+    seeds,
+    symmetric,
+)
 
-from latentflow import Exact, Hutchinson, Jet, JetRequest, QuadraticPotential, laplacian
+from latentflow import Exact, Hutchinson, QuadraticPotential, laplacian
 from latentflow.calculus import evaluate_jet
 
 
@@ -19,7 +32,7 @@ def grid(nodes, dim):
 
 def forms(u, z, t, probes):
     """The quadratic forms of the same probes at each point."""
-    return evaluate_jet(u, z, t, JetRequest(probes=probes.expand(*z.shape[:-1], *probes.shape))).quadratic
+    return evaluate_jet(u, z, t, request_of(probes=probes.expand(*z.shape[:-1], *probes.shape))).quadratic
 
 
 @given(dims, seeds, st.booleans())
@@ -29,7 +42,7 @@ def test_all_rademacher_probes(dim, seed, rule):
     H = reference_jet(u, z, t).hessian
     values = forms(u if rule else opaque(u), z, t, grid([-1.0, 1.0], dim))
     off_diagonal = H.square().sum((-1, -2)) - H.diagonal(dim1=-2, dim2=-1).square().sum(-1)
-    close(Hutchinson().laplacian(Jet(t, z, t, quadratic=values)), H.diagonal(dim1=-2, dim2=-1).sum(-1))
+    close(Hutchinson().laplacian(jet_of(t, z, t, quadratic=values)), H.diagonal(dim1=-2, dim2=-1).sum(-1))
     close(values.var(-1, correction=0), 2 * off_diagonal)
 
 

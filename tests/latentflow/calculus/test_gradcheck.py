@@ -2,16 +2,14 @@
 
 import pytest
 import torch
-from strategies import close, network, rand, randn, symmetric
+from strategies import close, network, rand, randn, request_of, symmetric
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
 from latentflow import (
-    FourierEmbedding,
     HJResidual,
     Hutchinson,
-    NonPositiveForce,
     PotentialFlow,
     QuadraticPotential,
     SlogDet,
@@ -22,14 +20,14 @@ from latentflow import (
 )
 from latentflow.calculus import (
     HutchPlusPlus,
-    JetRequest,
     estimate_laplacian,
     evaluate_jet,
     gradient_time_derivative,
     hessian_vector_product,
     second_time_derivative,
 )
-from latentflow.potentials import ScaledPotential
+from latentflow.pde import NonPositiveForce
+from latentflow.potentials import FourierEmbedding, ScaledPotential
 
 
 class Opaque(nn.Module):
@@ -83,7 +81,7 @@ def with_fixed_noise(estimator):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             request = estimator.request(u, torch.ones_like(z).detach(), 0.2)
-        return estimator.laplacian(evaluate_jet(u, z, t, JetRequest(probes=request.probes)))
+        return estimator.laplacian(evaluate_jet(u, z, t, request_of(probes=request.probes)))
 
     return operator
 
@@ -91,7 +89,7 @@ def with_fixed_noise(estimator):
 def hutch_plus_plus(u, z, t):
     """Hutch++ in a subspace that is given, as the gradient treats it: not that of the parameters which move here."""
     probes = torch.cat([torch.eye(z.shape[-1]).to(z)[:1], torch.ones(1, z.shape[-1]).to(z)])
-    return HutchPlusPlus(3).laplacian(evaluate_jet(u, z, t, JetRequest(probes=probes.expand(*z.shape[:-1], -1, -1))))
+    return HutchPlusPlus(3).laplacian(evaluate_jet(u, z, t, request_of(probes=probes.expand(*z.shape[:-1], -1, -1))))
 
 
 OPERATORS = {
@@ -106,9 +104,9 @@ OPERATORS = {
     "Hutchinson": with_fixed_noise(Hutchinson(2, "gaussian")),
     "Hutch++": hutch_plus_plus,
     "Hamilton-Jacobi": HJResidual(),
-    "exact log_det": lambda u, z, t: PotentialFlow(u).step(z, t, 0.3, SlogDet()).volume.log_det,
+    "exact log_det": lambda u, z, t: PotentialFlow(u).step(z, t, 0.3, SlogDet()).determinant.log_det,
     "log_det by eigenvalues": lambda u, z, t: (
-        PotentialFlow(u).step(z, t, 0.3, SlogDet(eigenvalues=True)).volume.log_det
+        PotentialFlow(u).step(z, t, 0.3, SlogDet(eigenvalues=True)).determinant.log_det
     ),
 }
 

@@ -15,12 +15,13 @@ from strategies import (
     rand,
     randn,
     reference_jet,
+    request_of,
     seeds,
     symmetric,
     wave,
 )
 
-from latentflow import Exact, Hutchinson, JetRequest, gradient, hessian, jet, laplacian
+from latentflow import Derivative, Exact, Hutchinson, gradient, hessian, jet, laplacian
 from latentflow.calculus import evaluate_jet
 
 
@@ -33,7 +34,7 @@ def test_quadratic_in_space_and_time(dim, batch, seed):
     def u(z, t):
         return (1 + t.pow(3)) * torch.einsum("...i,ij,...j->...", z, A, z) / 2 + z @ b + 7 * t.square()
 
-    result = evaluate_jet(u, z, t, JetRequest(laplacian=True, hessian=True, probes=v))
+    result = evaluate_jet(u, z, t, request_of(laplacian=True, hessian=True, probes=v))
     growth = (1 + t.pow(3)).unsqueeze(-1)
     close(result.gradient, growth * (z @ A) + b)
     close(result.time_derivative, 1.5 * t.square() * ((z @ A) * z).sum(-1) + 14 * t)
@@ -74,7 +75,10 @@ def test_rotation_covariance(dim, seed, rule):
     u, Q = network(dim, seed=seed), orthogonal(dim, seed=seed)
     field = u if rule else opaque(u)
     z, t = randn(4, dim, seed=seed + 1), rand(4, seed=seed + 2)
-    turned, straight = jet(lambda z, t: u(z @ Q.mT, t), z, t, hessian=True), jet(field, z @ Q.mT, t, hessian=True)
+    turned, straight = (
+        jet(lambda z, t: u(z @ Q.mT, t), z, t, requires=Derivative.HESSIAN),
+        jet(field, z @ Q.mT, t, requires=Derivative.HESSIAN),
+    )
     close(turned.value, straight.value)
     close(turned.gradient, straight.gradient @ Q)
     close(turned.laplacian, straight.laplacian)
@@ -88,7 +92,9 @@ def test_autodiff_agrees_with_reverse_over_reverse(dim, batch, seed):
     u = network(dim, seed=seed)
     z, t, v = randn(*batch, dim, seed=seed), rand(*batch, seed=seed), randn(*batch, 3, dim, seed=seed + 1)
     for field in (wave, opaque(u)):
-        jets_close(evaluate_jet(field, z, t, JetRequest(True, True, v)), reference_jet(field, z, t, v))
+        jets_close(
+            evaluate_jet(field, z, t, request_of(v, laplacian=True, hessian=True)), reference_jet(field, z, t, v)
+        )
 
 
 @pytest.mark.parametrize(
@@ -98,7 +104,7 @@ def test_autodiff_agrees_with_reverse_over_reverse(dim, batch, seed):
 def test_fields_without_curvature(field, slope):
     """Catches a derivative of None where the field does not depend on its argument."""
     z = randn(4, 3)
-    result = jet(field, z, 1.0, hessian=True)
+    result = jet(field, z, 1.0, requires=Derivative.HESSIAN)
     close(result.gradient, torch.full_like(z, slope))
     close(result.laplacian, torch.zeros(4, dtype=torch.float64))
     close(result.hessian, torch.zeros(4, 3, 3, dtype=torch.float64))
@@ -122,7 +128,7 @@ def test_operators_are_the_fields_of_the_jet(dim, seed):
         close(gradient(field, z, t), expected.gradient)
         close(laplacian(field, z, t), expected.laplacian)
         close(hessian(field, z, t), expected.hessian)
-        jets_close(jet(field, z, t, hessian=True), expected)
+        jets_close(jet(field, z, t, requires=Derivative.HESSIAN), expected)
 
 
 def test_a_jet_holds_what_was_asked_for_and_nothing_else():
@@ -130,11 +136,11 @@ def test_a_jet_holds_what_was_asked_for_and_nothing_else():
     z = randn(4, 3)
     generator = torch.Generator().manual_seed(0)
     for field in (wave, network(3)):
-        assert jet(field, z, 0.0, None).laplacian is None
-        assert jet(field, z, 0.0, Exact()).hessian is None
-        only = jet(field, z, 0.0, None, hessian=True)
-        assert only.laplacian is None
-        both = jet(field, z, 0.0, Hutchinson(2, generator=generator), hessian=True)
+        assert jet(field, z, 0.0, None).derivatives == Derivative(0)
+        assert jet(field, z, 0.0, Exact()).derivatives == Derivative.LAPLACIAN
+        only = jet(field, z, 0.0, None, requires=Derivative.HESSIAN)
+        assert only.derivatives == Derivative.HESSIAN
+        both = jet(field, z, 0.0, Hutchinson(2, generator=generator), requires=Derivative.HESSIAN)
         close(both.hessian, only.hessian)
         close(both.laplacian, both.quadratic.mean(-1))
 
@@ -145,9 +151,9 @@ def test_inputs_are_not_mutated(field, requires_grad):
     """Catches requires_grad_() on the caller's tensors, a left-over .grad, and a result that depends on the flag."""
     z, t = randn(4, 3).requires_grad_(requires_grad), rand(4).requires_grad_(requires_grad)
     copies = z.detach().clone(), t.detach().clone()
-    result = jet(field, z, t, hessian=True)
+    result = jet(field, z, t, requires=Derivative.HESSIAN)
     assert (z.requires_grad, t.requires_grad) == (requires_grad, requires_grad)
     assert (z.grad, t.grad) == (None, None)
     assert torch.equal(z, copies[0])
     assert torch.equal(t, copies[1])
-    jets_close(result, jet(field, *copies, hessian=True), tolerance=0)
+    jets_close(result, jet(field, *copies, requires=Derivative.HESSIAN), tolerance=0)

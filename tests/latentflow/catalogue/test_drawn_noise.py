@@ -4,13 +4,14 @@ import pytest
 import torch
 from strategies import symmetric
 
-from latentflow import Hutchinson, HutchPlusPlus, QuadraticPotential, laplacian
+from latentflow import Hutchinson, QuadraticPotential, laplacian
+from latentflow.calculus import HutchPlusPlus
 
 
 @pytest.mark.parametrize("noise", ["rademacher", "gaussian"])
 @pytest.mark.parametrize("estimator", [Hutchinson, HutchPlusPlus])
 def test_the_mean_over_draws_is_the_trace(estimator, noise):
-    """Row 6; catches a subspace that depends on the probes of the rest: the z-score of 20000 draws, H indefinite."""
+    """Catches a subspace that depends on the probes of the rest: the z-score of 20000 draws, H indefinite."""
     matrix = symmetric(4, 2)
     assert torch.linalg.eigvalsh(matrix).sign().unique().numel() == 2
     z = torch.zeros(20_000, 4, dtype=torch.float64)

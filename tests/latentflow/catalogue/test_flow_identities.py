@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from latentflow import (
-    Discrete,
+    ODE,
+    Euler,
     FunctionPotential,
     HJResidual,
-    ODEOptions,
     PotentialFlow,
     QuadraticPotential,
     SwitchedPotential,
@@ -19,31 +19,31 @@ from latentflow import (
 
 dims, seeds = st.integers(1, 5), st.integers(0, 2**31 - 100)
 near = {"rtol": 1e-11, "atol": 1e-11}
-rk4 = ODEOptions("rk4", options={"step_size": 0.5})
+rk4 = ODE("rk4", options={"step_size": 0.5})
 
 
 @given(dims, seeds)
 @settings(max_examples=4)
 def test_a_rotated_potential_has_the_rotated_flow(dim, seed):
-    """Row 3; catches a volume of each coordinate alone: u(Qz) moves Q'z to Q'z_t with the same log_det and action."""
+    """Catches a volume of each coordinate alone: u(Qz) moves Q'z to Q'z_t with the same log_det and action."""
     u, z = net(dim, seed) * 0.3, normal(seed + 20, 4, dim)
     q = torch.linalg.qr(normal(seed + 30, dim, dim)).Q
     turned = FunctionPotential(lambda z, t: u(z @ q.mT, t))
     for follow in (lambda flow, z: flow.rollout(z, 3, dt=0.5), lambda flow, z: flow.integrate(z, [0.0, 0.5, 1.5], rk4)):
-        path, other = follow(PotentialFlow(u), z), follow(PotentialFlow(turned), z @ q)
-        torch.testing.assert_close(other.z, path.z @ q, **near)
-        torch.testing.assert_close(other.log_det, path.log_det, **near)
-        torch.testing.assert_close(other.action, path.action, **near)
+        trajectory, other = follow(PotentialFlow(u), z), follow(PotentialFlow(turned), z @ q)
+        torch.testing.assert_close(other.z, trajectory.z @ q, **near)
+        torch.testing.assert_close(other.log_det, trajectory.log_det, **near)
+        torch.testing.assert_close(other.action, trajectory.action, **near)
 
 
 @given(dims, seeds)
 @settings(max_examples=8)
 def test_a_linear_flow_to_the_accuracy_of_its_solver(dim, seed):
-    """Row 8; catches v = -grad u, a sign of log_det, and b that does not move: z_t = e^At z + int e^As b ds."""
+    """Catches v = -grad u, a sign of log_det, and b that does not move: z_t = e^At z + int e^As b ds."""
     matrix, vector, z = spd(dim, seed, -0.8, 0.8), normal(seed + 1, dim), normal(seed + 2, 4, dim)
     base = MultivariateNormal(normal(seed + 3, dim), spd(dim, seed + 4))
     flow, time = PotentialFlow(QuadraticPotential(dim, matrix, vector)), 1.5
-    path = flow.integrate(z, [0.0, time], ODEOptions(rtol=1e-9, atol=1e-9))
+    trajectory = flow.integrate(z, [0.0, time], ODE(rtol=1e-9, atol=1e-9))
     # the exponential of [[A, b], [0, 0]] holds both parts
     both = torch.zeros(dim + 1, dim + 1, dtype=torch.float64)
     both[:dim, :dim], both[:dim, dim] = matrix, vector
@@ -51,18 +51,18 @@ def test_a_linear_flow_to_the_accuracy_of_its_solver(dim, seed):
     f, c = whole[:dim, :dim], whole[:dim, dim]
     growth = float((time * torch.linalg.eigvalsh(matrix).abs().max()).exp())
     accuracy = {"rtol": 1e-7 * growth, "atol": 1e-7 * growth}
-    torch.testing.assert_close(path.z[-1], z @ f.mT + c, **accuracy)
-    torch.testing.assert_close(path.log_det[-1], (time * matrix.trace()).expand(4), **near)
+    torch.testing.assert_close(trajectory.z[-1], z @ f.mT + c, **accuracy)
+    torch.testing.assert_close(trajectory.log_det[-1], (time * matrix.trace()).expand(4), **near)
     carried = MultivariateNormal(f @ base.mean + c, f @ base.covariance_matrix @ f.mT)
-    log_q = base.log_prob(z) - path.log_det[-1]
+    log_q = base.log_prob(z) - trajectory.log_det[-1]
     torch.testing.assert_close(log_q, carried.log_prob(z @ f.mT + c), **near)
 
 
 @given(dims, seeds, st.integers(1, 4), st.sampled_from([0.5, -0.5]))
 def test_chain_rule_of_determinants_to_roundoff(dim, seed, steps, dt):
-    """Row 26; catches a stale point or time and a diagonal determinant, where no step is near a fold."""
+    """Catches a stale point or time and a diagonal determinant, where no step is near a fold."""
     u, z = net(dim, seed) * 0.3, normal(seed + 20, dim)
-    path = PotentialFlow(u, on_fold="raise").rollout(z, steps, start=0.3, dt=dt)
+    trajectory = PotentialFlow(u).rollout(z, steps, start=0.3, dt=dt, on_fold="raise")
 
     def euler(z):
         for n in range(steps):
@@ -71,15 +71,15 @@ def test_chain_rule_of_determinants_to_roundoff(dim, seed, steps, dt):
         return z
 
     expected = torch.linalg.slogdet(torch.func.jacrev(euler)(z)).logabsdet
-    torch.testing.assert_close(path.log_det[-1], expected, **near)
+    torch.testing.assert_close(trajectory.log_det[-1], expected, **near)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_points_converge_at_first_order(seed):
-    """Row 28; catches a discrete flow that tends to another one than the continuous: an error that does not halve."""
+    """Catches a discrete flow that tends to another one than the continuous: an error that does not halve."""
     flow, z = PotentialFlow(net(3, seed)), normal(seed + 20, 5, 3)
-    exact = flow.integrate(z, [0.0, 1.0], ODEOptions(rtol=1e-9, atol=1e-9)).z[-1]
-    errors = [(flow.rollout(z, n, dt=1 / n, volume=None).z[-1] - exact).norm() for n in (40, 80)]
+    exact = flow.integrate(z, [0.0, 1.0], ODE(rtol=1e-9, atol=1e-9)).z[-1]
+    errors = [(flow.rollout(z, n, dt=1 / n, log_det=None).z[-1] - exact).norm() for n in (40, 80)]
     assert 0.95 < torch.log2(errors[0] / errors[1]) < 1.1
 
 
@@ -97,9 +97,9 @@ def pushed(seed, scheme):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("scheme", "accuracy"), [(Discrete(), 1e-10), (ODEOptions(rtol=1e-9, atol=1e-11), 1e-6)])
+@pytest.mark.parametrize(("scheme", "accuracy"), [(Euler(), 1e-10), (ODE(rtol=1e-9, atol=1e-11), 1e-6)])
 def test_the_score_integrates_by_parts(seed, scheme, accuracy):
-    """Row 32 (Stein); catches a density evaluated at one point and a score at another: E[g'' + (log q)' g'] = 0."""
+    """Catches a density evaluated at one point and a score at another: E[g'' + (log q)' g'] = 0."""
     _, log_q, score = pushed(seed, scheme)
     for k in (0.7, 2.0):
         for first, second in (((k * line).cos() * k, -k * k * (k * line).sin()), (2 * line, 2 + 0 * line)):
@@ -108,18 +108,18 @@ def test_the_score_integrates_by_parts(seed, scheme, accuracy):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("scheme", "accuracy"), [(Discrete(), 1e-10), (ODEOptions(rtol=1e-9, atol=1e-11), 1e-6)])
+@pytest.mark.parametrize(("scheme", "accuracy"), [(Euler(), 1e-10), (ODE(rtol=1e-9, atol=1e-11), 1e-6)])
 def test_the_entropy_grows_by_the_mean_log_determinant(seed, scheme, accuracy):
-    """Row 32 (entropy); catches log_det of the wrong sign or point: H(q_T) = H(q_0) + E log_det, by two quadratures."""
+    """Catches log_det of the wrong sign or point: H(q_T) = H(q_0) + E log_det, by two quadratures."""
     flow, log_q, _ = pushed(seed, scheme)
     there = -torch.trapezoid(log_q.exp() * log_q, line)
     start = Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
     with torch.no_grad():
-        if isinstance(scheme, Discrete):
-            path = flow.rollout(line.unsqueeze(-1), 2, dt=0.5)
+        if isinstance(scheme, Euler):
+            trajectory = flow.rollout(line.unsqueeze(-1), 2, dt=0.5)
         else:
-            path = flow.integrate(line.unsqueeze(-1), [0.0, 0.5, 1.0], scheme)
-    growth = torch.trapezoid(start.log_prob(line).exp() * path.log_det[-1], line)
+            trajectory = flow.integrate(line.unsqueeze(-1), [0.0, 0.5, 1.0], scheme)
+    growth = torch.trapezoid(start.log_prob(line).exp() * trajectory.log_det[-1], line)
     assert abs(growth) > 1e-3
     assert abs(there - start.entropy() - growth) < accuracy
 
@@ -134,13 +134,13 @@ def alternate(n, order):
         stretches = [(A, 0.5 / n), (B, 1 / n), *[(A, 1 / n), (B, 1 / n)] * (n - 1), (A, 0.5 / n)]
     ends = torch.tensor([0.0, *(length for _, length in stretches)], dtype=torch.float64).cumsum(0)
     potential = SwitchedPotential([QuadraticPotential(3, matrix) for matrix, _ in stretches], ends[1:-1].tolist())
-    ode = ODEOptions("rk4", options={"step_size": 0.5 / n, "perturb": True})
+    ode = ODE("rk4", options={"step_size": 0.5 / n, "perturb": True}, divergence=None)
     with torch.no_grad():
-        return PotentialFlow(potential).integrate(torch.eye(3, dtype=torch.float64), ends, ode, None).z[-1]
+        return PotentialFlow(potential).integrate(torch.eye(3, dtype=torch.float64), ends, ode).z[-1]
 
 
 def test_switching_tends_to_superposing_at_the_order_of_its_splitting():
-    """Row 42; catches potentials in the wrong order and a clock that skips: both constants are known or halve."""
+    """Catches potentials in the wrong order and a clock that skips: both constants are known or halve."""
     together = torch.linalg.matrix_exp(A + B)
     errors = {(n, order): alternate(n, order) - together for n in (16, 32) for order in (1, 2)}
     s, w = torch.linspace(0, 1, 201, dtype=torch.float64), torch.full((201,), 1 / 200, dtype=torch.float64)
@@ -154,19 +154,19 @@ def test_switching_tends_to_superposing_at_the_order_of_its_splitting():
 
 
 def test_the_order_of_commuting_potentials_does_not_matter():
-    """Row 42; catches a potential that acts for a step more than the other."""
+    """Catches a potential that acts for a step more than the other."""
     q = torch.linalg.qr(normal(0, 3, 3)).Q
     one, two = (QuadraticPotential(3, q @ normal(seed, 3).mul(0.3).diag() @ q.mT) for seed in (1, 2))
-    z, paths = normal(3, 4, 3), []
+    z, trajectories = normal(3, 4, 3), []
     for pair in ([one, two], [two, one]):
-        paths.append(PotentialFlow(SwitchedPotential(pair, [2.0]), on_fold="ignore").rollout(z, 4))
-    torch.testing.assert_close(paths[0].z[-1], paths[1].z[-1], **near)
-    torch.testing.assert_close(paths[0].log_det[-1], paths[1].log_det[-1], **near)
+        trajectories.append(PotentialFlow(SwitchedPotential(pair, [2.0])).rollout(z, 4, on_fold="ignore"))
+    torch.testing.assert_close(trajectories[0].z[-1], trajectories[1].z[-1], **near)
+    torch.testing.assert_close(trajectories[0].log_det[-1], trajectories[1].log_det[-1], **near)
 
 
 @given(dims, seeds)
 def test_volumes_do_not_superpose(dim, seed):
-    """Row 42; catches the log-determinant of a sum taken for the sum of log-determinants."""
+    """Catches the log-determinant of a sum taken for the sum of log-determinants."""
     one, two = (spd(dim, seed + i, -0.4, 0.4) for i in (0, 1))
     u, v, z = QuadraticPotential(dim, one), QuadraticPotential(dim, two), normal(seed, 3, dim)
     eye = torch.eye(dim, dtype=torch.float64)
@@ -179,7 +179,7 @@ def test_volumes_do_not_superpose(dim, seed):
 
 @given(dims, seeds)
 def test_the_residual_of_a_sum_has_a_cross_term(dim, seed):
-    """Row 42; catches a residual that adds up: what is left over is grad u . grad v, for any two potentials."""
+    """Catches a residual that adds up: what is left over is grad u . grad v, for any two potentials."""
     u, v = net(dim, seed), net(dim, seed + 10)
     z, t, r = normal(seed + 20, 4, dim), torch.rand(4, dtype=torch.float64), HJResidual()
     cross = (PotentialFlow(u).velocity(z, t) * PotentialFlow(v).velocity(z, t)).sum(-1)
@@ -189,7 +189,7 @@ def test_the_residual_of_a_sum_has_a_cross_term(dim, seed):
 @given(seeds)
 @settings(max_examples=10)
 def test_solutions_in_orthogonal_subspaces_superpose(seed):
-    """Row 42; catches a gradient that leaks between coordinates."""
+    """Catches a gradient that leaks between coordinates."""
     u, v = (ohj_quadratic(spd(2, seed + i, -0.4, 0.4), normal(seed + i, 2)) for i in (0, 1))
     both = FunctionPotential(lambda z, t: u(z[..., :2], t)) + FunctionPotential(lambda z, t: v(z[..., 2:], t))
     z, t = normal(seed + 5, 4, 4), torch.linspace(0, 1, 4, dtype=torch.float64)
@@ -200,12 +200,12 @@ def test_solutions_in_orthogonal_subspaces_superpose(seed):
 
 
 def test_the_adjoint_reaches_through_an_automatic_laplacian():
-    """Row 54; catches parameters or derivatives that the adjoint equation loses, at the accuracy of the solver."""
+    """Catches parameters or derivatives that the adjoint equation loses, at the accuracy of the solver."""
     flow, z = PotentialFlow(FunctionPotential(net(2, 2, (3,)))), normal(3, 2, 2).requires_grad_()
     leaves, gradients = [z, *list(flow.parameters())[:3]], []
     for adjoint in (False, True):
-        path = flow.integrate(z, [0.0, 1.0], ODEOptions(rtol=1e-9, atol=1e-9, adjoint=adjoint))
-        total = path.z[-1].sin().sum() + path.log_det[-1].square().sum()
+        trajectory = flow.integrate(z, [0.0, 1.0], ODE(rtol=1e-9, atol=1e-9, adjoint=adjoint))
+        total = trajectory.z[-1].sin().sum() + trajectory.log_det[-1].square().sum()
         gradients.append(torch.autograd.grad(total, leaves))
     for direct, other in zip(*gradients, strict=True):
         torch.testing.assert_close(other, direct, rtol=1e-6, atol=1e-6)
@@ -213,6 +213,6 @@ def test_the_adjoint_reaches_through_an_automatic_laplacian():
 
 @pytest.mark.xfail(raises=RuntimeError, reason="torchdiffeq 0.2.5: adaptive methods look at values")
 def test_adaptive_methods_under_vmap():
-    """Row 55; tells when torchdiffeq learns it, so that the documentation changes."""
+    """Tells when torchdiffeq learns it, so that the documentation changes."""
     flow = PotentialFlow(net(2, 0))
     torch.func.vmap(lambda z: flow.integrate(z, [0.0, 1.0]).z[-1])(normal(1, 3, 2))

@@ -1,4 +1,4 @@
-"""Importance weights of a linear-Gaussian model, from the prior, the path and the posterior, as a user would."""
+"""Importance weights of a linear-Gaussian model, from the prior, the trajectory and the posterior, as a user would."""
 
 import math
 
@@ -9,7 +9,8 @@ from closed_forms import bures_map, normal, ohj_quadratic, spd
 from hypothesis import given, settings
 from torch.distributions import MultivariateNormal
 
-from latentflow import DiffusionPrior, Discrete, GaussianLikelihood, PotentialFlow
+from latentflow import DiffusionPrior, Euler, PotentialFlow
+from latentflow.vae import GaussianLikelihood
 
 seeds = st.integers(0, 2**31 - 100)
 DIM, PIXELS, SCALE, TIME = 2, 3, 0.7, 1.0
@@ -41,13 +42,13 @@ def carried(seed, target):
     start = MultivariateNormal(normal(seed + 2, DIM), 0.2 * spd(DIM, seed + 3))
     matrix = bures_map(start.covariance_matrix, target.covariance_matrix)
     u = ohj_quadratic(matrix - torch.eye(DIM, dtype=torch.float64), target.loc - matrix @ start.loc)
-    return PotentialFlow(u).push_forward(start, grid, Discrete())
+    return PotentialFlow(u).push_forward(start, grid, Euler())
 
 
 @given(seeds)
 @settings(max_examples=8)
 def test_weights_are_the_evidence_where_the_flow_ends_at_the_posterior(seed):
-    """Row 37; catches a density of another point, time or sign, and any constant: every single weight is p(x)."""
+    """Catches a density of another point, time or sign, and any constant: every single weight is p(x)."""
     weight, x, prior, evidence, posterior = model(seed)
     torch.manual_seed(seed % 1000)
     weights = log_weights(weight, x, prior, carried(seed, posterior), 8)
@@ -67,7 +68,7 @@ def second_moment(posterior, proposal):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_weights_are_the_evidence_in_the_mean(seed):
-    """Row 39; catches a biased weight: the z-score of the mean of 20000, with their exact variance."""
+    """Catches a biased weight: the z-score of the mean of 20000, with their exact variance."""
     weight, x, prior, evidence, posterior = model(seed)
     proposal = MultivariateNormal(posterior.loc + 0.1, 1.5 * posterior.covariance_matrix)
     deviation = math.sqrt((second_moment(posterior, proposal) - 1) / 20_000)

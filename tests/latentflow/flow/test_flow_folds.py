@@ -6,7 +6,8 @@ import pytest
 import torch
 from closed_forms import net, normal, spd
 
-from latentflow import FirstOrder, FoldError, FoldWarning, FunctionPotential, PotentialFlow, QuadraticPotential, SlogDet
+from latentflow import FunctionPotential, PotentialFlow, QuadraticPotential, SlogDet
+from latentflow.flow import FirstOrder, FoldError, FoldWarning
 
 
 def sine(amplitude):
@@ -25,53 +26,56 @@ grid = torch.linspace(-4, 4, 101, dtype=torch.float64).unsqueeze(-1)
 @pytest.mark.parametrize("amplitude", [2.5, 0.5])
 def test_the_fold_is_where_the_slope_is_not_positive(volume, amplitude):
     """Catches a missing or global fold check."""
-    path = PotentialFlow(sine(amplitude), on_fold="ignore").rollout(grid, 1, volume=volume)
+    trajectory = PotentialFlow(sine(amplitude)).rollout(grid, 1, log_det=volume, on_fold="ignore")
     slope = 1 + amplitude * grid.squeeze(-1).cos()
-    assert torch.equal(path.folded[0], slope <= 0)
-    assert torch.equal(path.sign[0], slope.sign())
-    assert path.folded.any() == (amplitude > 1)
-    torch.testing.assert_close(path.log_det[1], slope.abs().log())
+    assert torch.equal(trajectory.folded[0], slope <= 0)
+    assert torch.equal(trajectory.sign[0], slope.sign())
+    assert trajectory.folded.any() == (amplitude > 1)
+    torch.testing.assert_close(trajectory.log_det[1], slope.abs().log())
 
 
 @pytest.mark.parametrize("volume", [SlogDet(), SlogDet(eigenvalues=True)])
 def test_two_flips_are_a_fold_of_positive_sign(volume):
     """Catches a guard that looks at the sign of the determinant only."""
     with pytest.raises(FoldError):
-        PotentialFlow(diagonal(-2.0, -3.0, 0.1)).eval().rollout(normal(0, 2, 3), 1, volume=volume)
-    path = PotentialFlow(diagonal(-2.0, -3.0, 0.1), on_fold="ignore").rollout(normal(0, 2, 3), 1, volume=volume)
-    assert (path.sign == 1).all()
-    assert path.folded.all()
+        PotentialFlow(diagonal(-2.0, -3.0, 0.1)).eval().rollout(normal(0, 2, 3), 1, log_det=volume)
+    trajectory = PotentialFlow(diagonal(-2.0, -3.0, 0.1)).rollout(normal(0, 2, 3), 1, log_det=volume, on_fold="ignore")
+    assert (trajectory.sign == 1).all()
+    assert trajectory.folded.all()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_eigenvalues_change_nothing_but_the_knowledge_of_the_smallest(seed):
     """Catches the largest eigenvalue, that of H rather than I + hH, and a second convention of log_det."""
-    flow, z = PotentialFlow(net(3, seed) * 3.0, on_fold="ignore"), normal(seed, 2, 5, 3)
-    plain, spectral = flow.rollout(z, 3, dt=0.7), flow.rollout(z, 3, dt=0.7, volume=SlogDet(eigenvalues=True))
+    flow, z = PotentialFlow(net(3, seed) * 3.0), normal(seed, 2, 5, 3)
+    plain, spectral = (
+        flow.rollout(z, 3, dt=0.7, on_fold="ignore"),
+        flow.rollout(z, 3, dt=0.7, log_det=SlogDet(eigenvalues=True), on_fold="ignore"),
+    )
     for name in ("z", "log_det", "sign", "folded"):
         torch.testing.assert_close(getattr(spectral, name), getattr(plain, name))
     assert plain.smallest_eigenvalue is None
     torch.testing.assert_close(spectral.smallest_eigenvalue <= 0, plain.folded)
     matrix = spd(3, seed, -0.9, 1.0)
-    path = PotentialFlow(QuadraticPotential(3, matrix)).rollout(z, 2, dt=0.7, volume=SlogDet(eigenvalues=True))
+    trajectory = PotentialFlow(QuadraticPotential(3, matrix)).rollout(z, 2, dt=0.7, log_det=SlogDet(eigenvalues=True))
     smallest = 1 + 0.7 * torch.linalg.eigvalsh(matrix)[0]
-    torch.testing.assert_close(path.smallest_eigenvalue, smallest.expand(2, 2, 5).detach())
+    torch.testing.assert_close(trajectory.smallest_eigenvalue, smallest.expand(2, 2, 5).detach())
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("policy", [None, "raise", "warn", "ignore"])
 def test_policies(training, policy):
     """Catches policies mixed up, and defaults that do not follow the mode."""
-    flow = PotentialFlow(sine(2.5), on_fold=policy).train(training)
+    flow = PotentialFlow(sine(2.5)).train(training)
     effect = policy or ("warn" if training else "raise")
     if effect == "raise":
         with pytest.raises(FoldError, match="step 0"):
-            flow.rollout(grid, 1)
+            flow.rollout(grid, 1, on_fold=policy)
     elif effect == "warn":
         with pytest.warns(FoldWarning, match="step 0"):
-            flow.rollout(grid, 1)
+            flow.rollout(grid, 1, on_fold=policy)
     else:
-        flow.rollout(grid, 1)
+        flow.rollout(grid, 1, on_fold=policy)
 
 
 def test_the_message_names_step_time_and_number():
@@ -94,19 +98,19 @@ def test_one_point_folds():
 def test_unknown_policy():
     """Catches a typo that silently means "warn"."""
     with pytest.raises(ValueError, match="on_fold"):
-        PotentialFlow(sine(0.5), on_fold="raises").rollout(grid, 1)
+        PotentialFlow(sine(0.5)).rollout(grid, 1, on_fold="raises")
 
 
 def test_no_volume_no_check():
-    """Catches a path that claims a density, or a fold check that costs a Hessian, where none was asked for."""
+    """Catches a trajectory that claims a density, or a fold check that costs a Hessian, where none was asked for."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        path = PotentialFlow(sine(2.5)).eval().rollout(grid, 2, volume=None)
-    assert path.log_det is path.sign is path.folded is path.smallest_eigenvalue is None
+        trajectory = PotentialFlow(sine(2.5)).eval().rollout(grid, 2, log_det=None)
+    assert trajectory.log_det is trajectory.sign is trajectory.folded is trajectory.smallest_eigenvalue is None
 
 
 def test_smaller_steps_do_not_fold():
     """Catches a guard on I + H in place of I + dt H."""
-    path = PotentialFlow(sine(2.5)).eval().rollout(grid, 5, dt=0.2)
-    assert not path.folded.any()
-    assert (path.z[-1].squeeze(-1).diff() > 0).all()
+    trajectory = PotentialFlow(sine(2.5)).eval().rollout(grid, 5, dt=0.2)
+    assert not trajectory.folded.any()
+    assert (trajectory.z[-1].squeeze(-1).diff() > 0).all()

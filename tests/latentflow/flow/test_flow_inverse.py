@@ -1,4 +1,4 @@
-"""Discrete steps undone: the solvers of one step, and whole flows."""
+"""Euler steps undone: the solvers of one step, and whole flows."""
 
 import math
 from itertools import pairwise
@@ -10,18 +10,8 @@ from closed_forms import net, normal, spd
 from hypothesis import given, settings
 from torch import nn
 
-from latentflow import (
-    FirstOrder,
-    FoldError,
-    FoldWarning,
-    FunctionPotential,
-    Hutchinson,
-    PotentialBank,
-    PotentialFlow,
-    QuadraticPotential,
-    SlogDet,
-)
-from latentflow.flow import Discrete, FixedPoint, InversionError, Newton
+from latentflow import ODE, FunctionPotential, PotentialBank, PotentialFlow, QuadraticPotential, SlogDet
+from latentflow.flow import Euler, FirstOrder, FixedPoint, FoldError, FoldWarning, InversionError, Newton
 
 near = {"rtol": 1e-10, "atol": 1e-10}
 dims, seeds = st.integers(1, 5), st.integers(0, 2**31 - 100)
@@ -118,13 +108,13 @@ def test_modes_agree(mode, solver):
 class Inverse(nn.Module):
     def __init__(self, solver, density=True):
         super().__init__()
-        self.flow = PotentialFlow(net(2, 3, (3,)) * 0.5, on_fold="ignore")
-        self.scheme, self.density = Discrete(SlogDet() if density else None, solver), density
+        self.flow = PotentialFlow(net(2, 3, (3,)) * 0.5)
+        self.scheme, self.density = Euler(SlogDet() if density else None, solver), density
 
     def forward(self, z):
-        path = self.flow.inverse(z, [0.0, 0.5, 1.0], self.scheme)
-        total = path.z[-1].sin().sum(-1) + path.action[-1]
-        return total + path.log_det[-1] if self.density else total
+        trajectory = self.flow.inverse(z, [0.0, 0.5, 1.0], self.scheme, on_fold="ignore")
+        total = trajectory.z[-1].sin().sum(-1) + trajectory.action[-1]
+        return total + trajectory.log_det[-1] if self.density else total
 
 
 @pytest.mark.parametrize("solver", [Newton(), FixedPoint(), Newton(order=2)])
@@ -162,14 +152,14 @@ def test_second_derivatives_need_two_corrections():
 @settings(max_examples=15)
 def test_the_way_back_is_the_way_forth_reversed(dim, seed, times):
     """Catches steps undone in the wrong order or at the time after them, a grid taken for uniform, and wrong signs."""
-    flow, z = PotentialFlow(net(dim, seed) * 0.3, on_fold="ignore"), normal(seed + 1, 4, dim)
+    flow, z = PotentialFlow(net(dim, seed) * 0.3), normal(seed + 1, 4, dim)
     points, log_det, action = [z], [torch.zeros(4, dtype=torch.float64)], [torch.zeros(4, dtype=torch.float64)]
     for before, after in pairwise(times):
         made = flow.step(points[-1], before, after - before, SlogDet())
         points.append(made.z)
-        log_det.append(log_det[-1] + made.volume.log_det)
+        log_det.append(log_det[-1] + made.determinant.log_det)
         action.append(action[-1] + made.action)
-    back = flow.inverse(points[-1], times, Discrete())
+    back = flow.inverse(points[-1], times, Euler(), on_fold="ignore")
     torch.testing.assert_close(back.times, torch.tensor(times[::-1], dtype=torch.float64))
     torch.testing.assert_close(back.z, torch.stack(points[::-1]), **near)
     torch.testing.assert_close(back.log_det, torch.stack(log_det[::-1]) - log_det[-1], **near)
@@ -179,11 +169,11 @@ def test_the_way_back_is_the_way_forth_reversed(dim, seed, times):
 @pytest.mark.parametrize("volume", [SlogDet(eigenvalues=True), FirstOrder(), None])
 def test_accounts_of_the_steps_undone(volume):
     """Catches signs, folds and eigenvalues of another step than the one undone, or of the inverse step."""
-    flow, z = PotentialFlow(net(3, 1) * 0.3, on_fold="ignore"), normal(2, 4, 3)
-    path = flow.rollout(z, 3, dt=0.5, volume=volume)
-    back = flow.inverse(path.z[-1], path.times, Discrete(volume))
+    flow, z = PotentialFlow(net(3, 1) * 0.3), normal(2, 4, 3)
+    trajectory = flow.rollout(z, 3, dt=0.5, log_det=volume, on_fold="ignore")
+    back = flow.inverse(trajectory.z[-1], trajectory.times, Euler(volume), on_fold="ignore")
     for name in ("sign", "folded", "smallest_eigenvalue"):
-        forth, there = getattr(path, name), getattr(back, name)
+        forth, there = getattr(trajectory, name), getattr(back, name)
         assert (forth is None) == (there is None)
         if forth is not None:
             torch.testing.assert_close(there, forth.flip(0), **near)
@@ -195,8 +185,8 @@ def test_each_sample_is_undone_along_its_own_potential():
     bank = PotentialBank([net(2, 0) * 0.3, quartic, QuadraticPotential(2, spd(2, 0))])
     k, z = torch.tensor([2, 0, 1, 1, 0]), normal(0, 5, 2)
     flow = PotentialFlow(bank.select(k))
-    path = flow.rollout(z, 2, dt=0.5)
-    torch.testing.assert_close(flow.inverse(path.z[-1], path.times, Discrete()).z[-1], z, rtol=1e-8, atol=1e-8)
+    trajectory = flow.rollout(z, 2, dt=0.5)
+    torch.testing.assert_close(flow.inverse(trajectory.z[-1], trajectory.times, Euler()).z[-1], z, rtol=1e-8, atol=1e-8)
 
 
 def test_message_names_the_step():
@@ -204,21 +194,21 @@ def test_message_names_the_step():
     late = FunctionPotential(lambda z, t: (t >= 1) * 2 / 3 * z.pow(3).sum(-1))
     y = torch.tensor([[-1.0], [0.5], [-2.0]], dtype=torch.float64)
     with pytest.raises(InversionError, match=r"^step 1 \(t = 1\): Newton found no point .* to 2 of 3 points in 50"):
-        PotentialFlow(late).inverse(y, [0.0, 1.0, 2.0], Discrete())
+        PotentialFlow(late).inverse(y, [0.0, 1.0, 2.0], Euler())
 
 
 def test_a_singular_step():
     """Catches NaN where the point is found and the step is flat there: I + H = 0."""
     flat = QuadraticPotential(1, torch.tensor([[-1.0]], dtype=torch.float64))
     with pytest.raises(InversionError, match="singular at 1 of the 1"):
-        PotentialFlow(flat).inverse(torch.zeros(1, 1, dtype=torch.float64), [0.0, 1.0], Discrete())
+        PotentialFlow(flat).inverse(torch.zeros(1, 1, dtype=torch.float64), [0.0, 1.0], Euler())
 
 
 def test_folds_follow_the_policy():
     """Catches a way back that reports the log-determinant of a folded step as that of a density."""
     flip = QuadraticPotential(2, torch.tensor([[-3.0, 0.0], [0.0, 0.5]], dtype=torch.float64))
     z = normal(0, 3, 2)
-    flow, scheme = PotentialFlow(flip), Discrete(solver=FixedPoint())
+    flow, scheme = PotentialFlow(flip), Euler(solver=FixedPoint())
     with pytest.raises(InversionError):
         flow.inverse(z, [0.0, 1.0], scheme)
 
@@ -227,9 +217,9 @@ def test_folds_follow_the_policy():
             return y / torch.tensor([-2.0, 1.5], dtype=torch.float64)
 
     with pytest.raises(FoldError, match=r"step 0 \(t = 0\)"):
-        flow.eval().inverse(z, [0.0, 1.0, 2.0], Discrete(solver=Known()))
+        flow.eval().inverse(z, [0.0, 1.0, 2.0], Euler(solver=Known()))
     with pytest.warns(FoldWarning):
-        flow.train().inverse(z, [0.0, 1.0], Discrete(solver=Known()))
+        flow.train().inverse(z, [0.0, 1.0], Euler(solver=Known()))
 
 
 @pytest.mark.parametrize(
@@ -238,11 +228,11 @@ def test_folds_follow_the_policy():
         (ValueError, "tolerance", lambda: Newton(tolerance=0.0)),
         (ValueError, "max_iterations", lambda: Newton(max_iterations=0)),
         (ValueError, "order", lambda: FixedPoint(order=0)),
-        (ValueError, "times", lambda: PotentialFlow(sine).inverse(torch.ones(2), [0.0, 0.0], Discrete())),
-        (ValueError, "times", lambda: PotentialFlow(sine).inverse(torch.ones(2), [])),
+        (ValueError, "times", lambda: PotentialFlow(sine).inverse(torch.ones(2), [0.0, 0.0], Euler())),
+        (ValueError, "times", lambda: PotentialFlow(sine).inverse(torch.ones(2), [], ODE())),
+        (TypeError, "times, scheme", lambda: PotentialFlow(sine).inverse(torch.ones(2), [0.0, 1.0])),
         (TypeError, "scheme", lambda: PotentialFlow(sine).inverse(torch.ones(2), [0.0, 1.0], "dopri5")),
-        (ValueError, "divergence", lambda: PotentialFlow(sine).inverse(torch.ones(2), [0.0], Discrete(), Hutchinson())),
-        (TypeError, "z", lambda: PotentialFlow(sine).inverse(torch.ones(2, dtype=torch.int64), [0.0, 1.0])),
+        (TypeError, "z", lambda: PotentialFlow(sine).inverse(torch.ones(2, dtype=torch.int64), [0.0, 1.0], ODE())),
     ],
 )
 def test_wrong_arguments(error, name, call):

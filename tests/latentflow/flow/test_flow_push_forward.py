@@ -1,6 +1,7 @@
 """Push-forward distributions against closed forms, quadrature and the samples themselves."""
 
 import math
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -16,20 +17,12 @@ from torch.distributions import (
     Uniform,
 )
 
-from latentflow import (
-    FirstOrder,
-    FoldError,
-    FunctionPotential,
-    Hutchinson,
-    PotentialBank,
-    PotentialFlow,
-    QuadraticPotential,
-)
-from latentflow.flow import Discrete, LogDetSeries, ODEOptions, PushForward
+from latentflow import FunctionPotential, Hutchinson, PotentialBank, PotentialFlow, QuadraticPotential
+from latentflow.flow import ODE, Euler, FirstOrder, FoldError, LogDetSeries, PushForward
 
 dims, seeds = st.integers(1, 4), st.integers(0, 2**31 - 100)
-rk4 = ODEOptions("rk4", options={"step_size": 0.125})
-schemes = pytest.mark.parametrize("scheme", [rk4, Discrete()], ids=["continuous", "discrete"])
+rk4 = ODE("rk4", options={"step_size": 0.125})
+schemes = pytest.mark.parametrize("scheme", [rk4, Euler()], ids=["continuous", "discrete"])
 grid = [0.0, 0.5, 1.0]
 
 
@@ -49,7 +42,7 @@ def test_gaussian_through_a_linear_flow(dim, seed):
     moved = q @ torch.diag(torch.expm1(spectrum) / spectrum) @ q.mT @ vector
     maps = {
         rk4: (torch.linalg.matrix_exp(matrix), moved),
-        Discrete(): ((eye + matrix / 2) @ (eye + matrix / 2), (eye + (eye + matrix / 2)) @ vector / 2),
+        Euler(): ((eye + matrix / 2) @ (eye + matrix / 2), (eye + (eye + matrix / 2)) @ vector / 2),
     }
     for scheme, (f, c) in maps.items():
         expected = MultivariateNormal(f @ base.mean + c, f @ base.covariance_matrix @ f.mT)
@@ -174,11 +167,11 @@ def test_expand(scheme):
 def test_mixture_of_push_forwards():
     """Catches a distribution that torch's own wrappers do not take."""
     flow, loc = PotentialFlow(net(2, 1)), normal(0, 3, 2)
-    parts = flow.push_forward(Independent(Normal(loc, 1.0), 1), grid, Discrete())
+    parts = flow.push_forward(Independent(Normal(loc, 1.0), 1), grid, Euler())
     weights = torch.distributions.Categorical(probs=torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64))
     mixture, z = MixtureSameFamily(weights, parts), normal(1, 4, 2)
     terms = [
-        w.log() + flow.push_forward(Independent(Normal(m, 1.0), 1), grid, Discrete()).log_prob(z)
+        w.log() + flow.push_forward(Independent(Normal(m, 1.0), 1), grid, Euler()).log_prob(z)
         for w, m in zip(weights.probs, loc, strict=True)
     ]
     torch.testing.assert_close(mixture.log_prob(z), torch.stack(terms).logsumexp(0), rtol=1e-9, atol=1e-9)
@@ -207,7 +200,7 @@ def test_gradients(scheme):
     assert not distribution.sample().requires_grad
 
 
-def test_a_base_without_reparameterised_samples():
+def test_a_base_without_reparameterized_samples():
     """Catches has_rsample that is promised for every base."""
 
     class Drawn(Laplace):
@@ -217,7 +210,7 @@ def test_a_base_without_reparameterised_samples():
             raise NotImplementedError
 
     zeros = torch.zeros(2, dtype=torch.float64)
-    distribution = PotentialFlow(net(2, 0)).push_forward(Independent(Drawn(zeros, zeros + 1), 1), grid, Discrete())
+    distribution = PotentialFlow(net(2, 0)).push_forward(Independent(Drawn(zeros, zeros + 1), 1), grid, Euler())
     assert not distribution.has_rsample
     with pytest.raises(NotImplementedError):
         distribution.rsample()
@@ -227,7 +220,7 @@ def test_a_base_without_reparameterised_samples():
 def test_points_outside_of_the_base():
     """Catches NaN or an error where a base that is not validated has no density."""
     base = Independent(Uniform(torch.zeros(1), torch.ones(1), validate_args=False), 1, validate_args=False)
-    double = PotentialFlow(QuadraticPotential(1, torch.eye(1))).push_forward(base, [0.0, 1.0], Discrete())
+    double = PotentialFlow(QuadraticPotential(1, torch.eye(1))).push_forward(base, [0.0, 1.0], Euler())
     z = torch.tensor([[-0.5], [0.5], [1.5], [2.5]])
     inf = torch.inf
     torch.testing.assert_close(double.log_prob(z).exp(), torch.tensor([0.0, 0.5, 0.5, 0.0]))
@@ -242,7 +235,7 @@ def test_a_fold_loses_mass_and_is_refused():
         flow = PotentialFlow(FunctionPotential(lambda z, t, a=amplitude: -a * z.cos().sum(-1))).eval()
         slope = (1 + amplitude * z.cos()).abs()
         total = torch.trapezoid(target.log_prob(z + amplitude * z.sin()).exp() * slope, z).item()
-        distribution = flow.push_forward(standard(1), [0.0, 1.0], Discrete())
+        distribution = flow.push_forward(standard(1), [0.0, 1.0], Euler())
         if mass is not None:
             assert total == pytest.approx(1, abs=1e-6)
             distribution.rsample_and_log_prob((100,))
@@ -258,9 +251,9 @@ def test_a_fold_loses_mass_and_is_refused():
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"scheme": ODEOptions(), "divergence": Hutchinson()},
-        {"scheme": Discrete(FirstOrder(Hutchinson()))},
-        {"scheme": Discrete(LogDetSeries())},
+        {"scheme": ODE(divergence=Hutchinson())},
+        {"scheme": Euler(FirstOrder(Hutchinson()))},
+        {"scheme": Euler(LogDetSeries())},
     ],
 )
 def test_noise_is_refused_in_evaluation_only(arguments):
@@ -272,7 +265,7 @@ def test_noise_is_refused_in_evaluation_only(arguments):
     assert distribution.rsample_and_log_prob()[1].isfinite()
     flow.eval()
     for call in (lambda: distribution.log_prob(z), distribution.rsample_and_log_prob):
-        with pytest.raises(ValueError, match=r"^(divergence|scheme): expected an exact .* in evaluation mode"):
+        with pytest.raises(ValueError, match=r"^scheme: expected an exact .* in evaluation mode"):
             call()
     distribution.sample()
     distribution.rsample()
@@ -281,11 +274,10 @@ def test_noise_is_refused_in_evaluation_only(arguments):
 def test_no_volume_no_density():
     """Catches a density without its determinant."""
     flow = PotentialFlow(net(2, 0))
-    for scheme, divergence in ((Discrete(None), None), (rk4, None)):
-        arguments = {} if isinstance(scheme, Discrete) else {"divergence": divergence}
-        distribution = flow.push_forward(standard(2), grid, scheme, **arguments)
+    for scheme in (Euler(None), replace(rk4, divergence=None)):
+        distribution = flow.push_forward(standard(2), grid, scheme)
         distribution.sample()
-        with pytest.raises(ValueError, match="without which there is no density"):
+        with pytest.raises(ValueError, match="scheme: expected one with a log-determinant, without which no density"):
             distribution.log_prob(torch.zeros(2, dtype=torch.float64))
 
 
@@ -293,18 +285,16 @@ def test_wrong_arguments():
     """Catches messages that do not name the argument, and a base whose coordinates are a batch."""
     flow = PotentialFlow(net(2, 0))
     with pytest.raises(ValueError, match=r"^base: expected events of shape \(dim,\), got \(\); .*Independent"):
-        flow.push_forward(Normal(torch.zeros(2), 1.0), grid)
+        flow.push_forward(Normal(torch.zeros(2), 1.0), grid, ODE())
     with pytest.raises(TypeError, match=r"^base: expected"):
-        flow.push_forward(torch.zeros(2), grid)
+        flow.push_forward(torch.zeros(2), grid, ODE())
     with pytest.raises(TypeError, match=r"^scheme: expected"):
         flow.push_forward(standard(2), grid, "dopri5")
-    with pytest.raises(ValueError, match=r"^divergence: expected"):
-        flow.push_forward(standard(2), grid, Discrete(), Hutchinson())
-    distribution = flow.push_forward(standard(2), grid, Discrete(), validate_args=True)
+    distribution = flow.push_forward(standard(2), grid, Euler(), validate_args=True)
     with pytest.raises(ValueError, match="shape"):
         distribution.log_prob(torch.zeros(3, dtype=torch.float64))
     with pytest.raises(ValueError, match="support"):
         distribution.log_prob(torch.tensor([0.0, torch.nan], dtype=torch.float64))
-    loose = flow.push_forward(standard(2), grid, Discrete(), validate_args=False)
+    loose = flow.push_forward(standard(2), grid, Euler(), validate_args=False)
     with pytest.raises(FloatingPointError):
         loose.log_prob(torch.tensor([0.0, torch.nan], dtype=torch.float64))

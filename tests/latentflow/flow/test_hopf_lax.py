@@ -10,26 +10,29 @@ from strategies import close, dims, network, randn, seeds
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from latentflow import (
-    Discrete,
-    FirstOrder,
-    FixedPoint,
-    FoldError,
-    FoldWarning,
+    ODE,
+    Derivative,
+    Euler,
     HJResidual,
     HopfLaxFlow,
-    HopfLaxPotential,
     Hutchinson,
     ICNNPotential,
-    InversionError,
-    LogDetSeries,
     MLPPotential,
-    ODEOptions,
     PotentialBank,
     PotentialFlow,
     QuadraticPotential,
     SlogDet,
     gradient,
     hessian,
+)
+from latentflow.flow import (
+    FirstOrder,
+    FixedPoint,
+    FoldError,
+    FoldWarning,
+    HopfLaxPotential,
+    InversionError,
+    LogDetSeries,
 )
 
 
@@ -51,14 +54,14 @@ def test_gaussian_transport_is_followed_exactly(dim, seed, steps):
     move = bures_map(one, two)
     matrix, vector = move - torch.eye(dim, dtype=torch.float64), m1 - move @ m0
     flow, z = HopfLaxFlow(QuadraticPotential(dim, matrix, vector)), sigma_points(m0, one)
-    path = flow.rollout(z, steps, dt=1 / steps)
-    close(path.z[-1], (z - m0) @ move + m1)
+    trajectory = flow.rollout(z, steps, dt=1 / steps)
+    close(trajectory.z[-1], (z - m0) @ move + m1)
     before, after = MultivariateNormal(m0, one), MultivariateNormal(m1, two)
-    close(before.log_prob(z) - path.log_det[-1], after.log_prob(path.z[-1]), 1e-9)
+    close(before.log_prob(z) - trajectory.log_det[-1], after.log_prob(trajectory.z[-1]), 1e-9)
     squared = (m1 - m0).square().sum() + (one + two - 2 * root(root(one) @ two @ root(one))).trace()
-    close(path.action[-1].mean(), squared, 1e-9)
-    close(flow.velocity(path.z[-1], 1.0), path.z[-1] - z, 1e-9)
-    assert not path.folded.any()
+    close(trajectory.action[-1].mean(), squared, 1e-9)
+    close(flow.velocity(trajectory.z[-1], 1.0), trajectory.z[-1] - z, 1e-9)
+    assert not trajectory.folded.any()
 
 
 @given(st.integers(1, 3), seeds)
@@ -72,7 +75,7 @@ def test_euler_steps_along_the_potential_change_nothing(dim, seed):
         close(getattr(at_once, name), getattr(steps, name), 1e-10)
     one = flow.step(z, 0.25, 0.5, SlogDet())
     close(one.z, at_once.z[1], 1e-10)
-    close(one.volume.log_det, at_once.log_det[1], 1e-10)
+    close(one.determinant.log_det, at_once.log_det[1], 1e-10)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -81,11 +84,11 @@ def test_the_closed_form_of_the_tests(seed):
     weight, y = normal(seed, 4, 3) / 2, normal(seed + 9, 6, 3)
     solution, slope, curvature = hopf_lax(weight, 0.1)
     flow = HopfLaxFlow(lambda z, t: 0.1 * (z @ weight.mT).cosh().log().sum(-1))
-    path, t = flow.rollout(y, 3, dt=0.4), torch.full((6,), 1.2, dtype=torch.float64)
-    close(path.z[-1], y + 1.2 * slope(y))
-    close(path.log_det[-1], torch.linalg.slogdet(torch.eye(3) + 1.2 * curvature(y)).logabsdet)
-    close(flow.potential(path.z[-1], t), solution(path.z[-1], t), 1e-10)
-    close(flow.potential.start(path.z[-1], t), y, 1e-10)
+    trajectory, t = flow.rollout(y, 3, dt=0.4), torch.full((6,), 1.2, dtype=torch.float64)
+    close(trajectory.z[-1], y + 1.2 * slope(y))
+    close(trajectory.log_det[-1], torch.linalg.slogdet(torch.eye(3) + 1.2 * curvature(y)).logabsdet)
+    close(flow.potential(trajectory.z[-1], t), solution(trajectory.z[-1], t), 1e-10)
+    close(flow.potential.start(trajectory.z[-1], t), y, 1e-10)
 
 
 @pytest.mark.parametrize("times", [[0.0, 0.5, 1.5], [1.0, 0.25], [-0.5, 0.0, 1.0], [0.7]])
@@ -93,14 +96,14 @@ def test_the_volume_is_that_of_the_whole_map(times):
     """Catches log_det counted from time 0 in place of the first time, and an action that is not a signed integral."""
     u0, z = mild(3, 5), randn(3, seed=6)
     flow = HopfLaxFlow(u0)
-    path = flow.integrate(z, times)
+    trajectory = flow.integrate(z, times)
     for n, time in enumerate(times):
-        jacobian = torch.func.jacrev(lambda x, n=n: flow.integrate(x, times, divergence=None).z[n])(z)
-        close(path.log_det[n], torch.linalg.slogdet(jacobian).logabsdet, 1e-10)
-        close(path.action[n], (time - times[0]) * flow.velocity(z, times[0]).square().sum(-1), 1e-10)
-    bare = flow.integrate(z, times, divergence=None)
+        jacobian = torch.func.jacrev(lambda x, n=n: flow.integrate(x, times, ODE(divergence=None)).z[n])(z)
+        close(trajectory.log_det[n], torch.linalg.slogdet(jacobian).logabsdet, 1e-10)
+        close(trajectory.action[n], (time - times[0]) * flow.velocity(z, times[0]).square().sum(-1), 1e-10)
+    bare = flow.integrate(z, times, ODE(divergence=None))
     assert bare.log_det is bare.folded is bare.smallest_eigenvalue is None
-    close(flow.integrate(z, times, divergence=Hutchinson()).log_det, path.log_det)
+    close(flow.integrate(z, times, ODE(divergence=Hutchinson())).log_det, trajectory.log_det)
 
 
 @pytest.mark.parametrize("volume", [SlogDet(), SlogDet(eigenvalues=True), FirstOrder(), LogDetSeries(terms=40)])
@@ -109,77 +112,80 @@ def test_volumes_of_every_kind(volume, dim):
     """Catches a volume that is not asked for what it needs, at the width of a narrow first layer too."""
     for u0 in (mild(dim, 3), 0.2 * MLPPotential(dim, (2,)).double()):
         z = randn(4, dim, seed=1)
-        path = HopfLaxFlow(u0, on_fold="ignore").rollout(z, 3, start=0.5, dt=0.5, volume=volume)
+        trajectory = HopfLaxFlow(u0).rollout(z, 3, start=0.5, dt=0.5, log_det=volume, on_fold="ignore")
         h = hessian(u0, HopfLaxPotential(u0).start(z, 0.5), 0.0).detach()
         trace = h.diagonal(dim1=-2, dim2=-1).sum(-1)
-        for n, t in enumerate(path.times.tolist()):
+        for n, t in enumerate(trajectory.times.tolist()):
             whole = [torch.linalg.slogdet(torch.eye(dim) + s * h).logabsdet for s in (0.5, t)]
             if isinstance(volume, FirstOrder):
                 whole = [(s * trace).log1p() for s in (0.5, t)]
             if not isinstance(volume, LogDetSeries) or dim == 1:  # where one probe is exact
-                close(path.log_det[n].detach(), whole[1] - whole[0], 1e-10)
-        smallest = 1 + torch.stack([t * torch.linalg.eigvalsh(h)[..., 0] for t in path.times])
-        if path.smallest_eigenvalue is not None:
-            close(path.smallest_eigenvalue.detach(), torch.minimum(smallest[:-1], smallest[1:]), 1e-10)
-        assert (path.smallest_eigenvalue is None) == isinstance(volume, (FirstOrder, LogDetSeries)) or dim == 5
+                close(trajectory.log_det[n].detach(), whole[1] - whole[0], 1e-10)
+        smallest = 1 + torch.stack([t * torch.linalg.eigvalsh(h)[..., 0] for t in trajectory.times])
+        if trajectory.smallest_eigenvalue is not None:
+            close(trajectory.smallest_eigenvalue.detach(), torch.minimum(smallest[:-1], smallest[1:]), 1e-10)
+        assert (trajectory.smallest_eigenvalue is None) == isinstance(volume, (FirstOrder, LogDetSeries)) or dim == 5
 
 
 def test_paths_that_meet():
     """Catches a shock that is missed, forgotten after its step, or seen where paths have not met."""
     depth, z = 0.5, torch.linspace(-3, 3, 61, dtype=torch.float64).unsqueeze(-1)
-    flow = HopfLaxFlow(well(1, depth), on_fold="ignore")
-    path = flow.rollout(z, 4, dt=1.5)
-    slope = 1 - depth * path.times[1:, None] / z.squeeze(-1).cosh().square()
-    assert torch.equal(path.folded, slope <= 0)
-    assert not path.folded[0].any()
-    assert path.folded[1].any()
-    assert (path.folded[1:] >= path.folded[:-1]).all()
-    close(path.smallest_eigenvalue, slope.clamp(max=1.0), 1e-10)
-    assert torch.equal(path.sign.prod(0), slope[-1].sign())
-    close(path.log_det[1:], slope.abs().log(), 1e-9)
-    back = flow.rollout(z, 4, dt=-1.5)  # away from the shock: the first end of a step is the worse one
+    flow = HopfLaxFlow(well(1, depth))
+    trajectory = flow.rollout(z, 4, dt=1.5, on_fold="ignore")
+    slope = 1 - depth * trajectory.times[1:, None] / z.squeeze(-1).cosh().square()
+    assert torch.equal(trajectory.folded, slope <= 0)
+    assert not trajectory.folded[0].any()
+    assert trajectory.folded[1].any()
+    assert (trajectory.folded[1:] >= trajectory.folded[:-1]).all()
+    close(trajectory.smallest_eigenvalue, slope.clamp(max=1.0), 1e-10)
+    assert torch.equal(trajectory.sign.prod(0), slope[-1].sign())
+    close(trajectory.log_det[1:], slope.abs().log(), 1e-9)
+    back = flow.rollout(
+        z, 4, dt=-1.5, on_fold="ignore"
+    )  # away from the shock: the first end of a step is the worse one
     close(back.smallest_eigenvalue, 1 - depth * back.times[:-1, None] / z.squeeze(-1).cosh().square(), 1e-10)
 
 
-@pytest.mark.parametrize("method", ["rollout", "integrate", "inverse", "push_forward"])
+@pytest.mark.parametrize("method", ["rollout", "follow", "integrate", "inverse", "push_forward"])
 def test_policies(method):
     """Catches a shock that passes in evaluation, one that stops training, and advice that does not help."""
     z, times = torch.zeros(3, 1, dtype=torch.float64), [0.0, 1.0, 3.0]
     base = Independent(Normal(torch.zeros(1).double(), torch.full((1,), 1e-3).double()), 1)
     run = {
-        "rollout": lambda flow: flow.rollout(z, 3),
-        "integrate": lambda flow: flow.integrate(z, times),
-        "inverse": lambda flow: flow.inverse(z, times, Discrete(solver=FixedPoint(max_iterations=2))),
-        "push_forward": lambda flow: flow.push_forward(base, times, Discrete()).rsample_and_log_prob(),
+        "rollout": lambda flow, **policy: flow.rollout(z, 3, **policy),
+        "follow": lambda flow, **policy: flow.follow(z, times, Euler(), **policy),
+        "integrate": lambda flow, **policy: flow.integrate(z, times, **policy),
+        "inverse": lambda flow, **policy: flow.inverse(z, times, Euler(solver=FixedPoint(max_iterations=2)), **policy),
+        "push_forward": lambda flow, **policy: flow.push_forward(base, times, Euler(), **policy).rsample_and_log_prob(),
     }[method]
     with pytest.raises(FoldError, match=r"step 1 \(t = 1\).*I \+ t \* Hessian of u0.*convex u0"):
         run(HopfLaxFlow(well(1, 0.6)).eval())
     with pytest.warns(FoldWarning, match="step 1") as caught:
         run(HopfLaxFlow(well(1, 0.6)))
     assert caught[0].filename == __file__ or method == "push_forward"
-    run(HopfLaxFlow(well(1, 0.6), on_fold="ignore").eval())
+    run(HopfLaxFlow(well(1, 0.6)).eval(), on_fold="ignore")
 
 
-@pytest.mark.parametrize("scheme", [ODEOptions(), Discrete(), Discrete(solver=FixedPoint()), Discrete(volume=None)])
+@pytest.mark.parametrize("scheme", [ODE(), Euler(), Euler(solver=FixedPoint()), Euler(log_det=None)])
 def test_there_and_back(scheme):
     """Catches an inverse of another map, and a volume of the wrong sign."""
     flow, z, times = HopfLaxFlow(mild(3, 2)).eval(), randn(2, 4, 3, seed=3), [0.5, 1.0, 2.0]
-    path = flow.integrate(z, times)
-    back = flow.inverse(path.z[-1], torch.tensor(times), scheme)
-    close(back.z, path.z.flip(0), 1e-10)
-    close(back.action, path.action.flip(0) - path.action[-1], 1e-10)
-    if scheme != Discrete(volume=None):
-        close(back.log_det, path.log_det.flip(0) - path.log_det[-1], 1e-10)
+    trajectory = flow.integrate(z, times)
+    back = flow.inverse(trajectory.z[-1], torch.tensor(times), scheme)
+    close(back.z, trajectory.z.flip(0), 1e-10)
+    close(back.action, trajectory.action.flip(0) - trajectory.action[-1], 1e-10)
+    if scheme != Euler(log_det=None):
+        close(back.log_det, trajectory.log_det.flip(0) - trajectory.log_det[-1], 1e-10)
     else:
         assert back.log_det is None
 
 
-@pytest.mark.parametrize("choice", [(ODEOptions(),), (Discrete(),), (ODEOptions(), Hutchinson())])
+@pytest.mark.parametrize("choice", [ODE(), Euler(), ODE(divergence=Hutchinson())])
 def test_density(choice):
     """Catches a mass other than one, a density of another time, and probes where an exact volume is at hand."""
     flow = HopfLaxFlow(mild(1, 4, 0.5)).eval()
     base = Independent(Normal(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)), 1)
-    law = flow.push_forward(base, [0.0, 0.5, 1.5], *choice)
+    law = flow.push_forward(base, [0.0, 0.5, 1.5], choice)
     x = torch.linspace(-14, 14, 1401, dtype=torch.float64).unsqueeze(-1)
     close(torch.trapezoid(law.log_prob(x).exp(), x.squeeze(-1)), torch.ones((), dtype=torch.float64), 1e-8)
     start = randn(50, 1, seed=3)
@@ -195,14 +201,12 @@ def test_refusals_of_densities():
     base = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
     flow = HopfLaxFlow(MLPPotential(2)).eval()
     for law, message in [
-        (flow.push_forward(base, [0.0, 1.0], divergence=None), "^divergence: expected an exact one"),
-        (flow.push_forward(base, [0.0, 1.0], Discrete(volume=None)), "^scheme: expected an exact volume"),
-        (flow.push_forward(base, [0.0, 1.0], Discrete(LogDetSeries())), "^scheme: .*in evaluation mode"),
+        (flow.push_forward(base, [0.0, 1.0], ODE(divergence=None)), "^scheme: expected one with a log-determinant"),
+        (flow.push_forward(base, [0.0, 1.0], Euler(log_det=None)), "^scheme: expected one with a log-determinant"),
+        (flow.push_forward(base, [0.0, 1.0], Euler(LogDetSeries())), "^scheme: .*in evaluation mode"),
     ]:
         with pytest.raises(ValueError, match=message):
             law.log_prob(torch.zeros(2))
-    with pytest.raises(ValueError, match=r"^divergence: expected the default with a discrete scheme"):
-        flow.push_forward(base, [0.0, 1.0], Discrete(), divergence=Hutchinson())
 
 
 @pytest.mark.parametrize("kind", ["convex", "mild"])
@@ -211,12 +215,12 @@ def test_the_flow_is_optimal_transport(kind):
     """Catches a map that is not the gradient of a convex function: the identity pairing has to be optimal."""
     u0 = ICNNPotential(3, (6, 5)).double() if kind == "convex" else mild(3, 8, 0.4)
     z, time = randn(60, 3, seed=1), 2.0
-    path = HopfLaxFlow(u0).eval().rollout(z, 2, dt=time / 2)
-    end = path.z[-1].detach()
+    trajectory = HopfLaxFlow(u0).eval().rollout(z, 2, dt=time / 2)
+    end = trajectory.z[-1].detach()
     weights = torch.full((60,), 1 / 60, dtype=torch.float64).numpy()
     cost = (z.unsqueeze(1) - end).square().sum(-1)
     assert ot.emd2(weights, weights, cost.numpy()) == pytest.approx(float(cost.diagonal().mean()), abs=1e-10)
-    close(time * path.action[-1].detach(), cost.diagonal(), 1e-10)
+    close(time * trajectory.action[-1].detach(), cost.diagonal(), 1e-10)
 
 
 def test_running_cost():
@@ -224,18 +228,18 @@ def test_running_cost():
     flow, z = HopfLaxFlow(mild(2, 3)), randn(5, 2, seed=4)
 
     class Clock:
-        requires = frozenset({"laplacian", "second_time_derivative"})
+        requires = Derivative.LAPLACIAN | Derivative.SECOND_TIME_DERIVATIVE
 
         def running_cost(self, jet, z, t):
             return jet.laplacian + t.pow(3) + z.square().sum(-1) + 0 * jet.second_time_derivative
 
-    path = flow.integrate(z, [0.5, 1.0, 2.0], running_cost=Clock())
+    trajectory = flow.integrate(z, [0.5, 1.0, 2.0], running_cost=Clock())
     times = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64).unsqueeze(-1)
     velocity, elapsed = flow.velocity(z, 0.5), times - 0.5
     squares = z.square().sum(-1) * elapsed + (z * velocity).sum(-1) * elapsed**2
     squares = squares + velocity.square().sum(-1) * elapsed**3 / 3
     # the integral of the Laplacian is log det
-    close(path.cost, path.log_det + (times**4 - 0.5**4) / 4 + squares, 1e-10)
+    close(trajectory.cost, trajectory.log_det + (times**4 - 0.5**4) / 4 + squares, 1e-10)
     assert flow.integrate(z, [2.0, 0.5], running_cost=HJResidual()).cost.abs().max() < 1e-25
     with pytest.raises(ValueError, match=r"^running_cost: expected a rate of shape \(5,\)"):
         flow.integrate(z, [0.0, 1.0], running_cost=type("Bad", (Clock,), {"running_cost": lambda *_: z})())
@@ -269,8 +273,10 @@ def test_gradients(u0, start):
 
     def outcome(z, *parameters):
         replaced = dict(zip(names, parameters, strict=True))
-        path = torch.func.functional_call(_Rollout(flow), {f"flow.{n}": p for n, p in replaced.items()}, (z, start))
-        return path.z[-1], path.log_det[-1], path.action[-1]
+        trajectory = torch.func.functional_call(
+            _Rollout(flow), {f"flow.{n}": p for n, p in replaced.items()}, (z, start)
+        )
+        return trajectory.z[-1], trajectory.log_det[-1], trajectory.action[-1]
 
     inputs = (randn(2, 2, seed=7).requires_grad_(), *(v.detach().clone().requires_grad_() for v in values))
     assert torch.autograd.gradcheck(outcome, inputs, fast_mode=True)
@@ -292,12 +298,12 @@ def test_gradients_of_the_inverse_and_of_times():
     narrow = HopfLaxFlow(MLPPotential(2, (1,), output_scale=0.5).double())  # its volumes are taken at width 1
 
     def start(z, times):
-        path = flow.inverse(z, times)
-        return path.z[-1], path.log_det[-1]
+        trajectory = flow.inverse(z, times, ODE())
+        return trajectory.z[-1], trajectory.log_det[-1]
 
     def end(z, times):
-        path = flow.integrate(z, times)
-        return path.z[-1], path.log_det[-1], path.action[-1]
+        trajectory = flow.integrate(z, times)
+        return trajectory.z[-1], trajectory.log_det[-1], trajectory.action[-1]
 
     z = randn(2, 2, seed=7).requires_grad_()
     for first in (0.0, 0.25):
@@ -312,8 +318,8 @@ def test_transforms_and_precisions():
     flow, z = HopfLaxFlow(mild(2, 1)), randn(3, 2, seed=2)
 
     def total(z):
-        path = flow.rollout(z, 2)
-        return (path.z[-1].square().sum(-1) + path.log_det[-1]).sum()
+        trajectory = flow.rollout(z, 2)
+        return (trajectory.z[-1].square().sum(-1) + trajectory.log_det[-1]).sum()
 
     plain = z.clone().requires_grad_()
     slope = torch.autograd.grad(total(plain), plain)[0]
@@ -321,8 +327,14 @@ def test_transforms_and_precisions():
         close(transform(total)(z), slope)
     single = HopfLaxFlow(MLPPotential(2, (8,)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        path = single.rollout(torch.randn(3, 2), 2)
-    assert path.z.dtype == path.log_det.dtype == path.action.dtype == path.times.dtype == torch.float32
+        trajectory = single.rollout(torch.randn(3, 2), 2)
+    assert (
+        trajectory.z.dtype
+        == trajectory.log_det.dtype
+        == trajectory.action.dtype
+        == trajectory.times.dtype
+        == torch.float32
+    )
 
 
 @pytest.mark.parametrize(
@@ -333,7 +345,7 @@ def test_transforms_and_precisions():
         (ValueError, "^times: expected finite times", lambda flow: flow.integrate(torch.zeros(2), [1.0, 1.0])),
         (
             TypeError,
-            "^scheme: expected ODEOptions or Discrete",
+            "^scheme: expected Euler",
             lambda flow: flow.inverse(torch.zeros(2), [0.0], "rk4"),
         ),
         (

@@ -7,22 +7,20 @@ from hypothesis import given, settings
 from strategies import close, dims, network, opaque, rand, randn, seeds
 
 from latentflow import (
+    ODE,
     Exact,
     HJResidual,
     HopfLaxFlow,
-    HopfLaxPotential,
     ICNNPotential,
-    InversionError,
-    Newton,
-    ODEOptions,
     PotentialBank,
     PotentialFlow,
     QuadraticPotential,
     SwitchedPotential,
     gradient,
     jet,
-    second_time_derivative,
 )
+from latentflow.calculus import second_time_derivative
+from latentflow.flow import HopfLaxPotential, InversionError, Newton
 from latentflow.testing import check_potential
 
 
@@ -88,12 +86,12 @@ def test_composites():
     cross = (gradient(one, z, t) * gradient(two, z, t)).sum(-1)
     close(both.time_derivative + both.gradient.square().sum(-1) / 2, cross, 1e-10)
     switched = SwitchedPotential([one, two], times=[1.0], clock="restart")
-    path = PotentialFlow(switched).rollout(z, 4, dt=0.5)
+    trajectory = PotentialFlow(switched).rollout(z, 4, dt=0.5)
     middle = HopfLaxFlow(one.u0).rollout(z, 1)
     end = HopfLaxFlow(two.u0).rollout(middle.z[-1], 1)
-    close(path.z[-1], end.z[-1], 1e-10)
-    close(path.log_det[-1], middle.log_det[-1] + end.log_det[-1], 1e-10)
-    solved = PotentialFlow(one).integrate(z, [0.0, 1.0], ODEOptions(rtol=1e-8, atol=1e-8))
+    close(trajectory.z[-1], end.z[-1], 1e-10)
+    close(trajectory.log_det[-1], middle.log_det[-1] + end.log_det[-1], 1e-10)
+    solved = PotentialFlow(one).integrate(z, [0.0, 1.0], ODE(rtol=1e-8, atol=1e-8))
     close(solved.z[-1], middle.z[-1], 1e-6)
     close(solved.log_det[-1], middle.log_det[-1], 1e-6)
 

@@ -5,18 +5,9 @@ import math
 import torch
 from closed_forms import generator, net, normal, spd
 
-from latentflow import (
-    ContinuityResidual,
-    FokkerPlanckResidual,
-    HeatResidual,
-    HJResidual,
-    LinearFokkerPlanckResidual,
-    LogFokkerPlanckResidual,
-    NonPositiveForce,
-    PositiveParameter,
-    ViscousHJResidual,
-    WaveResidual,
-)
+from latentflow import FokkerPlanckResidual, HeatResidual, HJResidual, ViscousHJResidual, WaveResidual
+from latentflow.calculus import PositiveParameter
+from latentflow.pde import ContinuityResidual, LinearFokkerPlanckResidual, LogFokkerPlanckResidual, NonPositiveForce
 
 
 def times(seed, *shape):

@@ -7,44 +7,32 @@ import torch
 from closed_forms import generator, net, normal
 from solutions import times
 
-from latentflow import (
-    AlongPath,
-    CausalWeighting,
-    HJResidual,
-    InBox,
-    MLPPotential,
-    NonPositiveForce,
-    PotentialBank,
-    PotentialFlow,
-    QuadraticPotential,
-    Together,
-)
-from latentflow_experiments.song2023 import PaperPoints
+from latentflow import HJResidual, MLPPotential, PotentialBank, PotentialFlow, QuadraticPotential
+from latentflow.pde import AlongPath, CausalWeighting, InBox, NonPositiveForce, Together
 
 near = {"rtol": 1e-11, "atol": 1e-11}
 u = net(2, 0)
 CHOICES = {
     "along": AlongPath(),
     "attached": AlongPath(detach=False),
-    "paper": PaperPoints(),
     "box": InBox(-2.0, 3.0, 4),
-    "together": Together(AlongPath(), InBox(-2.0, 3.0, 4), PaperPoints()),
+    "together": Together(AlongPath(), InBox(-2.0, 3.0, 4), AlongPath(detach=False)),
 }
 
 
 def rollout(*batch, steps=3, mover=None, z0=None):
     z0 = normal(1, *batch, 2) if z0 is None else z0
-    return PotentialFlow(u if mover is None else mover).rollout(z0, steps, start=1.0, dt=0.5, volume=None)
+    return PotentialFlow(u if mover is None else mover).rollout(z0, steps, start=1.0, dt=0.5, log_det=None)
 
 
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
 @pytest.mark.parametrize("batch", [(), (5,), (2, 3), (0,)])
-def test_points_follow_the_path(choice, batch):
+def test_points_follow_the_trajectory(choice, batch):
     """Catches points that lose the batch shape, the dtype, or the range of times, and a generator that is ignored."""
-    path = rollout(*batch)
+    trajectory = rollout(*batch)
     state = torch.get_rng_state()
-    z, t = choice.points(path, generator(3))
-    again = choice.points(path, generator(3))
+    z, t = choice.points(trajectory, generator(3))
+    again = choice.points(trajectory, generator(3))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(z, again[0])
     assert torch.equal(t, again[1])
@@ -52,40 +40,28 @@ def test_points_follow_the_path(choice, batch):
     assert t.shape == z.shape[:-1]
     assert z.dtype == t.dtype == torch.float64
     assert ((t >= 1) & (t <= 2.5)).all()
-    loss = HJResidual().loss(u, path, generator(3), choice)
+    loss = HJResidual().loss(u, trajectory, generator(3), choice)
     expected = HJResidual()(u, z, t).square()
     torch.testing.assert_close(loss, expected.sum() / max(expected.numel(), 1), **near)
 
 
-def test_default_is_along_the_path():
+def test_default_is_along_the_trajectory():
     """Catches a default that changes what existing calls compute."""
-    path = rollout(5)
-    by_default = HJResidual().loss(u, path, generator(4))
-    torch.testing.assert_close(by_default, HJResidual().loss(u, path, generator(4), AlongPath()), rtol=0, atol=0)
-    z, t = path.sample(generator(4))
+    trajectory = rollout(5)
+    by_default = HJResidual().loss(u, trajectory, generator(4))
+    torch.testing.assert_close(by_default, HJResidual().loss(u, trajectory, generator(4), AlongPath()), rtol=0, atol=0)
+    z, t = trajectory.sample(generator(4))
     torch.testing.assert_close(by_default, HJResidual().loss(u, (z, t)), **near)
 
 
-@pytest.mark.parametrize(
-    ("choice", "attached"), [("along", False), ("attached", True), ("paper", True), ("box", False)]
-)
-def test_gradients_to_the_path(choice, attached):
-    """Catches points that are moved to where the residual is small, or those of the paper cut off."""
+@pytest.mark.parametrize(("choice", "attached"), [("along", False), ("attached", True), ("box", False)])
+def test_gradients_to_the_trajectory(choice, attached):
+    """Catches points that are moved to where the residual is small, or cut off where they are not to be."""
     z0, mover = normal(1, 5, 2).requires_grad_(), QuadraticPotential(2, torch.eye(2, dtype=torch.float64) / 3)
     learner = net(2, 3)
     HJResidual().loss(learner, rollout(z0=z0, mover=mover), generator(0), CHOICES[choice]).backward()
     assert (z0.grad is not None and bool((z0.grad != 0).all())) is attached
     assert all((parameter.grad != 0).any() for parameter in learner.parameters())
-
-
-def test_points_of_the_paper():
-    """Catches the point after the step, or the time before it, and a mean of |grad u|^2 over coordinates."""
-    path = rollout(5)
-    terms = []
-    for n in (1, 2, 3):
-        t = torch.full((5,), 1.0 + 0.5 * n, dtype=torch.float64)
-        terms.append(HJResidual()(u, path.z[n - 1], t).square())
-    torch.testing.assert_close(HJResidual().loss(u, path, collocation=PaperPoints()), torch.stack(terms).mean(), **near)
 
 
 def test_box_is_filled_uniformly():
@@ -104,10 +80,10 @@ def test_box_is_filled_uniformly():
     assert correlation.abs().max() < 5 * error
 
 
-def test_box_on_a_path_that_runs_backwards():
-    """Catches times outside the path where its end is before its start."""
-    path = PotentialFlow(u).rollout(normal(1, 5, 2), 2, start=1.0, dt=-0.5, volume=None)
-    _, t = InBox(-1.0, 1.0, 50).points(path, generator(0))
+def test_box_on_a_trajectory_that_runs_backwards():
+    """Catches times outside the trajectory where its end is before its start."""
+    trajectory = PotentialFlow(u).rollout(normal(1, 5, 2), 2, start=1.0, dt=-0.5, log_det=None)
+    _, t = InBox(-1.0, 1.0, 50).points(trajectory, generator(0))
     assert ((t >= 0) & (t <= 1)).all()
     assert t.std() > 0.2
 
@@ -123,13 +99,13 @@ def test_box_serves_one_field_for_each_sample():
     torch.testing.assert_close(loss, each.square().mean(), **near)
 
 
-def test_a_path_without_steps():
+def test_a_trajectory_without_steps():
     """Catches nan from an empty mean; a box there has its one time."""
-    path = rollout(5, steps=0)
-    for choice in (AlongPath(), PaperPoints()):
-        assert HJResidual().loss(u, path, collocation=choice) == 0
-        assert HJResidual().loss(u, path, collocation=choice, weights=CausalWeighting()) == 0
-    assert (InBox(-1.0, 1.0, 3).points(path)[1] == 1.0).all()
+    trajectory = rollout(5, steps=0)
+    for choice in (AlongPath(), AlongPath(detach=False)):
+        assert HJResidual().loss(u, trajectory, collocation=choice) == 0
+        assert HJResidual().loss(u, trajectory, collocation=choice, weights=CausalWeighting()) == 0
+    assert (InBox(-1.0, 1.0, 3).points(trajectory)[1] == 1.0).all()
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,15 @@ from solutions import OrnsteinUhlenbeck, assert_zero, times
 from torch.distributions import MultivariateNormal
 
 from latentflow import (
-    ContinuityResidual,
+    ODE,
     FokkerPlanckResidual,
     HeatResidual,
-    LinearFokkerPlanckResidual,
-    LogFokkerPlanckResidual,
-    ODEOptions,
     PotentialFlow,
     QuadraticPotential,
     ViscousHJResidual,
     gradient,
 )
+from latentflow.pde import ContinuityResidual, LinearFokkerPlanckResidual, LogFokkerPlanckResidual
 
 dims, seeds, rates = st.integers(1, 5), st.integers(0, 2**31 - 100), st.floats(0.2, 2)
 few = settings(max_examples=10)
@@ -118,11 +116,13 @@ def test_probability_flow_carries_the_process():
     """Catches a velocity of the wrong sign or twice the diffusion: N(m0, S0) has to become N(m1, S1)."""
     process, end = OrnsteinUhlenbeck(3, 0), torch.tensor(1.0, dtype=torch.float64)
     z0 = normal(9, 6, 3)
-    ode = ODEOptions(rtol=1e-8, atol=1e-9)
-    path = PotentialFlow(process.potential).integrate(z0, [0.0, 1.0], ode)
+    ode = ODE(rtol=1e-8, atol=1e-9)
+    trajectory = PotentialFlow(process.potential).integrate(z0, [0.0, 1.0], ode)
     start = MultivariateNormal(process.mean0, process.covariance0)
     target = MultivariateNormal(process.mean(end), process.covariance(end))
-    torch.testing.assert_close(start.log_prob(z0) - path.log_det[-1], target.log_prob(path.z[-1]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        start.log_prob(z0) - trajectory.log_det[-1], target.log_prob(trajectory.z[-1]), rtol=0, atol=1e-6
+    )
 
 
 @few
@@ -162,7 +162,8 @@ def test_initial_condition_starts_in_equilibrium(dim, seed):
     process.mean0 = process.centre
     process.covariance0 = process.diffusion / process.theta * torch.eye(dim, dtype=torch.float64)
     z = normal(seed, 4, dim)
-    assert_zero(FokkerPlanckResidual(process.diffusion, process.drift).initial_condition(process.potential, z))
+    assert_zero(FokkerPlanckResidual(process.diffusion, process.drift)(process.potential, z, times(seed, 4)), scale=100)
+    assert_zero(gradient(process.potential, z, 0.0).square().sum(-1))
     assert_zero(gradient(process.potential, z, 0.7), scale=10)
 
 

@@ -6,7 +6,8 @@ import torch
 from closed_forms import autograd_gradient, generator, net, normal
 from hypothesis import given
 
-from latentflow import HJResidual, NonPositiveForce, PotentialFlow, QuadraticPotential
+from latentflow import HJResidual, PotentialFlow, QuadraticPotential
+from latentflow.pde import NonPositiveForce
 
 near = {"rtol": 1e-11, "atol": 1e-11}
 u = net(2, 0)
@@ -71,25 +72,25 @@ def test_loss_on_points(batch, weight):
     torch.testing.assert_close(by_number, residual.loss(u, (z, torch.full(batch, 0.5, dtype=torch.float64))), **near)
 
 
-def test_loss_on_a_path():
-    """Catches points at the ends of the steps only, a path that is paired with wrong times, and lost randomness."""
-    path = PotentialFlow(u).rollout(normal(1, 5, 2), 3, start=1.0, dt=0.5, volume=None)
+def test_loss_on_a_trajectory():
+    """Catches points at the ends of the steps only, points that are paired with wrong times, and lost randomness."""
+    trajectory = PotentialFlow(u).rollout(normal(1, 5, 2), 3, start=1.0, dt=0.5, log_det=None)
     fraction = torch.rand(3, 5, generator=generator(9), dtype=torch.float64)
     start = torch.tensor([1.0, 1.5, 2.0], dtype=torch.float64).unsqueeze(-1)
-    z = (path.z[:-1] + fraction.unsqueeze(-1) * (path.z[1:] - path.z[:-1])).detach()
+    z = (trajectory.z[:-1] + fraction.unsqueeze(-1) * (trajectory.z[1:] - trajectory.z[:-1])).detach()
     expected = (residual_by_hand(z, start + 0.5 * fraction) ** 2).mean()
     state = torch.get_rng_state()
-    torch.testing.assert_close(HJResidual().loss(u, path, generator(9)), expected, **near)
+    torch.testing.assert_close(HJResidual().loss(u, trajectory, generator(9)), expected, **near)
     assert torch.equal(state, torch.get_rng_state())
-    assert HJResidual().loss(u, path) != expected
+    assert HJResidual().loss(u, trajectory) != expected
 
 
 def test_loss_moves_the_potential_and_not_the_points():
     """Catches a residual that is lowered by moving latents to where it is small."""
     z0, mover = normal(1, 5, 2).requires_grad_(), QuadraticPotential(2, torch.eye(2, dtype=torch.float64) / 3)
-    path, residual = PotentialFlow(mover).rollout(z0, 3), HJResidual(force())
+    trajectory, residual = PotentialFlow(mover).rollout(z0, 3), HJResidual(force())
     learner = net(2, 3)
-    residual.loss(learner, path, generator(0)).backward()
+    residual.loss(learner, trajectory, generator(0)).backward()
     assert z0.grad is None
     assert mover.matrix.grad is None
     assert all((parameter.grad != 0).any() for parameter in learner.parameters())
@@ -117,13 +118,6 @@ def test_gradients_of_the_loss(structured):
             return residual.loss(self.u, (z, t))
 
     assert torch.autograd.gradcheck(loss, (z.requires_grad_(), t.requires_grad_(), *parameters))
-
-
-def test_initial_condition():
-    """Catches another time than 0, a mean over coordinates, and the factor 1/2."""
-    z = normal(1, 2, 3, 2)
-    expected = (autograd_gradient(u, z, torch.zeros(2, 3, dtype=torch.float64)) ** 2).sum(-1)
-    torch.testing.assert_close(HJResidual().initial_condition(u, z), expected, **near)
 
 
 @pytest.mark.parametrize("penalty", [-1.0, float("nan")])

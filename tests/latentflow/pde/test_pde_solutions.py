@@ -7,7 +7,7 @@ from closed_forms import generator, hopf_lax, normal, ohj_quadratic, spd
 from hypothesis import given
 from torch import nn
 
-from latentflow import FunctionPotential, HJResidual, PDEResidual
+from latentflow import Derivative, FunctionPotential, HJResidual, PDEResidual
 
 dims, seeds = st.integers(1, 6), st.integers(0, 2**31 - 100)
 
@@ -76,7 +76,7 @@ def test_generalised_equation(dim, seed, a, excess):
 
 
 class Heat(PDEResidual):
-    requires = frozenset({"laplacian"})
+    requires = Derivative.LAPLACIAN
 
     def __init__(self, diffusivity):
         super().__init__()
@@ -87,17 +87,16 @@ class Heat(PDEResidual):
 
 
 class MongeAmpere(PDEResidual):
-    requires = frozenset({"hessian"})
+    requires = Derivative.HESSIAN
 
     def from_jet(self, jet, z, t):
-        assert jet.laplacian is None
+        assert set(jet.second) == {Derivative.HESSIAN}
         return torch.linalg.det(jet.hessian) - t
 
 
 class Nothing(PDEResidual):
     def from_jet(self, jet, z, t):
-        assert jet.laplacian is None
-        assert jet.hessian is None
+        assert set(jet.second) == set()
         assert t.shape == z.shape[:-1]
         return t * jet.value
 
@@ -123,7 +122,21 @@ def test_what_is_required_is_what_is_computed():
     torch.testing.assert_close(Nothing()(u, z, 0.25), u(z, t) / 4)
 
 
-def test_unknown_requirement():
-    """Catches a typo that would show as a None in the middle of training."""
-    with pytest.raises(ValueError, match=r"^requires: expected .*laplacain"):
-        type("Typo", (PDEResidual,), {"requires": frozenset({"laplacain"}), "from_jet": lambda *_: None})
+@pytest.mark.parametrize(
+    ("requires", "error", "message"),
+    [
+        (frozenset({"laplacain"}), TypeError, r"^requires: expected .*laplacain"),
+        (Derivative.PRODUCTS, ValueError, r"^requires: expected out of .*, got products"),
+    ],
+)
+def test_unknown_requirement(requires, error, message):
+    """Catches a typo, and probes that nobody gives, that would show as an error in the middle of training."""
+    with pytest.raises(error, match=message):
+        type("Typo", (PDEResidual,), {"requires": requires, "from_jet": lambda *_: None})
+
+
+def test_a_derivative_that_is_not_required():
+    """Catches a residual that reads what it does not require, and gets it, or a None."""
+    typo = type("Typo", (PDEResidual,), {"from_jet": lambda self, jet, z, t: jet.laplacian})
+    with pytest.raises(ValueError, match=r"^laplacian was not requested"):
+        typo()(lambda z, t: z.sum(-1), normal(0, 4, 2), 0.3)

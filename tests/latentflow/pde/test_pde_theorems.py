@@ -7,12 +7,12 @@ from closed_forms import hopf_lax, net, normal, ohj_quadratic, sigma_points, spd
 from hypothesis import given, settings
 from solutions import assert_zero, times
 
-from latentflow import FunctionPotential, HJResidual, ODEOptions, PotentialFlow, gradient, jet
+from latentflow import ODE, Derivative, FunctionPotential, HJResidual, PotentialFlow, gradient, jet
 
 dims, seeds = st.integers(1, 4), st.integers(0, 2**31 - 100)
 few = settings(max_examples=10)
 near = {"rtol": 1e-11, "atol": 1e-11}
-FINE = ODEOptions(rtol=1e-8, atol=1e-9)
+FINE = ODE(rtol=1e-8, atol=1e-9, divergence=None)
 
 
 @few
@@ -22,7 +22,7 @@ def test_initial_condition_stops_exact_flows(dim, seed):
     u = ohj_quadratic(spd(dim, seed, -0.5, 0.5), normal(seed + 1, dim))
     z, t = normal(seed + 2, 4, dim), times(seed, 4)
     later = z + t.unsqueeze(-1) * gradient(u, z, 0.0)
-    speed = HJResidual().initial_condition(u, z)
+    speed = gradient(u, z, 0.0).square().sum(-1)
     torch.testing.assert_close(gradient(u, later, t).square().sum(-1), speed, rtol=1e-11, atol=1e-11)
     weight = normal(seed, dim, dim)
     u, start, _ = hopf_lax(weight / torch.linalg.matrix_norm(weight, 2), 0.4)
@@ -45,7 +45,7 @@ def test_inequality_is_vacuous(dim, seed):
 
         assert (HJResidual.inequality()(lowered, z, t) == 0).all()
         torch.testing.assert_close(HJResidual()(lowered, z, t), excess - top - t.sin(), **near)
-        same, moved = (PotentialFlow(f).rollout(z, 3, dt=0.3, volume=None).z for f in (u, lowered))
+        same, moved = (PotentialFlow(f).rollout(z, 3, dt=0.3, log_det=None).z for f in (u, lowered))
     torch.testing.assert_close(moved, same, rtol=0, atol=1e-14)
 
 
@@ -85,7 +85,7 @@ def test_residual_of_a_sum(dim, seed):
 class Lagrangian:
     """The rate |grad u|^2 / 2 + r along a flow."""
 
-    requires = frozenset()
+    requires = Derivative(0)
 
     def running_cost(self, jet, z, t):
         return jet.gradient.square().sum(-1) / 2 + HJResidual().from_jet(jet, z, t)
@@ -96,11 +96,11 @@ def test_work_and_energy(seed):
     """Catches a time derivative of the wrong sign or weight; and a bounded potential has little work to give."""
     inner, z0 = net(2, seed), 2 * normal(seed, 5, 2)
     u = FunctionPotential(lambda z, t: inner(z, t).tanh())
-    path = PotentialFlow(u).integrate(z0, [0.0, 1.5], FINE, divergence=None, running_cost=Lagrangian())
-    start, end = (u(path.z[i], path.times[i].expand(5)) for i in (0, 1))
-    torch.testing.assert_close(path.cost[-1], end - start, rtol=0, atol=1e-6)
-    excess = path.cost[-1] - path.action[-1] / 2  # the integral of the residual
-    assert ((path.z[-1] - path.z[0]).square().sum(-1) <= 1.5 * 2 * (2 - excess) + 1e-6).all()
+    trajectory = PotentialFlow(u).integrate(z0, [0.0, 1.5], FINE, running_cost=Lagrangian())
+    start, end = (u(trajectory.z[i], trajectory.times[i].expand(5)) for i in (0, 1))
+    torch.testing.assert_close(trajectory.cost[-1], end - start, rtol=0, atol=1e-6)
+    excess = trajectory.cost[-1] - trajectory.action[-1] / 2  # the integral of the residual
+    assert ((trajectory.z[-1] - trajectory.z[0]).square().sum(-1) <= 1.5 * 2 * (2 - excess) + 1e-6).all()
 
 
 @few

@@ -11,18 +11,20 @@ from strategies import (
     batches,
     close,
     dims,
+    jet_of,
     jets_close,
     network,
     rand,
     randn,
     reference_jet,
+    request_of,
     seeds,
     symmetric,
     wave,
 )
 from torch import nn
 
-from latentflow import FunctionPotential, Jet, JetRequest, Potential, QuadraticPotential, gradient, jet, laplacian
+from latentflow import Derivative, FunctionPotential, Jet, Potential, QuadraticPotential, gradient, jet, laplacian
 from latentflow.calculus import evaluate_jet
 from latentflow.potentials import ScaledPotential, SumPotential
 
@@ -44,12 +46,12 @@ class Eager(Potential):
 
     def jet_rule(self, z, t, request):
         self.calls.append(request)
-        return Jet(self(z, t), 2 * z, torch.zeros_like(t), laplacian=torch.full_like(t, 2 * z.shape[-1]))
+        return jet_of(self(z, t), 2 * z, torch.zeros_like(t), laplacian=torch.full_like(t, 2 * z.shape[-1]))
 
 
 def full_jet(u, z, t):
     probes = torch.stack([z.cos(), z.sin()], dim=-2)
-    return evaluate_jet(u, z, t, JetRequest(laplacian=True, hessian=True, probes=probes))
+    return evaluate_jet(u, z, t, request_of(laplacian=True, hessian=True, probes=probes))
 
 
 @given(dims, batches, seeds, st.floats(-3, 3))
@@ -113,7 +115,7 @@ def test_a_weight_that_was_computed_passes_its_gradient_on():
 
 
 def test_composites_own_the_parameters_of_their_terms():
-    """Catches a module wrapped in a closure, whose parameters an optimiser would miss, and a copy of them."""
+    """Catches a module wrapped in a closure, whose parameters an optimizer would miss, and a copy of them."""
     u, v, w = network(2), Well(), Cubic()
     composite = (u + v) - 2 * w + FunctionPotential(Well())
     owned = {id(parameter) for parameter in composite.parameters()}
@@ -135,7 +137,7 @@ def test_a_rule_of_the_users_own_is_used():
     Eager.calls.clear()
     z = randn(4, 3)
     close(laplacian(2 * Eager() + Cubic(), z, 1.0), 12 + 6 * z.sum(-1))
-    assert [request.laplacian for request in Eager.calls] == [True]
+    assert [request.derivatives for request in Eager.calls] == [Derivative.LAPLACIAN]
 
 
 @pytest.mark.parametrize("order", ["first", "last"])

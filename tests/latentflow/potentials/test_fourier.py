@@ -3,9 +3,9 @@
 import pytest
 import torch
 from hypothesis import given
-from strategies import batches, close, dims, rand, randn, seeds
+from strategies import batches, close, dims, rand, randn, request_of, seeds
 
-from latentflow import JetRequest, PotentialFlow, gradient
+from latentflow import PotentialFlow, gradient
 from latentflow.calculus import evaluate_jet
 from latentflow.potentials.fourier import FourierPotential
 from latentflow.testing import check_potential
@@ -25,7 +25,7 @@ def test_closed_form(dim, batch, seed):
     phase = z @ omega.mT + t.unsqueeze(-1) * nu + u.phases
     sin, cos = -w * phase.sin(), w * phase.cos()
     along = torch.einsum("...pi,ji->...pj", v, omega)
-    request = JetRequest(
+    request = request_of(
         laplacian=True,
         hessian=True,
         probes=v,
@@ -56,15 +56,15 @@ def test_starts_at_rest_and_learns():
     """Catches a start at which nothing has a gradient: the amplitudes have one, and after a step the phases too."""
     u = FourierPotential(3, features=8, generator=torch.Generator().manual_seed(0)).double()
     z = randn(20, 3)
-    path = PotentialFlow(u).rollout(z, steps=3)
-    close(path.z[-1], z)
-    optimiser = torch.optim.SGD(u.parameters(), lr=0.1)
+    trajectory = PotentialFlow(u).rollout(z, steps=3)
+    close(trajectory.z[-1], z)
+    optimizer = torch.optim.SGD(u.parameters(), lr=0.1)
     for expected in (False, True):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (gradient(u, z, 0.3) - z).square().mean().backward()
         assert u.amplitudes.grad.abs().min() > 1e-6
         assert (u.phases.grad.abs().max() > 1e-6) == expected
-        optimiser.step()
+        optimizer.step()
 
 
 def test_random_amplitudes_have_the_stated_covariance():
@@ -84,7 +84,7 @@ def test_random_amplitudes_have_the_stated_covariance():
 
 
 def test_frequencies_are_state_and_not_trained():
-    """Catches frequencies lost by a checkpoint, or moved by an optimiser."""
+    """Catches frequencies lost by a checkpoint, or moved by an optimizer."""
     u, v = waves(3, seed=0), waves(3, seed=1)
     assert {name for name, _ in u.named_parameters()} == {"amplitudes", "phases"}
     v.load_state_dict(u.state_dict())

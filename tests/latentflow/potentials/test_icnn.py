@@ -4,13 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import batches, close, dims, orthogonal, rand, randn, reference_jet, seeds
+from strategies import batches, close, dims, orthogonal, rand, randn, reference_jet, request_of, seeds
 from torch import nn
 from torch.nn import functional as F
 
-from latentflow import FourierEmbedding, JetRequest, PotentialFlow, gradient, hessian, jet
+from latentflow import Derivative, PotentialFlow, gradient, hessian, jet
 from latentflow.calculus import evaluate_jet
-from latentflow.flow import Discrete
+from latentflow.flow import Euler
+from latentflow.potentials import FourierEmbedding
 from latentflow.potentials.icnn import ICNNPotential
 from latentflow.testing import check_potential
 
@@ -57,7 +58,7 @@ def test_the_gradient_is_monotone():
 def test_time_enters_freely():
     """Catches nonnegative weights on the clock: this potential is concave in time at some points, convex at others."""
     u = convex(2, time_embedding=FourierEmbedding(4, generator=torch.Generator().manual_seed(0)))
-    second = jet(u, randn(50, 2), 4 * rand(50), second_time_derivative=True).second_time_derivative
+    second = jet(u, randn(50, 2), 4 * rand(50), requires=Derivative.SECOND_TIME_DERIVATIVE).second_time_derivative
     assert second.min() < -0.1
     assert second.max() > 0.1
 
@@ -75,7 +76,7 @@ def test_jet_agrees_with_one_sample_at_a_time(dim, batch, seed):
     u = convex(dim, (4, 3), seed, 0.5, curvature=0.3)
     z, t, v = randn(*batch, dim, seed=seed), rand(*batch, seed=seed), randn(*batch, 2, dim, seed=seed + 1)
     expected = reference_jet(u, z, t, v)
-    actual = evaluate_jet(u, z, t, JetRequest(laplacian=True, hessian=True, probes=v))
+    actual = evaluate_jet(u, z, t, request_of(laplacian=True, hessian=True, probes=v))
     for name in ("value", "gradient", "time_derivative", "laplacian", "hessian", "quadratic"):
         close(getattr(actual, name), getattr(expected, name), 1e-10)
 
@@ -84,7 +85,7 @@ def test_the_bowl_in_closed_form():
     """Catches kappa |z|^2 without the half, and a bowl that a checkpoint forgets."""
     plain, bowl = convex(4), convex(4, curvature=0.6)
     z, t = randn(5, 4), rand(5)
-    one, two = jet(plain, z, t, hessian=True), jet(bowl, z, t, hessian=True)
+    one, two = jet(plain, z, t, requires=Derivative.HESSIAN), jet(bowl, z, t, requires=Derivative.HESSIAN)
     close(two.value - one.value, 0.3 * z.square().sum(-1), 1e-7)
     close(two.gradient - one.gradient, 0.6 * z, 1e-7)
     close(two.laplacian - one.laplacian, torch.full((5,), 2.4).double(), 1e-7)
@@ -98,13 +99,13 @@ def test_the_bowl_in_closed_form():
 def test_a_rollout_never_folds(size):
     """Catches an invertibility that holds at mild weights only: all folds raise, and volumes only grow."""
     u = convex(3, seed=4, size=size)
-    path = PotentialFlow(u, on_fold="raise").rollout(randn(100, 3), steps=5, dt=0.5)
-    assert not path.folded.any()
-    assert (path.sign == 1).all()
-    assert (path.log_det.diff(dim=0) >= -1e-12).all()
+    trajectory = PotentialFlow(u).rollout(randn(100, 3), steps=5, dt=0.5, on_fold="raise")
+    assert not trajectory.folded.any()
+    assert (trajectory.sign == 1).all()
+    assert (trajectory.log_det.diff(dim=0) >= -1e-12).all()
 
 
-def test_the_map_is_inverted_by_convex_optimisation():
+def test_the_map_is_inverted_by_convex_optimization():
     """Catches a map that is not onto, and a library whose inverse differs from Newton's method by hand."""
     u = convex(3, size=1.5)
     y = 3 * randn(40, 3, seed=3)  # any point has a preimage
@@ -122,7 +123,7 @@ def test_the_map_is_inverted_by_convex_optimisation():
             length = torch.where(worse & (residual.norm(dim=-1) > 1e-3), length / 2, length)
         z = z - length[:, None] * direction
     close(z + gradient(u, z, 0.2), y, 1e-9)
-    close(PotentialFlow(u).inverse(y, [0.2, 1.2], Discrete()).z[-1], z, 1e-7)
+    close(PotentialFlow(u).inverse(y, [0.2, 1.2], Euler()).z[-1], z, 1e-7)
 
 
 def test_one_step_is_the_optimal_transport_of_samples():
@@ -144,7 +145,7 @@ def test_the_start_has_a_sane_scale(width, depth):
     torch.manual_seed(0)
     dim = 8
     u = ICNNPotential(dim, (width,) * depth).double()
-    result = jet(u, randn(100, dim), rand(100), hessian=True)
+    result = jet(u, randn(100, dim), rand(100), requires=Derivative.HESSIAN)
     assert 0.4 < result.value.mean() < 3.5
     assert 0.02 < result.laplacian.mean() < 0.5
     assert result.gradient.norm(dim=-1).max() < 1.0
@@ -174,7 +175,7 @@ def test_convexity_survives_a_rotation():
     """Catches a Hessian that is positive by its diagonal only: rotated directions see no negative curvature either."""
     u, z = convex(4), randn(30, 4)
     probes = orthogonal(4).expand(30, 4, 4)
-    quadratic = evaluate_jet(u, z, 0.0, JetRequest(probes=probes)).quadratic
+    quadratic = evaluate_jet(u, z, 0.0, request_of(probes=probes)).quadratic
     assert (quadratic >= 0).all()
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from latentflow import FunctionPotential, MLPPotential, Potential, PotentialFlow, QuadraticPotential, SwitchedPotential
 from latentflow import hessian as hessian_of
-from latentflow.flow import Discrete, FixedPoint
+from latentflow.flow import Euler, FixedPoint
 from latentflow.potentials.features import IdentityEmbedding, activation_rule, log_cosh, slope_bounds
 from latentflow.potentials.fourier import FourierPotential
 from latentflow.potentials.icnn import ICNNPotential
@@ -28,11 +28,11 @@ class Network(LayeredPotential):
     def __init__(self, dim, hidden, seed, activation, residual=None, injections=False):
         super().__init__(dim, IdentityEmbedding(), activation)
         self.weights = Layers(
-            entries=[
+            input_weights=[
                 randn(n, dim, seed=seed + i) / dim**0.5 if injections or i == 0 else None for i, n in enumerate(hidden)
             ],
-            clocks=[randn(n, 1, seed=seed + 10 + i) for i, n in enumerate(hidden)],
-            links=[randn(m, n, seed=seed + 20 + i) / n**0.5 for i, (n, m) in enumerate(pairwise(hidden))],
+            time_weights=[randn(n, 1, seed=seed + 10 + i) for i, n in enumerate(hidden)],
+            hidden_weights=[randn(m, n, seed=seed + 20 + i) / n**0.5 for i, (n, m) in enumerate(pairwise(hidden))],
             biases=[randn(n, seed=seed + 30 + i) for i, n in enumerate(hidden)],
             output=randn(hidden[-1], seed=seed + 40),
             residual=residual,
@@ -50,14 +50,14 @@ def worst(u, dim, seed, samples=48, steps=40):
     """The largest |eigenvalue| over random points and times, improved by gradient ascent from each of them."""
     z = (3 * randn(samples, dim, seed=seed)).requires_grad_()
     t = (3 * rand(samples, seed=seed)).requires_grad_()
-    optimiser = torch.optim.Adam([z, t], lr=0.1)
+    optimizer = torch.optim.Adam([z, t], lr=0.1)
     largest = 0.0
     for _ in range(steps):
         norms = spectral(u, z, t)
         largest = max(largest, norms.max().item())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (-norms.sum()).backward()
-        optimiser.step()
+        optimizer.step()
     return largest
 
 
@@ -139,7 +139,7 @@ def test_one_layer_of_independent_rows_is_attained(activation):
 def test_two_layers_in_closed_form():
     """Catches an adjoint without |W|, a second layer without its weights, a slope left out: all numbers by hand."""
     u = Network(1, (1, 1), 0, F.silu)
-    (e, _), (k,), w = u.weights.entries, u.weights.links, u.weights.output
+    (e, _), (k,), w = u.weights.input_weights, u.weights.hidden_weights, u.weights.output
     s1, s2 = slope_bounds(F.silu)
     expected = s2 * (w * k * e**2).abs() * s1 + s2 * w.abs() * (k * s1 * e).square()
     close(u.lipschitz_gradient(), expected.squeeze(), 1e-13)
@@ -148,9 +148,9 @@ def test_two_layers_in_closed_form():
 def test_opposite_links_do_not_cancel():
     """Catches |W' w| in place of |W|' |w|: one of two opposite units can be switched off by its own slope."""
     u = Network(1, (1, 2), 0, torch.tanh)
-    u.weights.links[0].copy_(torch.tensor([[1.0], [-1.0]]))
+    u.weights.hidden_weights[0].copy_(torch.tensor([[1.0], [-1.0]]))
     u.weights.output.fill_(1.0)
-    square = u.weights.entries[0].square().squeeze()
+    square = u.weights.input_weights[0].square().squeeze()
     close(u.lipschitz_gradient(), slope_bounds(torch.tanh)[1] * (2 * square + 2 * square), 1e-13)
 
 
@@ -169,17 +169,17 @@ def test_two_residual_layers_with_an_injection_in_closed_form():
 
 
 def _parts(u):
-    return u.weights.entries, u.weights.links
+    return u.weights.input_weights, u.weights.hidden_weights
 
 
 def test_a_dead_injection_counts_for_nothing():
     """Catches a root of zero, whose gradient is not finite, and a cross term that stays: E_2 = 0 is no injection."""
     with_entry, without = (Network(2, (3, 4), 5, torch.tanh, injections=flag) for flag in (True, False))
-    with_entry.weights.entries[1].zero_().requires_grad_()
+    with_entry.weights.input_weights[1].zero_().requires_grad_()
     bound = with_entry.lipschitz_gradient()
     close(bound, without.lipschitz_gradient(), 1e-12)
     bound.backward()
-    assert with_entry.weights.entries[1].grad.isfinite().all()
+    assert with_entry.weights.input_weights[1].grad.isfinite().all()
 
 
 @given(dims, seeds)
@@ -286,9 +286,11 @@ def test_what_it_certifies():
     """Catches a certificate that proves nothing: at 0.95 / L no step folds and fixed points converge at that rate."""
     u = network(3, (6, 5), seed=2)
     dt = 0.95 / u.lipschitz_gradient().item()
-    flow, z = PotentialFlow(u, on_fold="raise"), 3 * randn(200, 3)
-    path = flow.rollout(z, steps=3, dt=dt)
-    back = flow.inverse(path.z[-1], path.times, Discrete(solver=FixedPoint(max_iterations=700)))
+    flow, z = PotentialFlow(u), 3 * randn(200, 3)
+    trajectory = flow.rollout(z, steps=3, dt=dt, on_fold="raise")
+    back = flow.inverse(
+        trajectory.z[-1], trajectory.times, Euler(solver=FixedPoint(max_iterations=700)), on_fold="raise"
+    )
     close(back.z[-1], z, 1e-9)
     assert torch.linalg.eigvalsh(torch.eye(3) + dt * hessian_of(u, z, 0.0)).min() >= 0.05 - 1e-12
 

@@ -2,27 +2,32 @@
 
 import copy
 import pickle
-from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import BATCHES, batches, close, dims, jets_close, network, rand, randn, reference_jet, seeds
+from strategies import (
+    BATCHES,
+    batches,
+    close,
+    dims,
+    jet_of,
+    jets_close,
+    network,
+    rand,
+    randn,
+    reference_jet,
+    request_of,
+    seeds,
+)
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from latentflow import (
-    FourierEmbedding,
-    FunctionPotential,
-    JetRequest,
-    MLPPotential,
-    SinusoidalEmbedding,
-    jet,
-    laplacian,
-)
+from latentflow import Derivative, FunctionPotential, MLPPotential, jet, laplacian
 from latentflow.calculus import evaluate_jet
+from latentflow.potentials import FourierEmbedding, SinusoidalEmbedding
 
 ACTIVATIONS = [torch.tanh, F.softplus, F.silu, torch.sin, F.gelu]
 EMBEDDINGS = [SinusoidalEmbedding(6), FourierEmbedding(4, generator=torch.Generator().manual_seed(1))]
@@ -50,7 +55,9 @@ def test_rule_agrees_with_autodiff(activation, depth, data, dim, batch, seed, la
     probes, embedding = data.draw(PROBES), data.draw(st.sampled_from(EMBEDDINGS))
     u = network(dim, hidden, seed, activation, embedding)
     z, t = randn(*batch, dim, seed=seed), 3 * rand(*batch, seed=seed)
-    request = JetRequest(laplacian, hessian, probes and randn(*batch, probes, dim, seed=seed + 1))
+    request = request_of(
+        laplacian=laplacian, hessian=hessian, probes=probes and randn(*batch, probes, dim, seed=seed + 1)
+    )
     auto = evaluate_jet(FunctionPotential(lambda z, t: u(z, t)), z, t, request)  # noqa: PLW0108 - hides the rule
     jets_close(evaluate_jet(u, z, t, request), auto)
 
@@ -65,9 +72,10 @@ def test_every_request_agrees_with_reverse_over_reverse(batch, hidden):
     for trace in (False, True):
         for matrix in (False, True):
             for probes in (None, v):
-                result = evaluate_jet(u, z, t, JetRequest(trace, matrix, probes))
-                missing = {"laplacian": trace, "hessian": matrix, "quadratic": probes is not None}
-                jets_close(result, replace(expected, **{name: None for name, asked in missing.items() if not asked}))
+                result = evaluate_jet(u, z, t, request_of(probes, laplacian=trace, hessian=matrix))
+                wanted = {"laplacian": trace, "hessian": matrix, "quadratic": probes is not None}
+                second = {name: getattr(expected, name) for name, yes in wanted.items() if yes}
+                jets_close(result, jet_of(expected.value, expected.gradient, expected.time_derivative, **second))
 
 
 @given(dims, seeds)
@@ -91,7 +99,7 @@ def test_an_off_diagonal_hessian_has_no_trace(a):
         u.point.bias.fill_(torch.pi / 2)
         u.time.weight.zero_()
         u.output.weight.copy_(torch.tensor([[-a / 2, a / 2]], dtype=torch.float64))
-    result = jet(u, torch.zeros(2, dtype=torch.float64), 0.0, hessian=True)
+    result = jet(u, torch.zeros(2, dtype=torch.float64), 0.0, requires=Derivative.HESSIAN)
     close(result.hessian, torch.tensor([[0.0, a], [a, 0.0]], dtype=torch.float64))
     close(result.laplacian, torch.zeros((), dtype=torch.float64))
 
@@ -100,7 +108,7 @@ def test_an_off_diagonal_hessian_has_no_trace(a):
 def test_rule_stays_symmetric_and_close_at_large_arguments(dim, seed):
     """Catches an overflow in a sweep: saturated layers have no curvature, and no nan."""
     u = network(dim, (5, 5), seed, F.softplus)
-    result = jet(u, 1e5 * randn(4, dim, seed=seed), 0.0, hessian=True)
+    result = jet(u, 1e5 * randn(4, dim, seed=seed), 0.0, requires=Derivative.HESSIAN)
     assert all(field.isfinite().all() for field in (result.value, result.gradient, result.laplacian, result.hessian))
     close(result.hessian, result.hessian.mT)
 
@@ -112,7 +120,11 @@ def test_output_scale_multiplies_the_whole_jet():
     torch.manual_seed(0)
     small = MLPPotential(3, output_scale=0.01).double()
     z = randn(4, 3)
-    jets_close(jet(small, z, 0.2, hessian=True), jet(full, z, 0.2, hessian=True).scale(0.01), tolerance=1e-7)
+    jets_close(
+        jet(small, z, 0.2, requires=Derivative.HESSIAN),
+        jet(full, z, 0.2, requires=Derivative.HESSIAN).scale(0.01),
+        tolerance=1e-7,
+    )
 
 
 @pytest.mark.parametrize("activation", [F.gelu, Frequency(), nn.Tanh()])
@@ -124,7 +136,7 @@ def test_copies_are_independent(activation):
         for parameter in v.parameters():
             parameter.mul_(1.5)
     z, t = randn(4, 3), rand(4)
-    jets_close(jet(v, z, t, hessian=True), reference_jet(v, z, t))
+    jets_close(jet(v, z, t, requires=Derivative.HESSIAN), reference_jet(v, z, t))
 
 
 @pytest.mark.parametrize("activation", [torch.tanh, F.gelu, Frequency()])
@@ -140,7 +152,7 @@ def test_parametrised_weights():
     for layer in (u.point, *u.hidden, u.output):
         parametrizations.weight_norm(layer)
     z, t = randn(4, 3), rand(4)
-    jets_close(jet(u, z, t, hessian=True), reference_jet(u, z, t))
+    jets_close(jet(u, z, t, requires=Derivative.HESSIAN), reference_jet(u, z, t))
 
 
 @pytest.mark.parametrize(
@@ -173,4 +185,6 @@ def test_a_repeated_time_has_a_derivative_at_every_sample():
         value = sum(field.sum() for field in (jet(u, z, t).laplacian, jet(u, z, t).time_derivative))
         results.append(torch.autograd.grad(value, t)[0])
     close(*results)
-    jets_close(jet(u, z, repeated, hessian=True), jet(u, z, repeated.clone(), hessian=True))
+    jets_close(
+        jet(u, z, repeated, requires=Derivative.HESSIAN), jet(u, z, repeated.clone(), requires=Derivative.HESSIAN)
+    )

@@ -8,7 +8,7 @@ from strategies import Well, jets_close, network, rand, randn, symmetric
 from torch import nn
 
 from latentflow import (
-    FourierEmbedding,
+    Derivative,
     FunctionPotential,
     MLPPotential,
     PotentialBank,
@@ -16,6 +16,7 @@ from latentflow import (
     SwitchedPotential,
     jet,
 )
+from latentflow.potentials import FourierEmbedding
 
 
 def bank(seed):
@@ -48,7 +49,7 @@ def test_state_dict_round_trip(make, tmp_path):
     assert (jet(u, z, t).value - jet(v, z, t).value).abs().max() > 1e-3
     torch.save(u.state_dict(), tmp_path / "u.pt")
     v.load_state_dict(torch.load(tmp_path / "u.pt", weights_only=True))
-    jets_close(jet(v, z, t, hessian=True), jet(u, z, t, hessian=True), tolerance=0)
+    jets_close(jet(v, z, t, requires=Derivative.HESSIAN), jet(u, z, t, requires=Derivative.HESSIAN), tolerance=0)
 
 
 @makers
@@ -56,12 +57,12 @@ def test_dtype_conversion(make):
     """Row 56; catches a constant left in another dtype by .float() and .double(), or cast at construction."""
     u = make(0)
     z, t = randn(4, 3), rand(4)
-    exact = jet(u, z, t, hessian=True)
-    single = jet(u.float(), z.float(), t.float(), hessian=True)
+    exact = jet(u, z, t, requires=Derivative.HESSIAN)
+    single = jet(u.float(), z.float(), t.float(), requires=Derivative.HESSIAN)
     assert {parameter.dtype for parameter in u.parameters()} == {torch.float32}
     assert single.hessian.dtype == single.laplacian.dtype == torch.float32
     torch.testing.assert_close(single.hessian.double(), exact.hessian, rtol=1e-4, atol=1e-4)
-    again = jet(u.to(torch.float64), z, t, hessian=True)
+    again = jet(u.to(torch.float64), z, t, requires=Derivative.HESSIAN)
     assert again.hessian.dtype == torch.float64
     torch.testing.assert_close(again.hessian, exact.hessian, rtol=1e-5, atol=1e-5)
 
@@ -84,7 +85,7 @@ def test_deep_copies_are_independent(make):
 )
 def test_default_dtype_is_torchs(u):
     """Catches a double constant in a float32 module, which promotes or fails."""
-    result = jet(u, torch.ones(4, 3), 0.5, hessian=True)
+    result = jet(u, torch.ones(4, 3), 0.5, requires=Derivative.HESSIAN)
     assert result.value.dtype == result.time_derivative.dtype == result.hessian.dtype == torch.float32
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from hypothesis import given
-from strategies import batches, close, dims, jets_close, rand, randn, reference_jet, seeds
+from strategies import batches, close, dims, jet_of, jets_close, rand, randn, reference_jet, request_of, seeds
 
-from latentflow import Jet, JetRequest, QuadraticPotential, jet
+from latentflow import Derivative, QuadraticPotential, jet
 from latentflow.calculus import evaluate_jet
 
 
@@ -16,7 +16,7 @@ def test_closed_form_with_a_matrix_that_is_not_symmetric(dim, batch, seed):
     A = (M + M.mT) / 2
     u = QuadraticPotential(dim, M, b, constant=0.7)
     z, t, v = randn(*batch, dim, seed=seed + 2), rand(*batch, seed=seed), randn(*batch, 2, dim, seed=seed + 3)
-    expected = Jet(
+    expected = jet_of(
         value=torch.einsum("...i,ij,...j->...", z, M, z) / 2 + z @ b + 0.7,
         gradient=z @ A + b,
         time_derivative=torch.zeros_like(t),
@@ -24,7 +24,7 @@ def test_closed_form_with_a_matrix_that_is_not_symmetric(dim, batch, seed):
         hessian=A.expand(*batch, dim, dim),
         quadratic=torch.einsum("...i,ij,...j->...", v, M, v),
     )
-    jets_close(evaluate_jet(u, z, t, JetRequest(True, True, v)), expected)
+    jets_close(evaluate_jet(u, z, t, request_of(v, laplacian=True, hessian=True)), expected)
     jets_close(reference_jet(u, z, t, v), expected)
     close(u.symmetric, A)
 
@@ -43,7 +43,7 @@ def test_the_parameter_may_be_any_square_matrix():
 
 def test_starts_at_rest_and_from_a_copy():
     """Catches a default that moves, and a parameter that shares memory with the caller's matrix."""
-    assert (jet(QuadraticPotential(3), torch.ones(2, 3), 0.0, hessian=True).hessian == 0).all()
+    assert (jet(QuadraticPotential(3), torch.ones(2, 3), 0.0, requires=Derivative.HESSIAN).hessian == 0).all()
     matrix = torch.eye(2, dtype=torch.float64)
     u = QuadraticPotential(2, matrix)
     matrix.zero_()

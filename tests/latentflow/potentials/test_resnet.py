@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import batches, close, dims, rand, randn, reference_jet, seeds
+from strategies import batches, close, dims, rand, randn, reference_jet, request_of, seeds
 from torch.nn import functional as F
 
-from latentflow import FourierEmbedding, JetRequest, MLPPotential, ResNetPotential, SinusoidalEmbedding, jet
+from latentflow import MLPPotential, ResNetPotential, jet
 from latentflow.calculus import evaluate_jet
-from latentflow.potentials import LowRankQuadratic, log_cosh
+from latentflow.potentials import FourierEmbedding, LowRankQuadratic, SinusoidalEmbedding, log_cosh
 
 
 def residual(dim, width, depth, rank, seed, **options):
@@ -61,12 +61,25 @@ def test_every_derivative_agrees_with_reverse_over_reverse(activation, embedding
     width, depth = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 3))
     u = residual(dim, width, depth, 2, seed, time_embedding=embedding, activation=activation)
     z, t, probes = randn(*batch, dim, seed=seed), 3 * rand(*batch, seed=seed), randn(*batch, 2, dim, seed=seed + 1)
-    whole = evaluate_jet(u, z, t, JetRequest(True, True, probes, True, True, True, True))
+    whole = evaluate_jet(
+        u,
+        z,
+        t,
+        request_of(
+            probes,
+            laplacian=True,
+            hessian=True,
+            products=True,
+            second_time_derivative=True,
+            gradient_time_derivative=True,
+            inner_hessian=True,
+        ),
+    )
     expected = reference_jet(u, z, t, probes)
     for name in ("value", "gradient", "time_derivative", "laplacian", "hessian", "quadratic"):
         close(getattr(whole, name), getattr(expected, name))
     close(whole.products, torch.einsum("...ij,...pj->...pi", expected.hessian, probes))
-    close(evaluate_jet(u, z, t, JetRequest(laplacian=True)).laplacian, expected.laplacian)
+    close(evaluate_jet(u, z, t, request_of(laplacian=True)).laplacian, expected.laplacian)
     inner = whole.inner_hessian
     assert inner.factor.shape == (u.inner_width, dim)
     close(inner.factor.mT @ inner.core @ inner.factor, expected.hessian)

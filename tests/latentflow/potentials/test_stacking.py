@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from strategies import close, network, rand, randn
+from strategies import close, network, rand, randn, request_of
 from torch.nn import functional as F
 
-from latentflow import FourierEmbedding, JetRequest, PotentialBank, ResNetPotential, SinusoidalEmbedding
-from latentflow.calculus import evaluate_jet
+from latentflow import PotentialBank, ResNetPotential
+from latentflow.calculus import JetRequest, evaluate_jet
+from latentflow.potentials import FourierEmbedding, SinusoidalEmbedding
 from latentflow.potentials import bank as grouping
 from latentflow.potentials import bank as stacking
 from latentflow.potentials.features import TimeEmbedding, side_by_side
@@ -37,7 +38,7 @@ EMBEDDINGS = {
 def jet_and_gradients(bank, k, request):
     z, t = randn(2, 7, 3, seed=1), 2 * rand(2, 7, seed=2)
     jet = evaluate_jet(bank.select(k), z, t, request)
-    fields = {name: field for name, field in vars(jet).items() if field is not None}
+    fields = {"value": jet.value, "gradient": jet.gradient, "time_derivative": jet.time_derivative, **jet.second}
     bank.zero_grad()
     sum(field.sin().sum() for field in fields.values()).backward()
     return fields, {name: weight.grad for name, weight in bank.named_parameters() if weight.grad is not None}
@@ -50,12 +51,12 @@ def test_side_by_side_equals_group_by_group(hidden, request_name, embedding, mon
     """Catches a weight or time feature of the wrong network, a filled place that counts, samples in the wrong order."""
     bank = PotentialBank([network(3, hidden, k, torch.tanh, EMBEDDINGS[embedding](k)) for k in range(4)])
     k = torch.tensor([[0, 2, 1, 0, 1, 1, 2], [1, 0, 2, 2, 0, 1, 0]])  # the last network has no samples
-    request, calls = JetRequest(**REQUESTS[request_name]), []
+    request, calls = request_of(**REQUESTS[request_name]), []
     stacked = grouping.stacked_jet
     monkeypatch.setattr(grouping, "stacked_jet", lambda *a: calls.append(1) or stacked(*a))
     beside = jet_and_gradients(bank, k, request)
     assert calls == [1]
-    monkeypatch.setattr(grouping, "WORTH_FILLING", 0)
+    monkeypatch.setattr(grouping, "MAX_PADDING", 0)
     alone = jet_and_gradients(bank, k, request)
     assert calls == [1]
     for one, other in zip(beside, alone, strict=True):

@@ -5,9 +5,9 @@ from operator import itemgetter
 import pytest
 import torch
 from hypothesis import given
-from strategies import Well, close, jets_close, network, rand, randn, seeds, wave
+from strategies import Well, close, jets_close, network, rand, randn, request_of, seeds, wave
 
-from latentflow import JetRequest, PotentialBank, SwitchedPotential, gradient, jet
+from latentflow import PotentialBank, SwitchedPotential, gradient, jet
 from latentflow.calculus import evaluate_jet
 
 
@@ -73,12 +73,14 @@ def test_every_sample_has_its_own_time(seed):
     z, t = randn(4, 3, 3, seed=seed), rand(4, 3, seed=seed)
     probes = torch.stack([z.cos(), z.sin()], dim=-2)
     for clock in ("continue", "restart"):
-        whole = evaluate_jet(SwitchedPotential(fields, times, clock), z, t, JetRequest(True, True, probes))
+        whole = evaluate_jet(
+            SwitchedPotential(fields, times, clock), z, t, request_of(probes, laplacian=True, hessian=True)
+        )
         for i in range(4):
             for j in range(3):
                 stage = sum(t[i, j] >= time for time in times)
                 own = t[i, j] - ([0.0, *times][stage] if clock == "restart" else 0.0)
-                request = JetRequest(True, True, probes[i, j])
+                request = request_of(probes[i, j], laplacian=True, hessian=True)
                 alone = evaluate_jet(fields[stage], z[i, j], own, request)
                 jets_close(whole.map(itemgetter((i, j))), alone)
 

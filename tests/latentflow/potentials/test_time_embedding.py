@@ -8,7 +8,8 @@ from hypothesis import given
 from strategies import batches, close, network, rand, randn, reference_jet, seeds
 from torch import nn
 
-from latentflow import FourierEmbedding, SinusoidalEmbedding, TimeEmbedding, jet
+from latentflow import jet
+from latentflow.potentials import FourierEmbedding, SinusoidalEmbedding, TimeEmbedding
 
 
 class Polynomial(TimeEmbedding):

@@ -4,7 +4,6 @@ import torch
 from closed_forms import net, normal
 
 from latentflow import (
-    DiffusedPrior,
     DiffusionPrior,
     GaussianPrior,
     MixturePrior,
@@ -13,6 +12,7 @@ from latentflow import (
     TransportedPrior,
     VampPrior,
 )
+from latentflow.priors import DiffusedPrior
 
 SHAPE = (1, 2, 2)
 

@@ -9,7 +9,8 @@ from quadrature import PRIORS, SHAPE, encoder, grid, mixture, vamp
 from torch.autograd.functional import hessian, jacobian
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
-from latentflow import DiffusedPrior, DiffusionPrior, GaussianPrior, MixturePrior, VampPrior
+from latentflow import DiffusionPrior, GaussianPrior, MixturePrior, VampPrior
+from latentflow.priors import DiffusedPrior
 
 dims, seeds = st.integers(1, 4), st.integers(0, 2**31 - 100)
 near = {"rtol": 1e-11, "atol": 1e-11}

@@ -9,29 +9,27 @@ from quadrature import bank, grid, mild, mixture
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from latentflow import (
-    DiffusedPrior,
-    Discrete,
-    FirstOrder,
-    FoldError,
-    FoldWarning,
+    ODE,
+    Euler,
     GaussianPrior,
     HopfLaxFlow,
     Hutchinson,
-    InversionError,
     MixturePrior,
-    ODEOptions,
     PotentialBank,
     PotentialFlow,
     QuadraticPotential,
     TransportedPrior,
 )
+from latentflow.flow import FirstOrder, FoldError, FoldWarning, InversionError
+from latentflow.priors import DiffusedPrior
 
 DIM = 2
 EYE = torch.eye(DIM, dtype=torch.float64)
 MAPS = [(spd(DIM, 1) - EYE, normal(2, DIM)), (spd(DIM, 3) - EYE, normal(4, DIM))]
 near = {"rtol": 1e-11, "atol": 1e-11}
 loose = {"rtol": 1e-6, "atol": 1e-6}
-tight = ODEOptions(rtol=1e-8, atol=1e-9)
+tight = ODE(rtol=1e-8, atol=1e-9)
+NO_DENSITY = ODE(divergence=None)
 
 
 def quadratics():
@@ -41,7 +39,7 @@ def quadratics():
 def affine(k, time, scheme):
     """The map z -> F z + b of the flow along a quadratic, in closed form."""
     matrix, vector = MAPS[k]
-    if isinstance(scheme, Discrete):
+    if isinstance(scheme, Euler):
         power, shift = EYE, torch.zeros_like(vector)
         for _ in range(int(time)):
             power, shift = (EYE + matrix) @ power, (EYE + matrix) @ shift + vector
@@ -52,7 +50,7 @@ def affine(k, time, scheme):
     return solution[:DIM, :DIM], solution[:DIM, DIM]
 
 
-@pytest.mark.parametrize(("scheme", "last"), [(Discrete(), 3.0), (tight, 0.7)])
+@pytest.mark.parametrize(("scheme", "last"), [(Euler(), 3.0), (tight, 0.7)])
 def test_linear_flow_of_a_normal_distribution(scheme, last):
     """Catches log p_0 at the point in place of its start, log_det of the wrong sign, and another point's time or field.
 
@@ -76,16 +74,16 @@ def test_linear_flow_of_a_normal_distribution(scheme, last):
 
 
 @pytest.mark.parametrize("k", [0, 1])
-def test_density_along_a_path_of_a_net(k):
+def test_density_along_a_trajectory_of_a_net(k):
     """Catches steps undone in the wrong order, and potentials that are taken at the times of other steps."""
     start, fields = mixture(DIM), bank(DIM)
-    path = PotentialFlow(fields[k]).rollout(normal(0, 6, DIM), 3)
-    law = TransportedPrior(start, fields).eval()(path.times.unsqueeze(-1), k)
-    expected = start().log_prob(path.z[0]) - path.log_det
-    torch.testing.assert_close(law.log_prob(path.z), expected, **near)
+    trajectory = PotentialFlow(fields[k]).rollout(normal(0, 6, DIM), 3)
+    law = TransportedPrior(start, fields).eval()(trajectory.times.unsqueeze(-1), k)
+    expected = start().log_prob(trajectory.z[0]) - trajectory.log_det
+    torch.testing.assert_close(law.log_prob(trajectory.z), expected, **near)
 
 
-@pytest.mark.parametrize("scheme", [Discrete(), tight])
+@pytest.mark.parametrize("scheme", [Euler(), tight])
 def test_samples_stop_at_their_own_times(scheme):
     """Catches samples that go on to the last time, and gradients that do not reach the base and the potential."""
     start = DiffusedPrior(MixturePrior(DIM, 1), 2).double()
@@ -110,7 +108,7 @@ def test_samples_stop_at_their_own_times(scheme):
     assert moving(t, k).sample((2,)).shape == (2, 4, DIM)
 
 
-@pytest.mark.parametrize("scheme", [Discrete(), ODEOptions("rk4", options={"step_size": 0.1})])
+@pytest.mark.parametrize("scheme", [Euler(), ODE("rk4", options={"step_size": 0.1})])
 def test_divergence_is_constant_under_a_shared_flow(scheme):
     """Catches a log_det that is missing: it cancels in the integrand and not in the weight."""
     potential, (z, cell) = mild(1, 3), grid(1)
@@ -122,7 +120,7 @@ def test_divergence_is_constant_under_a_shared_flow(scheme):
             log_q, log_p = q(time).log_prob(z), p(time).log_prob(z)
         values.append((log_q.exp() * (log_q - log_p)).sum() * cell)
     assert values[0] > 0.1
-    tolerance = 1e-9 if isinstance(scheme, Discrete) else 1e-6
+    tolerance = 1e-9 if isinstance(scheme, Euler) else 1e-6
     torch.testing.assert_close(torch.stack(values), values[0].expand(3), rtol=tolerance, atol=tolerance)
 
 
@@ -157,9 +155,9 @@ def test_gradients_in_every_parameter():
     assert all((p.grad != 0).any() for p in prior.prior.parameters())
 
 
-@pytest.mark.parametrize("scheme", [Discrete(), ODEOptions()])
+@pytest.mark.parametrize("scheme", [Euler(), ODE()])
 def test_straight_paths(scheme):
-    """Catches dynamics that are ignored, and legs of a path that start from time 0 each."""
+    """Catches dynamics that are ignored, and intervals of a trajectory that start from time 0 each."""
     convex = PotentialBank([QuadraticPotential(DIM, EYE + matrix, vector) for matrix, vector in MAPS])
     prior = TransportedPrior(GaussianPrior(DIM).double(), convex, scheme, dynamics=HopfLaxFlow).eval()
     t, k, z = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64), torch.tensor([0, 1]), normal(3, 3, 2, DIM)
@@ -187,7 +185,8 @@ def test_batch_shapes():
     torch.testing.assert_close(prior(torch.tensor([2.0]), 1).log_prob(z), one[None], **near)
     torch.testing.assert_close(prior(2, torch.tensor([0, 1])).expand((3, 2)).log_prob(z)[1, 1], one, **near)
     with torch.no_grad():
-        none = prior(torch.zeros(0), torch.zeros(0, dtype=torch.int64)).flow.inverse(z.new_zeros(0, DIM))
+        none = prior(torch.zeros(0), torch.zeros(0, dtype=torch.int64)).transform
+        none = none.flow.inverse(z.new_zeros(0, DIM), none.times, none.scheme)
     assert none.z.shape == (1, 0, DIM)
     assert none.log_det.shape == (1, 0)
     assert prior(2.0, 1).sample((3,)).dtype == torch.float64
@@ -214,14 +213,11 @@ def test_folds_are_refused_in_evaluation_only():
         prior(1.0).log_prob(normal(0, 4, DIM))
 
 
-@pytest.mark.parametrize(
-    ("scheme", "divergence"), [(Discrete(FirstOrder(Hutchinson())), None), (ODEOptions(), Hutchinson())]
-)
-def test_random_volumes_are_for_training_only(scheme, divergence):
+@pytest.mark.parametrize("scheme", [Euler(FirstOrder(Hutchinson())), ODE(divergence=Hutchinson())])
+def test_random_volumes_are_for_training_only(scheme):
     """Catches a reported density with the noise of probes."""
-    options = {} if divergence is None else {"divergence": divergence}
     potential = mild(DIM, 0)
-    prior, z = TransportedPrior(GaussianPrior(DIM).double(), potential, scheme, **options), normal(0, 4, DIM)
+    prior, z = TransportedPrior(GaussianPrior(DIM).double(), potential, scheme), normal(0, 4, DIM)
     assert torch.isfinite(prior(1.0).log_prob(z)).all()
     with pytest.raises(ValueError, match="in evaluation mode"):
         prior.eval()(1.0).log_prob(z)
@@ -253,7 +249,12 @@ def test_the_cost_grows_with_the_distinct_times():
     [
         (TypeError, "potential", lambda p: TransportedPrior(p, 1.0)),
         (TypeError, "scheme", lambda p: TransportedPrior(p, bank(DIM), "euler")),
-        (ValueError, "divergence", lambda p: TransportedPrior(p, bank(DIM), divergence=Hutchinson())),
+        (
+            ValueError,
+            "scheme",
+            lambda p: TransportedPrior(p, mild(DIM, 3), Euler(None))(1.0).log_prob(torch.zeros(DIM)),
+        ),
+        (ValueError, "scheme", lambda p: TransportedPrior(p, mild(DIM, 3), NO_DENSITY)(1.0).log_prob(torch.zeros(DIM))),
         (ValueError, "t", lambda p: TransportedPrior(p, bank(DIM))(0.5, 0)),
         (ValueError, "t", lambda p: TransportedPrior(p, bank(DIM))(-1.0, 0)),
         (ValueError, "t", lambda p: TransportedPrior(p, bank(DIM))(torch.ones(3), torch.tensor([0, 1]))),

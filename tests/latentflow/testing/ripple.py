@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from latentflow import Jet, Potential
+from latentflow import Derivative, Jet, Potential
 from latentflow.calculus import InnerHessian
 
 
@@ -30,20 +30,19 @@ class Ripple(Potential):
     def jet_rule(self, z, t, request):
         k, phase = self.wave, self.phase(z, t)
         value, slope = self.height * phase.sin(), self.height * phase.cos()
-        probes = request.probes
-        along = None if probes is None else probes @ k
         curvature = -value
-        return Jet(
+        return Jet.answer(
+            request,
             value=value,
             gradient=slope.unsqueeze(-1) * k,
             time_derivative=1.5 * slope,
-            laplacian=curvature * k.square().sum() if request.laplacian else None,
-            hessian=curvature[..., None, None] * torch.outer(k, k) if request.hessian else None,
-            quadratic=None if probes is None else curvature.unsqueeze(-1) * along.square(),
-            products=(curvature.unsqueeze(-1) * along).unsqueeze(-1) * k if request.products else None,
-            second_time_derivative=2.25 * curvature if request.second_time_derivative else None,
-            gradient_time_derivative=1.5 * curvature.unsqueeze(-1) * k if request.gradient_time_derivative else None,
-            inner_hessian=InnerHessian(curvature[..., None, None], k.unsqueeze(0)) if request.inner_hessian else None,
+            laplacian=lambda: curvature * k.square().sum(),
+            hessian=lambda: curvature[..., None, None] * torch.outer(k, k),
+            quadratic=lambda v: curvature.unsqueeze(-1) * (v @ k).square(),
+            products=lambda v: (curvature.unsqueeze(-1) * (v @ k)).unsqueeze(-1) * k,
+            second_time_derivative=lambda: 2.25 * curvature,
+            gradient_time_derivative=lambda: 1.5 * curvature.unsqueeze(-1) * k,
+            inner_hessian=lambda: InnerHessian(curvature[..., None, None], k.unsqueeze(0)),
         )
 
     def lipschitz_gradient(self):
@@ -56,7 +55,23 @@ def altered(**changes):
     class Altered(Ripple):
         def jet_rule(self, z, t, request):
             jet = super().jet_rule(z, t, request)
-            new = {name: change(jet) for name, change in changes.items() if getattr(jet, name) is not None}
-            return replace(jet, **new)
+            for name, change in changes.items():
+                jet = changed_field(jet, name, change)
+            return jet
 
     return Altered()
+
+
+def changed_field(jet, name, change):
+    """A jet with one field changed, where it holds that field; a change to None takes the field away."""
+    if name in ("value", "gradient", "time_derivative"):
+        return replace(jet, **{name: change(jet)})
+    if name == "inner_hessian":
+        return jet if jet.factors is None else replace(jet, factors=change(jet))
+    derivative = Derivative[name.upper()]
+    if derivative not in jet.second:
+        return jet
+    new = change(jet)
+    if new is None:
+        return replace(jet, second={key: field for key, field in jet.second.items() if key != derivative})
+    return jet.including(derivative, new)

@@ -187,5 +187,5 @@ def test_a_rule_that_returns_something_else():
         def jet_rule(self, z, t, request):
             return self(z, t), z
 
-    with pytest.raises(AssertionError, match=r"^jet_rule, .*: expected a Jet, got tuple"):
+    with pytest.raises(AssertionError, match=r"^jet_rule, .* to return a Jet, got tuple"):
         check_potential(Tuple(), dim=3)

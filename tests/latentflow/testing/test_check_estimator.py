@@ -1,12 +1,12 @@
 """The check of estimators passes the library's own and catches planted biases."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
 
-from latentflow import Exact, Hutchinson
-from latentflow.calculus import FixedProbes, HutchPlusPlus
+from latentflow import Derivative, Exact, Hutchinson
+from latentflow.calculus import FixedProbes, HutchPlusPlus, JetRequest
 from latentflow.testing import check_estimator
 
 
@@ -70,7 +70,7 @@ class Half(Exact):
     """Not random, and wrong."""
 
     def laplacian(self, jet):
-        return super().laplacian(replace(jet, laplacian=jet.laplacian / 2))
+        return super().laplacian(jet) / 2
 
 
 class Column(Exact):
@@ -78,6 +78,36 @@ class Column(Exact):
 
     def laplacian(self, jet):
         return super().laplacian(jet).unsqueeze(-1)
+
+
+class ByHessian(Exact):
+    """The trace of a Hessian that its own request asks for."""
+
+    def request(self, u, z, t):
+        return JetRequest(Derivative.HESSIAN)
+
+    def laplacian(self, jet):
+        return jet.hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+class Unasked(ByHessian):
+    """Reads what it did not request."""
+
+    def request(self, u, z, t):
+        return JetRequest(Derivative.LAPLACIAN)
+
+
+class FixedForIntegration(Hutchinson):
+    """Fixed noise that is right for the points it was drawn for, and half as large when it is asked a second time."""
+
+    def fixed(self, z):
+        object.__setattr__(self, "probes", self.probes + 1)
+        return FixedProbes(self.draw(z) if self.probes == 2 else 0.7 * self.draw(z))
+
+
+def test_an_estimator_may_request_what_it_reads():
+    """Catches a jet that overwrites the request of its estimator: a Hessian that is gone when the trace is taken."""
+    check_estimator(ByHessian())
 
 
 @pytest.mark.parametrize(
@@ -89,6 +119,8 @@ class Column(Exact):
         (Fresh(), "^fixed: expected the same noise in every evaluation"),
         (FixedWrongly(), "^laplacian of fixed noise: expected a mean of"),
         (Half(), "^laplacian: expected the exact value"),
+        (Unasked(), r"^laplacian, many estimates: .*hessian was not requested"),
+        (FixedForIntegration(), "^log_det of integrate: expected a mean of"),
         (Column(), r"^laplacian: expected shape \(4000,\), got \(4000, 1\)"),
     ],
 )

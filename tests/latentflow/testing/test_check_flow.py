@@ -7,15 +7,8 @@ import torch
 from closed_forms import spd
 from strategies import network
 
-from latentflow import (
-    FirstOrder,
-    HopfLaxFlow,
-    ICNNPotential,
-    PotentialBank,
-    PotentialFlow,
-    PushForward,
-    QuadraticPotential,
-)
+from latentflow import HopfLaxFlow, ICNNPotential, PotentialBank, PotentialFlow, QuadraticPotential, Trajectory
+from latentflow.flow import FirstOrder, PushForward
 from latentflow.testing import check_flow
 
 U = network(2, (5, 4), 1)
@@ -42,89 +35,91 @@ class Backwards(PotentialFlow):
 
 class Late(PotentialFlow):
     def rollout(self, z0, steps=8, start=0.0, dt=1.0, **options):
-        path = super().rollout(z0, steps, start + dt, dt, **options)
-        return replace(path, times=path.times - dt)
+        trajectory = super().rollout(z0, steps, start + dt, dt, **options)
+        return replace(trajectory, times=trajectory.times - dt)
 
 
 class Timeless(PotentialFlow):
-    def rollout(self, z0, steps=8, start=0.0, dt=1.0, **options):  # takes every path for one from the first start
-        path = super().rollout(z0, steps, 0.125, dt, **options)
-        return replace(path, times=path.times - 0.125 + start)
+    def rollout(self, z0, steps=8, start=0.0, dt=1.0, **options):  # takes every trajectory for one from the first start
+        trajectory = super().rollout(z0, steps, 0.125, dt, **options)
+        return replace(trajectory, times=trajectory.times - 0.125 + start)
 
 
 class Surrogate(PotentialFlow):
-    def rollout(self, z0, steps=8, start=0.0, dt=1.0, volume="exact"):
-        return super().rollout(z0, steps, start, dt, FirstOrder() if volume == "exact" else volume)
+    def rollout(self, z0, steps=8, start=0.0, dt=1.0, log_det="exact"):
+        return super().rollout(z0, steps, start, dt, FirstOrder() if log_det == "exact" else log_det)
 
 
 class Speed(PotentialFlow):
     def rollout(self, z0, steps=8, start=0.0, dt=1.0, **options):
-        path = super().rollout(z0, steps, start, dt, **options)
-        return replace(path, action=path.action / dt)
+        trajectory = super().rollout(z0, steps, start, dt, **options)
+        return replace(trajectory, action=trajectory.action / dt)
 
 
 class Centred(PotentialFlow):
     def rollout(self, z0, *args, **options):
-        path = super().rollout(z0, *args, **options)
-        return path if z0.ndim < 2 else replace(path, z=path.z + 0 * path.z + 1e-6 * z0.mean(0))
+        trajectory = super().rollout(z0, *args, **options)
+        return trajectory if z0.ndim < 2 else replace(trajectory, z=trajectory.z + 0 * trajectory.z + 1e-6 * z0.mean(0))
 
 
 class Cut(PotentialFlow):
     def rollout(self, z0, *args, **options):
-        path = super().rollout(z0, *args, **options)
-        return path if path.log_det is None else replace(path, log_det=path.log_det.detach())
+        trajectory = super().rollout(z0, *args, **options)
+        return trajectory if trajectory.log_det is None else replace(trajectory, log_det=trajectory.log_det.detach())
 
 
 class Eager(PotentialFlow):
-    def rollout(self, z0, steps=8, start=0.0, dt=1.0, volume="exact"):
+    def rollout(self, z0, steps=8, start=0.0, dt=1.0, log_det="exact"):
         return super().rollout(z0, steps, start, dt)
 
 
 class Forgetful(PotentialFlow):
     def inverse(self, z, *args, **options):
-        path = super().inverse(z, *args, **options)
-        return replace(path, log_det=-path.log_det)
+        trajectory = super().inverse(z, *args, **options)
+        return replace(trajectory, log_det=-trajectory.log_det)
 
 
 class Detached(PotentialFlow):
     def inverse(self, z, *args, **options):
-        path = super().inverse(z.detach(), *args, **options)
-        return replace(path, z=torch.cat([z.unsqueeze(0), path.z[1:]]))
+        if isinstance(z, Trajectory):
+            return super().inverse(z, *args, **options)
+        trajectory = super().inverse(z.detach(), *args, **options)
+        return replace(trajectory, z=torch.cat([z.unsqueeze(0), trajectory.z[1:]]))
 
 
 class Halfway(PotentialFlow):
     def integrate(self, *args, **options):
-        path = super().integrate(*args, **options)
-        return path if path.log_det is None else replace(path, log_det=path.log_det / 2)
+        trajectory = super().integrate(*args, **options)
+        return trajectory if trajectory.log_det is None else replace(trajectory, log_det=trajectory.log_det / 2)
 
 
 class Energy(PotentialFlow):
     def integrate(self, *args, **options):
-        path = super().integrate(*args, **options)
-        return replace(path, action=path.action / 2)
+        trajectory = super().integrate(*args, **options)
+        return replace(trajectory, action=trajectory.action / 2)
 
 
 class Double(PotentialFlow):
     def rollout(self, z0, *args, **options):
-        path = super().rollout(z0, *args, **options)
-        return replace(path, z=path.z.double())
+        trajectory = super().rollout(z0, *args, **options)
+        return replace(trajectory, z=trajectory.z.double())
 
 
 class Growing(PushForward):
     def rsample_and_log_prob(self, sample_shape=()):
         z, log_prob = super().rsample_and_log_prob(sample_shape)
-        return z, log_prob + 2 * self.flow.inverse(z).log_det[-1]
+        return z, log_prob + 2 * self.transform.inverse_and_log_det(z)[1]
 
 
 class Wrong(PotentialFlow):
     def push_forward(self, base, *args, **options):
-        return Growing(base, super().push_forward(base, *args, **options).flow)
+        return Growing(base, super().push_forward(base, *args, **options).transform)
 
 
 class Random(PotentialFlow):
     def rollout(self, z0, *args, **options):
-        path = super().rollout(z0, *args, **options)
-        return replace(path, action=path.action * (1 + 1e-3 * torch.rand(())))
+        trajectory = super().rollout(z0, *args, **options)
+        return replace(trajectory, action=trajectory.action * (1 + 1e-3 * torch.rand(())))
 
 
 class NeedsGraph(PotentialFlow):
@@ -143,14 +138,14 @@ class NeedsGraph(PotentialFlow):
         (Surrogate, "log_det, rollout: expected log"),
         (Speed, "action, rollout"),
         (Cut, "gradient of log_det of rollout in z0"),
-        (Eager, "log_det, rollout with volume=None"),
+        (Eager, "log_det, rollout with log_det=None"),
         (Forgetful, "log_det, inverse of integrate"),
         (Detached, "gradient of the start that inverse finds"),
         (Halfway, "log_det, integrate"),
         (Energy, "action, integrate"),
         (Centred, "z, rollout"),
         (Double, "z, rollout in float32: expected dtype torch.float32"),
-        (Wrong, "log_prob, push_forward with Discrete, where it samples"),
+        (Wrong, "log_prob, push_forward with Euler, where it samples"),
         (Random, "action, "),
         (NeedsGraph, "rollout, under torch.no_grad"),
     ],

@@ -16,16 +16,16 @@ from torch.distributions import (
 from torch.distributions.transforms import AffineTransform
 
 from latentflow import (
-    DiffusedPrior,
+    ODE,
     DiffusionPrior,
     GaussianPrior,
     MixturePrior,
     MLPEncoder,
-    ODEOptions,
     PotentialBank,
     TransportedPrior,
     VampPrior,
 )
+from latentflow.priors import DiffusedPrior
 from latentflow.testing import check_prior
 
 SHAPE = (1, 2, 2)
@@ -58,7 +58,7 @@ GOOD = {
     "transported mixture": (lambda: TransportedPrior(MixturePrior(1, 3), 0.1 * net(1, 0)), 1, 1),
     "along an equation": (
         lambda: TransportedPrior(
-            DiffusedPrior(MixturePrior(1, 3)).prior, 0.1 * net(1, 0), ODEOptions("rk4", options={"step_size": 0.5})
+            DiffusedPrior(MixturePrior(1, 3)).prior, 0.1 * net(1, 0), ODE("rk4", options={"step_size": 0.5})
         ),
         1,
         1,

@@ -11,14 +11,8 @@ from closed_forms import bures_map, generator, normal, root, spd
 from hypothesis import given, settings
 from scipy.linalg import sqrtm
 
-from latentflow import (
-    BlurWarning,
-    barycentric_map,
-    gaussian_wasserstein2,
-    mccann_interpolation,
-    wasserstein2,
-    wasserstein2_1d,
-)
+from latentflow import gaussian_wasserstein2, wasserstein2
+from latentflow.transport import BlurWarning, barycentric_map, mccann_interpolation, wasserstein2_1d
 
 seeds, dims = st.integers(0, 2**31 - 100), st.integers(1, 5)
 
@@ -35,7 +29,7 @@ def simplex(seed, *shape):
     return weights / weights.sum(-1, keepdim=True)
 
 
-@pytest.mark.filterwarnings("ignore::latentflow.BlurWarning")
+@pytest.mark.filterwarnings("ignore::latentflow.transport.BlurWarning")
 @given(seeds, st.sampled_from([0.1, 0.9]))
 @settings(max_examples=4)
 def test_a_translation_is_exact_at_every_blur(seed, blur):
@@ -57,7 +51,7 @@ def test_points_within_one_percent(dim, weighted):
     assert float(wasserstein2(*far, a, b)) == pytest.approx(100 * float(wasserstein2(x, y, a, b)), rel=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::latentflow.BlurWarning")
+@pytest.mark.filterwarnings("ignore::latentflow.transport.BlurWarning")
 @pytest.mark.parametrize("blur", [1.0, 0.3])
 def test_gaussians_on_a_grid_have_the_closed_form_of_their_divergence(blur):
     """Catches a regularisation of blur instead of blur squared, and a cost without its half."""
@@ -145,7 +139,7 @@ def test_gradients_stay_switched_off():
     assert wasserstein2(x, y).requires_grad
 
 
-@pytest.mark.filterwarnings("ignore::latentflow.BlurWarning")
+@pytest.mark.filterwarnings("ignore::latentflow.transport.BlurWarning")
 @pytest.mark.parametrize("batch", [(), (1,), (2, 3), (0,)])
 def test_batches_of_clouds(batch):
     """Catches clouds of one batch that share a size or a schedule."""

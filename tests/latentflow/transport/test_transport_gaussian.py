@@ -8,17 +8,15 @@ from hypothesis import given, settings
 from torch.distributions import MultivariateNormal
 
 from latentflow import (
-    GaussianTransportPotential,
+    ODE,
     HJResidual,
-    ODEOptions,
     PotentialFlow,
     QuadraticPotential,
-    benamou_brenier_action,
     gaussian_transport_potential,
     gaussian_wasserstein2,
-    transport_defect,
 )
 from latentflow.testing import check_potential
+from latentflow.transport import GaussianTransportPotential, benamou_brenier_action, transport_defect
 
 dims, seeds = st.integers(1, 5), st.integers(0, 2**31 - 100)
 
@@ -46,13 +44,13 @@ def test_the_potential_between_gaussians(dim, seed):
     torch.testing.assert_close(residual, torch.zeros_like(residual), atol=1e-11, rtol=0)
     z = sigma_points(m0, s0)
     for steps in (1, 3):
-        path = PotentialFlow(u).rollout(z, steps=steps, dt=1 / steps)
-        torch.testing.assert_close(path.z[-1], u.transport(z))
-        torch.testing.assert_close(path.log_det[-1], torch.logdet(u.matrix).expand(len(z)))
+        trajectory = PotentialFlow(u).rollout(z, steps=steps, dt=1 / steps)
+        torch.testing.assert_close(trajectory.z[-1], u.transport(z))
+        torch.testing.assert_close(trajectory.log_det[-1], torch.logdet(u.matrix).expand(len(z)))
         size = gaussian_wasserstein2(m0, s0, m1, s1, squared=True)
-        torch.testing.assert_close(path.action[-1].mean(), size)
-        torch.testing.assert_close(benamou_brenier_action(path), size / 2)
-    dual = u(path.z[-1], torch.tensor(1.0)).mean() - u(z, torch.tensor(0.0)).mean()
+        torch.testing.assert_close(trajectory.action[-1].mean(), size)
+        torch.testing.assert_close(benamou_brenier_action(trajectory), size / 2)
+    dual = u(trajectory.z[-1], torch.tensor(1.0)).mean() - u(z, torch.tensor(0.0)).mean()
     torch.testing.assert_close(dual, size / 2)
 
 
@@ -73,7 +71,7 @@ def test_the_density_arrives():
     """Catches a determinant of the wrong sign."""
     m0, s0, m1, s1 = gaussians(2, 5)
     flow = PotentialFlow(gaussian_transport_potential(m0, s0, m1, s1)).eval()
-    pushed = flow.push_forward(MultivariateNormal(m0, s0), [0.0, 1.0], ODEOptions(rtol=1e-10, atol=1e-12))
+    pushed = flow.push_forward(MultivariateNormal(m0, s0), [0.0, 1.0], ODE(rtol=1e-10, atol=1e-12))
     z = normal(6, 4, 2)
     torch.testing.assert_close(pushed.log_prob(z), MultivariateNormal(m1, s1).log_prob(z), rtol=1e-8, atol=1e-8)
 
@@ -100,8 +98,8 @@ def test_the_defect_of_a_linear_flow():
     z = normal(1, 4, 3)
     expected = (z @ matrix @ matrix).square().sum(-1)
     torch.testing.assert_close(transport_defect(QuadraticPotential(3, matrix), z, 0.4), expected)
-    path = PotentialFlow(QuadraticPotential(3, matrix)).rollout(z, steps=2, dt=0.1)
-    defects = transport_defect(QuadraticPotential(3, matrix), path.z, path.times[:, None])
+    trajectory = PotentialFlow(QuadraticPotential(3, matrix)).rollout(z, steps=2, dt=0.1)
+    defects = transport_defect(QuadraticPotential(3, matrix), trajectory.z, trajectory.times[:, None])
     torch.testing.assert_close(defects[0], expected)
     assert transport_defect(QuadraticPotential(3, matrix), z[:0], 0.0).shape == (0,)
     assert transport_defect(QuadraticPotential(3, matrix).float(), z[0].float(), 0.0).dtype == torch.float32
@@ -115,10 +113,10 @@ def test_the_defect_of_a_linear_flow():
 @pytest.mark.parametrize("times", [[0.0, 2.0], [2.0, 0.0]])
 def test_the_action_has_no_direction(times):
     """Catches a negative action backwards in time, and one without its half."""
-    path = PotentialFlow(lambda z, t: z @ torch.tensor([3.0, 4.0], dtype=torch.float64)).integrate(
+    trajectory = PotentialFlow(lambda z, t: z @ torch.tensor([3.0, 4.0], dtype=torch.float64)).integrate(
         normal(0, 3, 2), times
     )
-    torch.testing.assert_close(benamou_brenier_action(path), torch.tensor(25.0, dtype=torch.float64))
+    torch.testing.assert_close(benamou_brenier_action(trajectory), torch.tensor(25.0, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,11 @@ from itertools import product
 import pytest
 import torch
 from closed_forms import generator, normal
-from fixed_posterior import FixedEncoder
+from fixed_posterior import FixedEncoder, StepStarts
 from torch import nn
 
 from latentflow import (
     DiffusionPrior,
-    ExactSum,
     FlowVAE,
     HJResidual,
     HopfLaxFlow,
@@ -19,25 +18,22 @@ from latentflow import (
     MarginalBound,
     MLPDecoder,
     MLPPotential,
-    MLPSequenceClassifier,
     PotentialBank,
     PotentialFlow,
-    StochasticBound,
-    StraightThrough,
 )
+from latentflow.vae import ExactSum, MLPSequenceClassifier, StochasticBound, StraightThrough
 from latentflow.vae import bounds as stochastic
 from latentflow.vae.bounds import Mixed
-from latentflow_experiments import training
 from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
 from latentflow_experiments.data import open_sequences
-from latentflow_experiments.hardware import Hardware
-from latentflow_experiments.run_folder import RunFolder
-from latentflow_experiments.song2023 import PaperPoints
+from latentflow_experiments.runs import RunFolder
+from latentflow_experiments.training import loop as training
+from latentflow_experiments.training.session import Hardware
 
 SHAPE, DIM, STEPS, FIELDS, BATCH = (1, 3, 2), 2, 3, 3, 4
 frames = torch.rand(BATCH, STEPS + 1, *SHAPE, generator=generator(0), dtype=torch.float64)
 near = {"rtol": 1e-10, "atol": 1e-10}
-AVERAGED = ("reconstruction_per_time", "kl_per_time", "residual", "initial_condition", "action", "folded")
+AVERAGED = ("reconstruction_per_time", "kl_per_time", "residual", "action", "folded")
 BOUNDS = {
     "marginal": MarginalBound,
     "joint": JointBound,
@@ -89,9 +85,8 @@ def build(bound="marginal", estimator=ExactSum(), network=None, fields=FIELDS, d
             residual=options.pop("residual", HJResidual()),
             bound=BOUNDS[bound](),
             residual_weight=2.0,
-            initial_weight=options.pop("initial_weight", 0.5),
             dynamics=dynamics,
-            collocation=PaperPoints(),
+            collocation=StepStarts(),
         ).double()
         network = network or MLPSequenceClassifier(SHAPE, STEPS + 1, fields, (8,)).double()
     model.label_posterior = LabelPosterior(network, estimator, options.pop("balance", 3.0))
@@ -224,7 +219,7 @@ def test_names_of_potentials_mean_nothing(monkeypatch, bound):
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_the_best_posterior_is_the_softmax_of_the_bounds(bound):
     """Row 41; catches log q of the wrong sign or weight, log p missing, and bounds that are not those of the sum."""
-    model = build(bound, network=FreeLogits(normal(8, BATCH, FIELDS)), residual=None, initial_weight=0.0, balance=0.0)
+    model = build(bound, network=FreeLogits(normal(8, BATCH, FIELDS)), residual=None, balance=0.0)
     bounds, start = model.bounds(frames).mT.detach(), model.objective(frames).total
     evidence = bounds.logsumexp(-1) - torch.tensor(FIELDS).double().log()
     divergence = torch.distributions.kl_divergence(

@@ -6,7 +6,7 @@ from math import comb
 import pytest
 import torch
 from closed_forms import generator
-from fixed_posterior import FixedEncoder
+from fixed_posterior import FixedEncoder, StepStarts
 
 from latentflow import (
     DiffusionPrior,
@@ -18,11 +18,10 @@ from latentflow import (
     MLPDecoder,
     MLPEncoder,
     MLPPotential,
-    MLPSequenceClassifier,
     PotentialBank,
     PotentialFlow,
 )
-from latentflow_experiments.song2023 import PaperPoints
+from latentflow.vae import MLPSequenceClassifier
 
 SHAPE, DIM, STEPS, FIELDS = (1, 3, 2), 2, 3, 2
 FRAMES = STEPS + 1
@@ -57,7 +56,7 @@ def build(decoded_frames=None, bound=MARGINAL, encoder=FixedEncoder):
             prior=DiffusionPrior(DIM, FIELDS, 0.2),
             residual=HJResidual(),
             bound=bound,
-            collocation=PaperPoints(),
+            collocation=StepStarts(),
             label_posterior=LabelPosterior(MLPSequenceClassifier(SHAPE, FRAMES, FIELDS, (8,))),
             decoded_frames=decoded_frames,
         ).double()

@@ -12,18 +12,15 @@ from torch.distributions import Categorical, kl_divergence
 
 from latentflow import (
     DiffusionPrior,
-    ExactSum,
     FlowVAE,
     HJResidual,
     LabelPosterior,
     MLPDecoder,
     MLPEncoder,
     MLPPotential,
-    MLPSequenceClassifier,
     PotentialBank,
-    StraightThrough,
-    annealed_temperature,
 )
+from latentflow.vae import ExactSum, MLPSequenceClassifier, StraightThrough, annealed_temperature
 from latentflow_experiments.methods.matching import infer_labels
 
 SHAPE, FRAMES, CLASSES = (2, 3, 2), 4, 3

@@ -85,7 +85,7 @@ def test_gaussian_pixels_have_mass_one_mean_and_variance(scale):
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_pixels_are_independent_and_an_image_is_one_event(likelihood):
-    """Catches rows or colours that are left in the batch, and a mean for a sum over pixels."""
+    """Catches rows or colors that are left in the batch, and a mean for a sum over pixels."""
     decoded, x = normal(2, 4, 3, 2, 3, 2), torch.rand(4, 3, 2, 3, 2, generator=generator(3), dtype=torch.float64)
     distribution = likelihood(decoded)
     assert distribution.batch_shape == (4, 3)

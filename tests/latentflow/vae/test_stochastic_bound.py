@@ -14,11 +14,9 @@ from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from latentflow import (
-    DiffusedPrior,
     DiffusionPrior,
     FlowVAE,
     FunctionPotential,
-    GaussianLikelihood,
     GaussianPrior,
     HopfLaxFlow,
     MixturePrior,
@@ -28,8 +26,9 @@ from latentflow import (
     PotentialBank,
     PotentialFlow,
     QuadraticPotential,
-    StochasticBound,
 )
+from latentflow.priors import DiffusedPrior
+from latentflow.vae import GaussianLikelihood, StochasticBound
 from latentflow.vae import bounds as stochastic
 
 seeds = st.integers(0, 2**31 - 100)
@@ -66,34 +65,36 @@ def test_a_step_costs_the_divergence_of_its_transitions(seed, ours, theirs):
     """Catches D for 2D, |m| / 2D for |m|^2 / 4D, r for 1/r, a dimension left out, and the prior of another field."""
     bound, prior, k = bound_with(ours), prior_with(theirs, 0.3), torch.tensor([0, 1, 1])
     field = net(DIM, seed)
-    path = bound.rollout(PotentialFlow(field), normal(seed, 3, DIM), STEPS, generator=generator(seed))
-    costs = bound.divergence(standard(3), path, prior, k)
+    trajectory = bound.rollout(PotentialFlow(field), normal(seed, 3, DIM), STEPS, generator=generator(seed))
+    costs = bound.divergence(standard(3), trajectory, prior, k)
     assert costs.shape == (STEPS + 1, 3)
     torch.testing.assert_close(costs[0], torch.zeros(3, dtype=torch.float64), **near)
     for n in range(STEPS):
-        mean = path.z[n] + autograd_gradient(field, path.z[n], torch.full((3,), float(n), dtype=torch.float64))
+        mean = trajectory.z[n] + autograd_gradient(
+            field, trajectory.z[n], torch.full((3,), float(n), dtype=torch.float64)
+        )
         q = Normal(mean, (2 * bound.diffusion).sqrt())
-        p = Normal(path.z[n], (2 * prior.diffusivity[k]).sqrt().unsqueeze(-1))
+        p = Normal(trajectory.z[n], (2 * prior.diffusivity[k]).sqrt().unsqueeze(-1))
         torch.testing.assert_close(costs[n + 1], kl_divergence(q, p).sum(-1), **near)
 
 
 def test_equal_coefficients_cost_the_kinetic_energy():
     """Row 41; catches a constant that is left where r = 1, and an action that is not that of the drift."""
     bound, prior, field = bound_with(0.4), prior_with(0.4), net(DIM, 1)
-    path = bound.rollout(PotentialFlow(field), normal(2, 5, DIM), STEPS, generator=generator(0))
-    costs = bound.divergence(standard(5), path, prior, torch.zeros(5, dtype=torch.int64))
-    torch.testing.assert_close(costs.sum(0), path.action[-1] / (4 * 0.4), **near)
+    trajectory = bound.rollout(PotentialFlow(field), normal(2, 5, DIM), STEPS, generator=generator(0))
+    costs = bound.divergence(standard(5), trajectory, prior, torch.zeros(5, dtype=torch.int64))
+    torch.testing.assert_close(costs.sum(0), trajectory.action[-1] / (4 * 0.4), **near)
 
 
 def test_the_best_diffusivity_is_stationary():
     """Row 41; catches a factor 2 or the dimension missing in D* = D_q + E|m|^2 / (2 d)."""
     bound, k = bound_with(0.15), torch.zeros(50, dtype=torch.int64)
-    path = bound.rollout(PotentialFlow(net(DIM, 3)), normal(4, 50, DIM), STEPS, generator=generator(1))
-    best = 0.15 + path.drift.square().sum(-1).mean().item() / (2 * DIM)
+    trajectory = bound.rollout(PotentialFlow(net(DIM, 3)), normal(4, 50, DIM), STEPS, generator=generator(1))
+    best = 0.15 + trajectory.drift.square().sum(-1).mean().item() / (2 * DIM)
 
     def cost(diffusivity):
         prior = prior_with(diffusivity)
-        total = bound.divergence(standard(50), path, prior, k).sum(0).mean()
+        total = bound.divergence(standard(50), trajectory, prior, k).sum(0).mean()
         return total, torch.autograd.grad(total, prior.raw)[0].item()
 
     assert abs(cost(best)[1]) < 1e-10
@@ -104,22 +105,24 @@ def test_the_law_of_a_random_walk():
     """Catches D for 2D in the noise, noise that repeats, and noise that samples or coordinates share; 5 s.e."""
     count, size = 20_000, 0.3
     still = PotentialFlow(QuadraticPotential(DIM).double())
-    path = bound_with(size).rollout(still, torch.zeros(count, DIM, dtype=torch.float64), 3, generator=generator(5))
-    steps = (path.z[1:] - path.z[:-1]).permute(0, 2, 1).flatten(0, 1)  # (3 DIM, count)
+    trajectory = bound_with(size).rollout(
+        still, torch.zeros(count, DIM, dtype=torch.float64), 3, generator=generator(5)
+    )
+    steps = (trajectory.z[1:] - trajectory.z[:-1]).permute(0, 2, 1).flatten(0, 1)  # (3 DIM, count)
     covariance, variance = steps @ steps.mT / count, 2 * size
     error = variance * (1 + torch.eye(len(steps), dtype=torch.float64)).sqrt() / count**0.5
     assert ((covariance - variance * torch.eye(len(steps), dtype=torch.float64)).abs() < 5 * error).all()
     assert (steps.mean(-1).abs() < 5 * (variance / count) ** 0.5).all()
-    assert (path.drift == 0).all()
-    assert (path.z[0] == 0).all()
+    assert (trajectory.drift == 0).all()
+    assert (trajectory.z[0] == 0).all()
 
 
 def test_a_step_of_the_mean_may_fold():
     """Catches a volume that nobody reads, and an evaluation that stops where the noise spreads every fold."""
     flip = PotentialFlow(QuadraticPotential(DIM, -2 * eye)).eval()
-    path = bound_with(0.1).rollout(flip, normal(0, 3, DIM), 2, generator=generator(0))
-    torch.testing.assert_close(path.drift, -2 * path.z[:-1], **near)
-    assert path.log_det is None
+    trajectory = bound_with(0.1).rollout(flip, normal(0, 3, DIM), 2, generator=generator(0))
+    torch.testing.assert_close(trajectory.drift, -2 * trajectory.z[:-1], **near)
+    assert trajectory.log_det is None
 
 
 class Encoder:
@@ -221,8 +224,8 @@ def test_the_bound_is_the_evidence_of_the_state_space_model_minus_the_divergence
     assert bound <= log_evidence
 
 
-@pytest.mark.parametrize("looks", [False, True])
-def test_the_bound_is_tight_at_the_posterior(monkeypatch, looks):
+@pytest.mark.parametrize("smoothing", [False, True])
+def test_the_bound_is_tight_at_the_posterior(monkeypatch, smoothing):
     """Row 36; catches a constant missing on both sides, and a gain that is not that of the filter."""
     size, diffusivity = 1.3, 0.4
     weight = size * torch.linalg.qr(normal(1, PIXELS, DIM)).Q
@@ -230,40 +233,45 @@ def test_the_bound_is_tight_at_the_posterior(monkeypatch, looks):
     variance = 1 / (1 / (2 * diffusivity) + size**2 / SCALE**2)  # of z_1 given z_0 and x_1
     measure, gain = weight.mT / size**2, variance * size**2 / SCALE**2
     log_evidence, posterior = evidence_and_posterior(x, weight, diffusivity)
-    maps = [(eye, 0 * x[0, :DIM])] if looks else [((1 - gain) * eye, gain * measure @ x[1])]
-    bound = bound_with(variance / 2, (gain, gain) if looks else None)
+    maps = [(eye, 0 * x[0, :DIM])] if smoothing else [((1 - gain) * eye, gain * measure @ x[1])]
+    bound = bound_with(variance / 2, (gain, gain) if smoothing else None)
     law = posterior.loc[:DIM], posterior.covariance_matrix[:DIM, :DIM]
     torch.testing.assert_close(bound_of(monkeypatch, x, weight, maps, *law, bound, diffusivity, measure), log_evidence)
 
 
-def looking_path(gain, later, z0, field, monkeypatch):
-    """A path of which every noise is 0.7."""
+def smoothing_trajectory(gain, future, z0, field, monkeypatch):
+    """A trajectory of which every noise is 0.7."""
     monkeypatch.setattr(stochastic, "standard_normal_like", lambda x, _: torch.full_like(x, 0.7))
-    return bound_with(0.02, gain).rollout(PotentialFlow(field), z0, STEPS, later)
+    return bound_with(0.02, gain).rollout(PotentialFlow(field), z0, STEPS, future)
 
 
-def test_a_posterior_that_looks_corrects_its_forecast(monkeypatch):
+def test_a_smoothing_posterior_corrects_its_forecast(monkeypatch):
     """Catches a correction of z_t, of the frame before, or by a gain that coordinates share."""
-    field, z0, later, gain = net(DIM, 1), normal(2, 4, DIM), normal(3, STEPS, 4, DIM), torch.tensor([0.2, 0.9]).double()
-    path = looking_path(gain, later, z0, field, monkeypatch)
+    field, z0, future, gain = (
+        net(DIM, 1),
+        normal(2, 4, DIM),
+        normal(3, STEPS, 4, DIM),
+        torch.tensor([0.2, 0.9]).double(),
+    )
+    trajectory = smoothing_trajectory(gain, future, z0, field, monkeypatch)
     z, action = z0, torch.zeros(4, dtype=torch.float64)
     for n in range(STEPS):
         velocity = autograd_gradient(field, z, torch.full((4,), float(n), dtype=torch.float64))
-        drift = velocity + gain * (later[n] - z - velocity)
-        torch.testing.assert_close(path.drift[n], drift, **near)
+        drift = velocity + gain * (future[n] - z - velocity)
+        torch.testing.assert_close(trajectory.drift[n], drift, **near)
         z, action = z + drift + (2 * 0.02) ** 0.5 * 0.7, action + velocity.square().sum(-1)
-        torch.testing.assert_close(path.z[n + 1], z, **near)
-        torch.testing.assert_close(path.action[n + 1], action, **near)
-    assert path.times.tolist() == list(range(STEPS + 1))
+        torch.testing.assert_close(trajectory.z[n + 1], z, **near)
+        torch.testing.assert_close(trajectory.action[n + 1], action, **near)
+    assert trajectory.times.tolist() == list(range(STEPS + 1))
 
 
 def test_the_limits_of_the_gain(monkeypatch):
     """Catches a gain of the wrong end: 0 looks at nothing, 1 lands on the encoder's mean."""
-    field, z0, later = net(DIM, 1), normal(2, 4, DIM), normal(3, STEPS, 4, DIM)
-    blind, sure = (looking_path((g, g), later, z0, field, monkeypatch) for g in (1e-14, 1 - 1e-14))
+    field, z0, future = net(DIM, 1), normal(2, 4, DIM), normal(3, STEPS, 4, DIM)
+    blind, sure = (smoothing_trajectory((g, g), future, z0, field, monkeypatch) for g in (1e-14, 1 - 1e-14))
     plain = bound_with(0.02).rollout(PotentialFlow(field), z0, STEPS)
     torch.testing.assert_close(blind.z, plain.z, **near)
-    torch.testing.assert_close(sure.z[:-1] + sure.drift, later, **near)
+    torch.testing.assert_close(sure.z[:-1] + sure.drift, future, **near)
     assert StochasticBound(DIM).gain.tolist() == pytest.approx([stochastic.GAIN] * DIM)
     assert StochasticBound().gain is None
 
@@ -272,10 +280,10 @@ def test_the_limits_of_the_gain(monkeypatch):
 def test_without_noise_it_is_the_path_of_the_flow(dynamics):
     """Catches a clock that restarts in every step, and a flow that is not asked where it is."""
     flow, z0 = dynamics(0.2 * net(DIM, 4)), normal(5, 6, DIM)
-    path = bound_with(1e-18).rollout(flow, z0, 3, generator=generator(0))
-    expected = flow.rollout(z0, 3, volume=None)
-    torch.testing.assert_close(path.z, expected.z, rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(path.action, expected.action, rtol=1e-7, atol=1e-7)
+    trajectory = bound_with(1e-18).rollout(flow, z0, 3, generator=generator(0))
+    expected = flow.rollout(z0, 3, log_det=None)
+    torch.testing.assert_close(trajectory.z, expected.z, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(trajectory.action, expected.action, rtol=1e-7, atol=1e-7)
     assert bound_with(1.0).rollout(flow, z0, 0).drift.shape == (0, 6, DIM)
 
 
@@ -314,11 +322,15 @@ def test_a_prior_that_diffuses_from_another_start():
     [
         (ValueError, "diffusion", lambda: StochasticBound(diffusion=0.0)),
         (TypeError, "prior", lambda: build(StochasticBound(), GaussianPrior(DIM)).objective(*data)),
-        (ValueError, "later", lambda: StochasticBound(DIM).rollout(PotentialFlow(net(DIM, 0)), normal(0, 3, DIM), 2)),
-        (TypeError, "path", lambda: bound_with(0.1).divergence(standard(3), foreign, prior_with(0.2), 0 * data[1])),
+        (ValueError, "future", lambda: StochasticBound(DIM).rollout(PotentialFlow(net(DIM, 0)), normal(0, 3, DIM), 2)),
+        (
+            TypeError,
+            "trajectory",
+            lambda: bound_with(0.1).divergence(standard(3), foreign, prior_with(0.2), 0 * data[1]),
+        ),
     ],
 )
 def test_wrong_arguments(error, name, call):
-    """Catches a prior without a coefficient, a path of another bound, and a posterior that has nothing to look at."""
+    """Catches a prior without a coefficient, a trajectory of another bound, and a posterior without frames."""
     with pytest.raises(error, match=f"^{name}: expected"):
         call()

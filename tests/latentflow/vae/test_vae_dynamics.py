@@ -1,7 +1,6 @@
 """The dynamics of the model are one argument, and so are the equation and its points."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import pytest
 import torch
@@ -10,11 +9,8 @@ from closed_forms import generator
 from latentflow import (
     DiffusionPrior,
     FlowVAE,
-    FoldError,
-    FoldWarning,
     HJResidual,
     HopfLaxFlow,
-    HopfLaxPotential,
     JointBound,
     MLPDecoder,
     MLPEncoder,
@@ -24,6 +20,7 @@ from latentflow import (
     QuadraticPotential,
     gradient,
 )
+from latentflow.flow import FoldError, FoldWarning, HopfLaxPotential
 
 SHAPE, DIM, STEPS = (1, 3, 2), 2, 3
 frames = torch.rand(4, STEPS + 1, *SHAPE, generator=generator(0), dtype=torch.float64)
@@ -60,7 +57,7 @@ def test_hopf_lax_dynamics_by_hand():
         kl[t - 1] = (posterior.log_prob(z0) - volumes - log_p).mean()
     torch.testing.assert_close(objective.kl_per_time[1:], kl)
     torch.testing.assert_close(objective.action, STEPS * gradient(u0, z0, 0.0).square().sum(-1).mean())
-    assert objective.residual == objective.initial_condition == 0
+    assert objective.residual == 0
     torch.testing.assert_close(objective.total, -objective.bound)
     objective.total.backward()
     assert all(p.grad is not None for p in model.bank[0].parameters() if p.requires_grad and p.ndim > 1)
@@ -76,7 +73,7 @@ def test_every_kind_of_transformation(choose):
     model = build(dynamics=HopfLaxFlow).eval()
     x, choice = frames[:, 0], choose(model)
     z0 = model.encode(x).mean
-    z = torch.stack([z0 + t * gradient(model.potential(choice), z0, 0.0) for t in range(STEPS + 1)], 1)
+    z = torch.stack([z0 + t * gradient(model.flow_of(choice).potential, z0, 0.0) for t in range(STEPS + 1)], 1)
     torch.testing.assert_close(model.generate(x, choice, STEPS), model.decode(z).mean)
 
 
@@ -84,46 +81,41 @@ def test_every_kind_of_transformation(choose):
 class Recording:
     seen: list
 
-    def points(self, path, generator=None):
-        self.seen.append((path, generator))
-        z = path.z[:1]
+    def points(self, trajectory, generator=None):
+        self.seen.append((trajectory, generator))
+        z = trajectory.z[:1]
         return z, z.new_full(z.shape[:-1], 0.5)
 
 
 def test_residual_at_chosen_points_of_the_potential_of_the_flow():
     """Catches a residual of u0 in place of the solution, and a choice of points that is ignored."""
     points, source = Recording([]), generator(1)
-    model = build(residual=HJResidual(), dynamics=HopfLaxFlow, collocation=points, initial_weight=0.1)
+    model = build(residual=HJResidual(), dynamics=HopfLaxFlow, collocation=points)
     objective = model.objective(frames, k, source)
     assert points.seen[0][1] is source
     assert objective.residual < 1e-25
     z0 = points.seen[0][0].z[0]
-    torch.testing.assert_close(
-        objective.initial_condition, gradient(model.bank.select(k), z0, 0.0).square().sum(-1).mean()
-    )
     plain = build(residual=HJResidual(), collocation=points)
     expected = HJResidual().loss(plain.bank.select(k), (z0, 0.5))
     torch.testing.assert_close(plain.objective(frames, k, generator(1)).residual, expected)
 
 
 @pytest.mark.parametrize("dynamics", [PotentialFlow, HopfLaxFlow])
-def test_folds_follow_the_mode_unless_the_dynamics_say_otherwise(dynamics):
-    """Catches a policy of the user's that is written over, and a mode that is not passed on."""
+def test_folds_follow_the_mode_unless_the_model_says_otherwise(dynamics):
+    """Catches a policy that is ignored, and a mode that is not passed on."""
     bank = PotentialBank([QuadraticPotential(DIM, -1.5 * torch.eye(DIM))] * 2)
     model = build(bank, dynamics=dynamics)
     with pytest.warns(FoldWarning):
         assert model.objective(frames, k).folded == 1
     with pytest.raises(FoldError):
         model.eval().objective(frames, k)
-    build(bank, dynamics=partial(dynamics, on_fold="ignore")).eval().objective(frames, k)
+    build(bank, dynamics=dynamics, on_fold="ignore").eval().objective(frames, k)
     build(bank, dynamics=dynamics, bound=JointBound()).eval().objective(frames, k)  # no volume, no fold
 
 
 def test_no_equation():
-    """Catches a residual of None that still costs, and an initial condition that silently does nothing."""
+    """Catches a residual of None that still costs."""
     assert build().objective(frames, k).residual == 0
-    with pytest.raises(ValueError, match=r"^initial_weight: expected 0 without a residual, got 0\.5"):
-        build(initial_weight=0.5)
 
 
 def test_steps_along_the_solution_are_the_same_model():
@@ -138,5 +130,17 @@ def test_hopf_lax_dynamics_under_autocast():
     """Catches dynamics in bfloat16."""
     model = build(dynamics=HopfLaxFlow).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = model.flow(frames[:, 0, 0, 0].float(), k, steps=3)
-    torch.testing.assert_close(mixed.z, model.flow(frames[:, 0, 0, 0].float(), k, steps=3).z, rtol=0, atol=0)
+        mixed = model.flow_of(k).rollout(frames[:, 0, 0, 0].float(), steps=3)
+    exact = model.flow_of(k).rollout(frames[:, 0, 0, 0].float(), steps=3)
+    torch.testing.assert_close(mixed.z, exact.z, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("choose", [lambda m: 1, lambda m: k, lambda m: m.bank[0] + 0.5 * m.bank[1]])
+@pytest.mark.parametrize("dynamics", [PotentialFlow, HopfLaxFlow])
+def test_a_flow_has_the_mode_of_the_model(dynamics, choose, training):
+    """Catches a flow that warns in evaluation, and a model whose potentials change their mode with it."""
+    model = build(dynamics=dynamics).train(training)
+    modes = [module.training for module in model.modules()]
+    assert model.flow_of(choose(model)).training is training
+    assert [module.training for module in model.modules()] == modes

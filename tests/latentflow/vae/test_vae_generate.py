@@ -8,18 +8,9 @@ from closed_forms import autograd_gradient, generator, normal
 from torch.distributions import Independent, Laplace, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from latentflow import (
-    BernoulliLikelihood,
-    DiffusionPrior,
-    FlowVAE,
-    GaussianLikelihood,
-    HJResidual,
-    MLPDecoder,
-    MLPEncoder,
-    MLPPotential,
-    PotentialBank,
-)
-from latentflow.vae.bounds import reparameterised_sample
+from latentflow import DiffusionPrior, FlowVAE, HJResidual, MLPDecoder, MLPEncoder, MLPPotential, PotentialBank
+from latentflow.vae import BernoulliLikelihood, GaussianLikelihood
+from latentflow.vae.bounds import reparameterized_sample
 
 SHAPE, DIM = (1, 3, 2), 2
 x0 = torch.rand(4, *SHAPE, generator=generator(0))
@@ -73,16 +64,18 @@ def test_generate_equals_a_rollout_by_hand(likelihood, choose, weights):
 def test_flow_of_one_latent_and_of_many():
     """Catches a decoder or a flow that takes one batch dimension only."""
     model, z = build(), normal(0, 2, 3, DIM).float()
-    path = model.flow(z, 1, steps=2)
-    torch.testing.assert_close(path.z[:, 1, 2], model.flow(z[1, 2], model.bank[1], steps=2).z)
-    torch.testing.assert_close(model.decode(path.z).mean[2, 1, 2], model.decode(path.z[2, 1, 2]).mean)
-    assert path.log_det is None
+    trajectory = model.flow_of(1).rollout(z, steps=2, log_det=None)
+    torch.testing.assert_close(trajectory.z[:, 1, 2], model.flow_of(model.bank[1]).rollout(z[1, 2], steps=2).z)
+    torch.testing.assert_close(model.decode(trajectory.z).mean[2, 1, 2], model.decode(trajectory.z[2, 1, 2]).mean)
+    assert trajectory.log_det is None
 
 
 def test_flow_of_one_latent_by_index():
     """Catches groups that need a batch."""
     model, z = build(), normal(0, DIM).float()
-    torch.testing.assert_close(model.flow(z, 1, steps=2).z, model.flow(z, model.bank[1], steps=2).z)
+    torch.testing.assert_close(
+        model.flow_of(1).rollout(z, steps=2).z, model.flow_of(model.bank[1]).rollout(z, steps=2).z
+    )
 
 
 def test_double_precision():
@@ -94,11 +87,11 @@ def test_double_precision():
 
 
 def test_flow_stays_in_float32_under_autocast():
-    """Catches a generated path in bfloat16."""
+    """Catches a generated trajectory in bfloat16."""
     model, z = build(), normal(0, 4, DIM).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = model.flow(z, K, steps=3)
-    torch.testing.assert_close(mixed.z, model.flow(z, K, steps=3).z, rtol=0, atol=0)
+        mixed = model.flow_of(K).rollout(z, steps=3)
+    torch.testing.assert_close(mixed.z, model.flow_of(K).rollout(z, steps=3).z, rtol=0, atol=0)
 
 
 def test_flow_leaves_the_mode_of_a_potential_alone():
@@ -115,32 +108,32 @@ def test_generate_draws_nothing():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_reparameterised_sample_has_the_law_and_the_gradients():
-    """Catches a variance for a standard deviation, and a sample without a path for gradients."""
+def test_reparameterized_sample_has_the_law_and_the_gradients():
+    """Catches a variance for a standard deviation, and a sample without a trajectory for gradients."""
     mean, scale = normal(0, 2, 3).requires_grad_(), (normal(1, 2, 3).abs() + 0.5).requires_grad_()
     many = Independent(Normal(mean.expand(40_000, 2, 3), scale.expand(40_000, 2, 3)), 1)
-    sample = reparameterised_sample(many, generator(0)).detach()
+    sample = reparameterized_sample(many, generator(0)).detach()
     noise = (sample - mean.detach()) / scale.detach()
     assert (noise.mean(0).abs() < 5 / 200).all()
     assert ((noise.square().mean(0) - 1).abs() < 5 * math.sqrt(2) / 200).all()
-    one = reparameterised_sample(Normal(mean, scale), generator(1))
+    one = reparameterized_sample(Normal(mean, scale), generator(1))
     to_mean, to_scale = torch.autograd.grad(one.sum(), (mean, scale))
     torch.testing.assert_close(to_mean, torch.ones_like(mean))
     torch.testing.assert_close(mean + scale * to_scale, one)
 
 
-def test_reparameterised_sample_and_generators():
+def test_reparameterized_sample_and_generators():
     """Catches a generator that is ignored, silently or because the distribution cannot take one."""
     normals, state = Independent(Normal(torch.zeros(4, 2), 1.0), 1), torch.get_rng_state()
-    first, second, other = (reparameterised_sample(normals, generator(seed)) for seed in (0, 0, 1))
+    first, second, other = (reparameterized_sample(normals, generator(seed)) for seed in (0, 0, 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert torch.equal(state, torch.get_rng_state())
     laplace = Independent(Laplace(torch.zeros(4, 2), 1.0), 1)
     with pytest.raises(TypeError, match=r"^generator: expected None for a Laplace"):
-        reparameterised_sample(laplace, generator(0))
+        reparameterized_sample(laplace, generator(0))
     torch.manual_seed(0)
-    free = reparameterised_sample(laplace)
+    free = reparameterized_sample(laplace)
     torch.manual_seed(0)
     assert torch.equal(free, laplace.rsample())
 

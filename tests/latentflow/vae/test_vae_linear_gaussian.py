@@ -16,10 +16,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from latentflow import (
     DiffusionPrior,
-    FirstOrder,
     FlowVAE,
     FunctionPotential,
-    GaussianLikelihood,
     GaussianPrior,
     HJResidual,
     JointBound,
@@ -28,6 +26,8 @@ from latentflow import (
     QuadraticPotential,
     SlogDet,
 )
+from latentflow.flow import FirstOrder
+from latentflow.vae import GaussianLikelihood
 
 seeds = st.integers(0, 2**31 - 100)
 DIM, PIXELS, SCALE, STEPS = 2, 3, 0.7, 2

@@ -9,10 +9,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from latentflow import (
     DiffusionPrior,
-    FirstOrder,
     FlowVAE,
-    FoldError,
-    FoldWarning,
     HJResidual,
     Hutchinson,
     JointBound,
@@ -20,16 +17,17 @@ from latentflow import (
     MLPDecoder,
     MLPEncoder,
     MLPPotential,
-    NonPositiveForce,
     PotentialBank,
     PotentialFlow,
     QuadraticPotential,
 )
+from latentflow.flow import FirstOrder, FoldError, FoldWarning
+from latentflow.pde import NonPositiveForce
 
 SHAPE, DIM, STEPS = (1, 3, 2), 2, 3
 frames = torch.rand(4, STEPS + 1, *SHAPE, generator=generator(0))
 k = torch.tensor([1, 0, 1, 1])
-TERMS = ("total", "reconstruction", "kl", "residual", "initial_condition", "action", "reconstruction_per_time")
+TERMS = ("total", "reconstruction", "kl", "residual", "action", "reconstruction_per_time")
 
 
 def build(seed=0, bank=None, **options):
@@ -63,24 +61,23 @@ def still(model):
 @pytest.mark.parametrize("bound", [MarginalBound(), JointBound()])
 def test_every_term_by_hand(bound):
     """Catches weights on the wrong terms, sums for means, swapped frames, and a prior of the wrong time or field."""
-    model = build(bound=bound, residual_weight=2.0, initial_weight=0.5)
+    model = build(bound=bound, residual_weight=2.0)
     objective = model.objective(frames, k, generator(3))
 
     source = generator(3)
     posterior = model.encoder(frames[:, 0])
     z0 = posterior.mean + posterior.stddev * torch.randn(4, DIM, generator=source)
-    path = PotentialFlow(model.bank.select(k)).rollout(z0, STEPS)
-    residual = model.residual.loss(model.bank.select(k), path, source)
-    initial = torch.stack([model.residual.initial_condition(model.bank[int(i)], z) for i, z in zip(k, z0, strict=True)])
+    trajectory = PotentialFlow(model.bank.select(k)).rollout(z0, STEPS)
+    residual = model.residual.loss(model.bank.select(k), trajectory, source)
     reconstruction, kl = torch.zeros(STEPS + 1), torch.zeros(STEPS + 1)
     for t in range(STEPS + 1):
-        logits = model.decoder(path.z[t])
+        logits = model.decoder(trajectory.z[t])
         entropies = torch.nn.functional.binary_cross_entropy_with_logits(logits, frames[:, t], reduction="none")
         reconstruction[t] = entropies.flatten(1).sum(1).mean()
         if t == 0 or isinstance(bound, MarginalBound):
             prior = Normal(0.0, (1 + 2 * model.prior.diffusivity[k] * t).sqrt().unsqueeze(-1))
-            log_q = posterior.log_prob(z0) - path.log_det[t]
-            sampled = log_q - prior.log_prob(path.z[t]).sum(-1)
+            log_q = posterior.log_prob(z0) - trajectory.log_det[t]
+            sampled = log_q - prior.log_prob(trajectory.z[t]).sum(-1)
             kl[t] = (kl_divergence(posterior.base_dist, prior).sum(-1) if t == 0 else sampled).mean()
     expected = {
         "reconstruction_per_time": reconstruction,
@@ -89,9 +86,8 @@ def test_every_term_by_hand(bound):
         "kl": kl.sum(),
         "bound": -(reconstruction.sum() + kl.sum()),
         "residual": residual,
-        "initial_condition": initial.mean(),
-        "total": reconstruction.sum() + kl.sum() + 2 * residual + 0.5 * initial.mean(),
-        "action": (path.z[1:] - path.z[:-1]).square().sum(-1).sum(0).mean(),
+        "total": reconstruction.sum() + kl.sum() + 2 * residual,
+        "action": (trajectory.z[1:] - trajectory.z[:-1]).square().sum(-1).sum(0).mean(),
         "folded": torch.zeros(()),
     }
     for name, value in expected.items():
@@ -107,16 +103,6 @@ def test_forward_is_the_objective():
     assert terms.keys() == vars(objective).keys()
     for name in TERMS:
         assert torch.equal(terms[name], getattr(objective, name))
-
-
-def test_initial_weight():
-    """Catches an initial condition that is computed for nothing or does not enter."""
-    assert build().objective(frames, k, generator(0)).initial_condition == 0
-    without, with_it = (
-        build(initial_weight=w, residual_weight=0.0).objective(frames, k, generator(0)) for w in (0.0, 2.0)
-    )
-    assert with_it.initial_condition > 0
-    torch.testing.assert_close(with_it.total - without.total, 2 * with_it.initial_condition)
 
 
 @pytest.mark.parametrize("bound", [MarginalBound(), JointBound()])
@@ -144,7 +130,7 @@ def test_stochastic_volume_is_for_training_only():
     """Catches a reported bound that random probes bias upwards."""
     model = build(bound=MarginalBound(FirstOrder(Hutchinson())))
     assert torch.isfinite(model.objective(frames, k).total)
-    with pytest.raises(ValueError, match=r"^bound: expected an exact volume"):
+    with pytest.raises(ValueError, match=r"^bound: expected an exact log-determinant"):
         model.eval().objective(frames, k)
     build(bound=MarginalBound(FirstOrder())).eval().objective(frames, k)
 
@@ -186,11 +172,11 @@ def test_generator():
 
 
 class Spy(MarginalBound):
-    """A bound that keeps the path it is shown."""
+    """A bound that keeps the trajectory it is shown."""
 
-    def divergence(self, posterior, path, prior, k):
-        object.__setattr__(self, "path", path)
-        return super().divergence(posterior, path, prior, k)
+    def divergence(self, posterior, trajectory, prior, k):
+        object.__setattr__(self, "trajectory", trajectory)
+        return super().divergence(posterior, trajectory, prior, k)
 
 
 def test_dynamics_stay_in_float32_under_autocast():
@@ -199,11 +185,11 @@ def test_dynamics_stay_in_float32_under_autocast():
     exact = model.objective(frames, k, generator(0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = model.objective(frames, k, generator(0))
-    path = model.bound.path
-    again = PotentialFlow(model.bank.select(k)).rollout(path.z[0], STEPS)
+    trajectory = model.bound.trajectory
+    again = PotentialFlow(model.bank.select(k)).rollout(trajectory.z[0], STEPS)
     for name in ("z", "log_det", "action"):
-        assert getattr(path, name).dtype == torch.float32
-        torch.testing.assert_close(getattr(path, name), getattr(again, name), rtol=0, atol=0)
+        assert getattr(trajectory, name).dtype == torch.float32
+        torch.testing.assert_close(getattr(trajectory, name), getattr(again, name), rtol=0, atol=0)
     for name in TERMS:
         assert getattr(mixed, name).dtype == torch.float32
         torch.testing.assert_close(getattr(mixed, name), getattr(exact, name), rtol=0.03, atol=0.03)
@@ -219,8 +205,7 @@ def test_dynamics_stay_in_float32_under_autocast():
         (ValueError, "k", lambda: build().objective(frames, k + 1)),
         (TypeError, "k", lambda: build().objective(frames, k.int())),
         (ValueError, "residual_weight", lambda: build(residual_weight=-1.0)),
-        (ValueError, "initial_weight", lambda: build(initial_weight=float("nan"))),
-        (ValueError, "path", lambda: build(bound=NoVolume()).objective(frames, k)),
+        (ValueError, "trajectory", lambda: build(bound=NoVolume()).objective(frames, k)),
     ],
 )
 def test_wrong_arguments(error, name, call):
@@ -229,4 +214,4 @@ def test_wrong_arguments(error, name, call):
         call()
 
 
-NoVolume = partial(MarginalBound, volume=None)
+NoVolume = partial(MarginalBound, log_det=None)

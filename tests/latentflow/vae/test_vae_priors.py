@@ -10,7 +10,6 @@ from hypothesis import given
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from latentflow import (
-    DiffusedPrior,
     DiffusionPrior,
     FlowVAE,
     GaussianPrior,
@@ -27,8 +26,9 @@ from latentflow import (
     TransportedPrior,
     VampPrior,
 )
+from latentflow.priors import DiffusedPrior
 from latentflow.vae.bounds import estimate_divergence
-from latentflow_experiments.checkpoint import Progress, load_checkpoint, save_checkpoint
+from latentflow_experiments.runs import Progress, load_checkpoint, save_checkpoint
 
 SHAPE, DIM, STEPS = (1, 3, 2), 2, 2
 frames = torch.rand(4, STEPS + 1, *SHAPE, generator=generator(0))
@@ -66,12 +66,12 @@ def test_objective_by_hand_and_gradients(name):
     objective = model.objective(frames, k, generator(3))
     posterior = model.encode(frames[:, 0])
     z0 = posterior.mean + posterior.stddev * torch.randn(4, DIM, generator=generator(3))
-    path = PotentialFlow(model.bank.select(k)).rollout(z0, STEPS)
+    trajectory = PotentialFlow(model.bank.select(k)).rollout(z0, STEPS)
     for t in range(STEPS + 1):
         terms = []
         for i in range(4):
             law = model.prior(float(t), int(k[i]))
-            terms.append(posterior.log_prob(z0)[i] - path.log_det[t, i] - law.log_prob(path.z[t, i]))
+            terms.append(posterior.log_prob(z0)[i] - trajectory.log_det[t, i] - law.log_prob(trajectory.z[t, i]))
             if t == 0 and name in ("gaussian", "diffusion"):
                 one = Normal(posterior.mean[i], posterior.stddev[i])
                 terms[-1] = kl_divergence(one, Normal(torch.zeros(DIM), torch.ones(DIM))).sum()
@@ -101,12 +101,12 @@ def test_states_are_complete(name, tmp_path):
     assert torch.equal(duplicate.objective(frames, k, generator(0)).total, expected)
 
 
-def load(path, model):
-    model.load_state_dict(torch.load(path, weights_only=True))
+def load(trajectory, model):
+    model.load_state_dict(torch.load(trajectory, weights_only=True))
 
 
 def test_a_shared_encoder_is_trained_once():
-    """Catches an encoder that an optimiser would step twice, or that moves apart from the VAE's."""
+    """Catches an encoder that an optimizer would step twice, or that moves apart from the VAE's."""
     model = build("vamp").double()
     assert model.prior.encoder is model.encoder
     names = [name for name, _ in model.named_parameters()]
@@ -152,7 +152,7 @@ def test_the_first_divergence_has_no_noise(bound):
     torch.manual_seed(0)
     z = posterior.sample((4000,))
     paths = [PotentialFlow(model.bank.select(k)).rollout(z0, STEPS) for z0 in z[:3]]
-    found = torch.stack([bound.divergence(posterior, path, model.prior, k) for path in paths])
+    found = torch.stack([bound.divergence(posterior, trajectory, model.prior, k) for trajectory in paths])
     assert torch.equal(found[:, 0], found[:1, 0].expand(3, 4))
     sampled = posterior.log_prob(z) - model.prior(0.0, k).log_prob(z)
     error = sampled.std(0) / 4000**0.5
@@ -175,10 +175,10 @@ def test_a_shared_flow_keeps_the_divergence(seed):
     mean, covariance = normal(seed + 8, DIM), spd(DIM, seed + 9)
     posterior = SigmaPoints(mean.expand(2 * DIM, DIM), covariance)
     index = torch.tensor([0, 1, 0, 1])
-    path = PotentialFlow(bank.select(index)).rollout(posterior.rsample(), 3)
+    trajectory = PotentialFlow(bank.select(index)).rollout(posterior.rsample(), 3)
     prior = TransportedPrior(GaussianPrior(DIM).double(), bank).eval()
-    found = MarginalBound().divergence(posterior, path, prior, index)
-    by_sample = posterior.log_prob(path.z[0]) - prior(0.0, 0).log_prob(path.z[0])
+    found = MarginalBound().divergence(posterior, trajectory, prior, index)
+    by_sample = posterior.log_prob(trajectory.z[0]) - prior(0.0, 0).log_prob(trajectory.z[0])
     torch.testing.assert_close(found, by_sample.expand(4, 4), **near)
     standard = MultivariateNormal(torch.zeros(DIM, dtype=torch.float64), eye)
     closed = kl_divergence(MultivariateNormal(mean, covariance), standard)
@@ -189,8 +189,8 @@ def test_a_path_that_starts_later():
     """Catches a divergence that is always taken at time 0."""
     model = build("diffusion").double()
     posterior = model.encode(frames[:, 0].double())
-    path = PotentialFlow(model.bank.select(k)).rollout(posterior.mean, 1, start=3.0)
-    found = MarginalBound().divergence(posterior, path, model.prior, k)[0]
+    trajectory = PotentialFlow(model.bank.select(k)).rollout(posterior.mean, 1, start=3.0)
+    found = MarginalBound().divergence(posterior, trajectory, model.prior, k)[0]
     variance = (1 + 6 * model.prior.diffusivity[k]).unsqueeze(-1)
     law = Normal(torch.zeros_like(variance), variance.sqrt())
     torch.testing.assert_close(found, kl_divergence(posterior.base_dist, law).sum(-1))

@@ -1,4 +1,4 @@
-"""The faults, room by room."""
+"""The planted faults, by theme."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from tests.mutation.fault import Fault
 from tests.mutation.faults import calculus, flow, hopf_lax, models, pde, potentials, transport
 
 FAULTS: tuple[Fault, ...] = tuple(
-    fault for room in (calculus, potentials, flow, hopf_lax, pde, models, transport) for fault in room.FAULTS
+    fault for theme in (calculus, potentials, flow, hopf_lax, pde, models, transport) for fault in theme.FAULTS
 )

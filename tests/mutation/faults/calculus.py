@@ -13,23 +13,25 @@ FAULTS = (
     Fault(
         "row sum for the trace",
         "latentflow/calculus/jets.py",
-        "laplacian = columns.diagonal(dim1=-2, dim2=-1).sum(-1) if",
-        "laplacian = columns.sum((-2, -1)) if",
+        "second[Derivative.LAPLACIAN] = hessian().diagonal(dim1=-2, dim2=-1).sum(-1)",
+        "second[Derivative.LAPLACIAN] = hessian().sum((-2, -1))",
         OPERATORS,
     ),
     Fault(
         "mean over coordinates for the trace",
         "latentflow/calculus/jets.py",
-        "laplacian = columns.diagonal(dim1=-2, dim2=-1).sum(-1) if",
-        "laplacian = columns.diagonal(dim1=-2, dim2=-1).mean(-1) if",
+        "second[Derivative.LAPLACIAN] = hessian().diagonal(dim1=-2, dim2=-1).sum(-1)",
+        "second[Derivative.LAPLACIAN] = hessian().diagonal(dim1=-2, dim2=-1).mean(-1)",
         OPERATORS,
     ),
     Fault(
         "the time counted in the trace",
         "latentflow/calculus/jets.py",
-        "laplacian = columns.diagonal(dim1=-2, dim2=-1).sum(-1) if",
-        "bend = jvp(lambda t: derivatives(z, t)[2], (t,), (torch.ones_like(t),))[1]\n"
-        "        laplacian = bend + columns.diagonal(dim1=-2, dim2=-1).sum(-1) if",
+        "        hessian=hessian,\n        products=products,",
+        "        laplacian=lambda: hessian().diagonal(dim1=-2, dim2=-1).sum(-1)\n"
+        "        + jvp(lambda t: derivatives(z, t)[2], (t,), (torch.ones_like(t),))[1],\n"
+        "        hessian=hessian,\n"
+        "        products=products,",
         OPERATORS,
     ),
     Fault(
@@ -43,8 +45,8 @@ FAULTS = (
     Fault(
         "the change of the time derivative for that of the gradient",
         "latentflow/calculus/jets.py",
-        "second_time = change[1] if",
-        "second_time = change[0].sum(-1) if",
+        "second_time_derivative=lambda: change[1],",
+        "second_time_derivative=lambda: change[0].sum(-1),",
         ("latentflow/calculus/test_second_derivatives.py",),
     ),
     Fault(
@@ -85,8 +87,8 @@ FAULTS = (
     Fault(
         "a sum over the probes",
         "latentflow/calculus/estimators.py",
-        'return _forms(jet).mean(-1)\n\n    def standard_error(self, jet: Jet) -> Tensor:\n        """Estimate',
-        'return _forms(jet).sum(-1)\n\n    def standard_error(self, jet: Jet) -> Tensor:\n        """Estimate',
+        "return JetRequest(Derivative.QUADRATIC, self.draw(z))",
+        "return JetRequest(Derivative.QUADRATIC, self.draw(z) * self.probes**0.5)",
         ESTIMATORS,
     ),
     Fault("the error of a population", "latentflow/calculus/estimators.py", "/ (count - 1))", "/ count)", HUTCH),
@@ -124,5 +126,27 @@ FAULTS = (
         "with torch.autocast(z.device.type, enabled=False):",
         "with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=True):",
         ("latentflow/calculus/test_autocast.py",),
+    ),
+    Fault(
+        "row sum for the trace of a Hessian that was requested too",
+        "latentflow/calculus/jets.py",
+        "second[Derivative.HESSIAN].diagonal(dim1=-2, dim2=-1).sum(-1)",
+        "second[Derivative.HESSIAN].sum((-2, -1))",
+        ("latentflow/calculus/test_derivatives.py", "latentflow/calculus/test_layered_jets.py"),
+    ),
+    Fault(
+        "a request of the estimator that is forgotten",
+        "latentflow/calculus/operators.py",
+        "request = JetRequest() if laplacian is None else laplacian.request(u, z, t)\n",
+        "request = JetRequest() if laplacian is None else laplacian.request(u, z, t)\n"
+        "    request = JetRequest(request.derivatives & ~Derivative.HESSIAN, request.probes)\n",
+        ("latentflow/testing/test_check_estimator.py",),
+    ),
+    Fault(
+        "an answer that nobody checks",
+        "latentflow/calculus/jets.py",
+        "jet = u.jet_rule(z, time, request)\n        check_answer(jet, request)",
+        "jet = u.jet_rule(z, time, request)",
+        ("latentflow/calculus/test_arguments.py",),
     ),
 )

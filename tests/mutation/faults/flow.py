@@ -1,4 +1,4 @@
-"""Faults in flows, volumes and densities."""
+"""Faults in flows, log-determinants and densities."""
 
 from __future__ import annotations
 
@@ -7,55 +7,56 @@ from tests.mutation.fault import Fault
 EXACTNESS = ("latentflow/flow/test_flow_exactness.py",)
 INTEGRATE = ("latentflow/flow/test_flow_integrate.py",)
 PUSH = ("latentflow/flow/test_flow_push_forward.py",)
+SCHEMES = ("latentflow/flow/test_flow_schemes.py",)
 
 FAULTS = (
     Fault(
         "velocity -grad u in the discrete flow",
         "latentflow/flow/euler.py",
-        "return Step(z + dt * jet.gradient,",
-        "return Step(z - dt * jet.gradient,",
+        "        z + dt * jet.gradient,",
+        "        z - dt * jet.gradient,",
         EXACTNESS,
     ),
     Fault(
         "a step without its length",
         "latentflow/flow/euler.py",
-        "return Step(z + dt * jet.gradient,",
-        "return Step(z + jet.gradient,",
+        "        z + dt * jet.gradient,",
+        "        z + jet.gradient,",
         EXACTNESS,
     ),
     Fault(
         "action without dt",
         "latentflow/flow/euler.py",
-        "action = dt * jet.gradient.square().sum(-1)",
-        "action = jet.gradient.square().sum(-1)",
+        "        dt * jet.gradient.square().sum(-1),",
+        "        jet.gradient.square().sum(-1),",
         EXACTNESS,
     ),
     Fault(
         "action with the factor 1/2",
         "latentflow/flow/euler.py",
-        "action = dt * jet.gradient.square().sum(-1)",
-        "action = dt * jet.gradient.square().sum(-1) / 2",
+        "        dt * jet.gradient.square().sum(-1),",
+        "        dt * jet.gradient.square().sum(-1) / 2,",
         EXACTNESS,
     ),
     Fault(
         "action as a mean over coordinates",
         "latentflow/flow/euler.py",
-        "action = dt * jet.gradient.square().sum(-1)",
-        "action = dt * jet.gradient.square().mean(-1)",
+        "        dt * jet.gradient.square().sum(-1),",
+        "        dt * jet.gradient.square().mean(-1),",
         EXACTNESS,
     ),
     Fault(
         "the time index off by one",
         "latentflow/flow/euler.py",
-        "make_step(potential, points[-1], before, after - before if dt is None else dt, volume)",
-        "make_step(potential, points[-1], after, after - before if dt is None else dt, volume)",
+        "euler_step(potential, points[-1], before, length, scheme.log_det, cost)",
+        "euler_step(potential, points[-1], before + length, length, scheme.log_det, cost)",
         EXACTNESS,
     ),
     Fault(
         "a stale point",
         "latentflow/flow/euler.py",
-        "make_step(potential, points[-1], before, after - before if dt is None else dt, volume)",
-        "make_step(potential, points[0], before, after - before if dt is None else dt, volume)",
+        "euler_step(potential, points[-1], before, length, scheme.log_det, cost)",
+        "euler_step(potential, points[0], before, length, scheme.log_det, cost)",
         EXACTNESS,
     ),
     Fault(
@@ -68,7 +69,7 @@ FAULTS = (
     Fault(
         "log_det of the wrong sign on the way back",
         "latentflow/flow/euler.py",
-        "return total if forward else -total",
+        "return -total if backwards else total",
         "return total",
         ("latentflow/flow/test_flow_inverse.py",),
     ),
@@ -111,8 +112,8 @@ FAULTS = (
     Fault(
         "folds seen by the sign alone",
         "latentflow/flow/log_det.py",
-        "return VolumeChange(log_det, sign, _not_positive(jacobian.detach()))",
-        "return VolumeChange(log_det, sign, sign <= 0)",
+        "return StepDeterminant(log_det, sign, _not_positive(jacobian.detach()))",
+        "return StepDeterminant(log_det, sign, sign <= 0)",
         ("latentflow/flow/test_flow_folds.py",),
     ),
     Fault(
@@ -125,8 +126,8 @@ FAULTS = (
     Fault(
         "a fold overlooked if any sample is free of it",
         "latentflow/flow/trajectory.py",
-        'if policy == "ignore" or not folded.any():',
-        'if policy == "ignore" or not folded.all():',
+        "trajectory.folded is None or not trajectory.folded.any():",
+        "trajectory.folded is None or not trajectory.folded.all():",
         ("latentflow/flow/test_flow_folds.py",),
     ),
     Fault(
@@ -160,20 +161,20 @@ FAULTS = (
     Fault(
         "the density divided where it is multiplied",
         "latentflow/flow/push_forward.py",
-        "return log_q0 + _log_det(path)",
-        "return log_q0 - _log_det(path)",
+        "return log_q0 + log_det",
+        "return log_q0 - log_det",
         PUSH,
     ),
     Fault(
         "two conventions of the density of samples",
         "latentflow/flow/push_forward.py",
-        "return path.z[-1], log_q0 - _log_det(path)",
-        "return path.z[-1], log_q0 + _log_det(path)",
+        "return z, log_q0 - log_det",
+        "return z, log_q0 + log_det",
         PUSH,
     ),
     Fault(
         "a noisy density reported in evaluation",
-        "latentflow/flow/flow.py",
+        "latentflow/flow/push_forward.py",
         "if source.stochastic and not self.flow.training:",
         "if source.stochastic and self.flow.training is None:",
         PUSH,
@@ -212,5 +213,56 @@ FAULTS = (
         "for _ in range(order):",
         "for _ in range(0):",
         ("latentflow/flow/test_flow_inverse.py",),
+    ),
+    Fault(
+        "a trajectory undone by another scheme",
+        "latentflow/flow/flow.py",
+        "end, times, scheme = z.z[-1], z.times, z.scheme",
+        "end, times, scheme = z.z[-1], z.times, ODE()",
+        SCHEMES,
+    ),
+    Fault(
+        "a running cost of discrete steps without their length",
+        "latentflow/flow/euler.py",
+        "None if cost is None else dt * evaluate_cost(",
+        "None if cost is None else evaluate_cost(",
+        SCHEMES,
+    ),
+    Fault(
+        "a trajectory made by hand undone all the same",
+        "latentflow/flow/flow.py",
+        "            if z.scheme is None:\n",
+        "            if z.scheme is None:\n"
+        "                z = type(z)(z.times, z.z, z.log_det, z.action, scheme=Euler())\n"
+        "            if z.scheme is None:\n",
+        SCHEMES,
+    ),
+    Fault(
+        "the divergence left out of the continuous flow",
+        "latentflow/flow/ode.py",
+        "rates.append(self.divergence.laplacian(jet))",
+        "rates.append(torch.zeros_like(jet.value))",
+        INTEGRATE,
+    ),
+    Fault(
+        "a transform with the determinant of its inverse",
+        "latentflow/flow/push_forward.py",
+        "self._last = (x, y, -log_det)",
+        "self._last = (x, y, log_det)",
+        SCHEMES,
+    ),
+    Fault(
+        "a transform that remembers the determinant of other points",
+        "latentflow/flow/push_forward.py",
+        "self._last is not None and self._last[0] is x and self._last[1] is y:",
+        "self._last is not None:",
+        SCHEMES,
+    ),
+    Fault(
+        "a policy for folds that the call cannot change",
+        "latentflow/flow/flow.py",
+        'return on_fold or ("warn" if self.training else "raise")',
+        'return "warn" if self.training else "raise"',
+        ("latentflow/flow/test_flow_folds.py",),
     ),
 )

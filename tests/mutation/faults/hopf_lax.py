@@ -39,8 +39,8 @@ FAULTS = (
     Fault(
         "the sign of the change of the velocity",
         "latentflow/flow/hopf_lax.py",
-        "gradient_time_derivative=-along if",
-        "gradient_time_derivative=along if",
+        "gradient_time_derivative=lambda: -along,",
+        "gradient_time_derivative=lambda: along,",
         HOPF_LAX,
     ),
     Fault(
@@ -53,8 +53,8 @@ FAULTS = (
     Fault(
         "log_det counted from time 0",
         "latentflow/flow/hopf_lax.py",
-        "log_det = change.log_det - change.log_det[0]",
-        "log_det = change.log_det",
+        "total = found.log_det - found.log_det[0]",
+        "total = found.log_det",
         FLOW,
     ),
     Fault(

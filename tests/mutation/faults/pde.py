@@ -52,10 +52,10 @@ FAULTS = (
     ),
     Fault(
         "the initial condition at time one",
-        "latentflow/pde/residual.py",
+        "latentflow_experiments/song2023.py",
         "return gradient(u, z, 0.0).square().sum(-1)",
         "return gradient(u, z, 1.0).square().sum(-1)",
-        LOSS,
+        ("experiments/test_song2023.py",),
     ),
     Fault(
         "the sign of heat",
@@ -71,8 +71,8 @@ FAULTS = (
     Fault(
         "u_t for u_tt",
         "latentflow/pde/equations.py",
-        'required(jet.second_time_derivative, "second_time_derivative")',
-        "jet.time_derivative",
+        "acceleration = jet.second_time_derivative",
+        "acceleration = jet.time_derivative",
         HEAT,
     ),
     Fault(
@@ -116,21 +116,21 @@ FAULTS = (
     Fault(
         "D for 2 D in the Fokker-Planck potential",
         "latentflow/pde/equations.py",
-        "spread = self.diffusion() * required",
-        "spread = self.diffusion() / 2 * required",
+        "spread = self.diffusion() * jet.laplacian",
+        "spread = self.diffusion() / 2 * jet.laplacian",
         FOKKER,
     ),
     Fault(
         "|grad l|^2 missing",
         "latentflow/pde/equations.py",
-        'spread = required(jet.laplacian, "laplacian") + jet.gradient.square().sum(-1)',
-        'spread = required(jet.laplacian, "laplacian")',
+        "spread = jet.laplacian + jet.gradient.square().sum(-1)",
+        "spread = jet.laplacian",
         FOKKER,
     ),
     Fault(
         "div b missing in the log form",
         "latentflow/pde/equations.py",
-        'return residual + required(phi.laplacian, "laplacian") + (phi.gradient * jet.gradient).sum(-1)',
+        "return residual + phi.laplacian + (phi.gradient * jet.gradient).sum(-1)",
         "return residual + (phi.gradient * jet.gradient).sum(-1)",
         FOKKER,
     ),
@@ -144,14 +144,14 @@ FAULTS = (
     Fault(
         "the growth of a density not proportional to it",
         "latentflow/pde/equations.py",
-        'growth = jet.value * required(phi.laplacian, "laplacian")',
-        'growth = required(phi.laplacian, "laplacian")',
+        "growth = jet.value * phi.laplacian",
+        "growth = phi.laplacian",
         FOKKER,
     ),
     Fault(
         "continuity without the divergence",
         "latentflow/pde/equations.py",
-        'return jet.time_derivative + required(u.laplacian, "laplacian") + (u.gradient',
+        "return jet.time_derivative + u.laplacian + (u.gradient",
         "return jet.time_derivative + (u.gradient",
         FOKKER,
     ),
@@ -200,8 +200,8 @@ FAULTS = (
     Fault(
         "the point after the step for the paper's",
         "latentflow_experiments/song2023.py",
-        "z = path.z[:-1]\n        return z, path",
-        "z = path.z[1:]\n        return z, path",
-        COLLOCATION,
+        "z = trajectory.z[:-1]\n        return z, trajectory",
+        "z = trajectory.z[1:]\n        return z, trajectory",
+        ("experiments/test_song2023.py",),
     ),
 )

@@ -24,7 +24,7 @@ FAULTS = (
     Fault(
         "the last layer left out of the Laplacian",
         "latentflow/potentials/layered.py",
-        "return total + (last * squared_directions(directions, gain, self.links[-1])).sum(-1)",
+        "return total + (last * squared_directions(directions, gain, self.hidden_weights[-1])).sum(-1)",
         "return total",
         LAYERED,
     ),
@@ -38,8 +38,8 @@ FAULTS = (
     Fault(
         "factor 2 missing in a backward pass by hand",
         "latentflow/potentials/layered.py",
-        "for x in (gains, 2 * grad))",
-        "for x in (gains, grad))",
+        "for x in (slopes, 2 * grad))",
+        "for x in (slopes, grad))",
         ("latentflow/calculus/test_squares.py",),
     ),
     Fault(
@@ -52,8 +52,8 @@ FAULTS = (
     Fault(
         "the acceleration of the time features left out",
         "latentflow/potentials/layered.py",
-        "second_time = terms.quadratic(tangents).squeeze(-1) + _along(pulls, bends)",
-        "second_time = terms.quadratic(tangents).squeeze(-1)",
+        "return terms.quadratic(time_tangents()).squeeze(-1) + _along(pre_adjoints, accelerations)",
+        "return terms.quadratic(time_tangents()).squeeze(-1)",
         ("latentflow/calculus/test_layered_jets.py",),
     ),
     Fault(

@@ -103,8 +103,8 @@ FAULTS = (
     Fault(
         "the energy without 1/2",
         "latentflow/transport/certificate.py",
-        "return path.action[-1].abs().mean() / 2",
-        "return path.action[-1].abs().mean()",
+        "return trajectory.action[-1].abs().mean() / 2",
+        "return trajectory.action[-1].abs().mean()",
         GAUSSIAN,
     ),
     Fault(

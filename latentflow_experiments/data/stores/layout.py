@@ -1,0 +1,222 @@
+"""The common parts of all stores: hashes and marks of files, the order of their images, reports of faults."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from latentflow_experiments.data.factors import Family, PublicFile
+from latentflow_experiments.data.frames import Indices
+from latentflow_experiments.errors import DataError
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its SHA-256, 64 hexadecimal digits.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: expected a readable file, got {error}") from error
+
+
+def published_faults(path: Path, published: Sequence[PublicFile]) -> list[str]:
+    """Compare a file with the published ones.
+
+    Args:
+        path: The file.
+        published: The published files of which it has to be one.
+
+    Returns:
+        What is wrong: nothing, or one line.
+    """
+    try:
+        found = file_sha256(path)
+    except DataError as error:
+        return [str(error)]
+    known = [file.sha256 for file in published]
+    if found in known:
+        return []
+    return [f"{path}: expected the published file with SHA-256 {' or '.join(known)}, got {found}"]
+
+
+def read_mark(text: str, path: Path) -> dict[str, object]:
+    """Read what a stand-in says of its making.
+
+    Args:
+        text: JSON.
+        path: Where it is from.
+
+    Returns:
+        Its contents.
+
+    Raises:
+        DataError: If it is not a JSON object.
+    """
+    try:
+        mark = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path}: expected JSON in the mark of a stand-in, got {error}") from error
+    if not isinstance(mark, dict):
+        raise DataError(f"{path}: expected a JSON object in the mark of a stand-in, got {mark!r}")
+    return mark
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The images of a file, as its arrays describe them.
+
+    Attributes:
+        digits: Which values of each factor are there; empty if that cannot be told.
+        readable: Whether the array of images has the type and the sizes that it should have.
+        faults: What is not as it should be, without the name of the file.
+    """
+
+    digits: tuple[tuple[int, ...], ...]
+    readable: bool
+    faults: tuple[str, ...]
+
+
+def digits_of_rows(digits: Indices, family: Family) -> tuple[tuple[int, ...], ...]:
+    """Find the values of each factor of which the rows are all combinations, in the order of the family.
+
+    Args:
+        digits: The digits of every row in the whole family, shape ``(n, factors)``.
+        family: The family.
+
+    Returns:
+        The values of each factor, ascending.
+
+    Raises:
+        ValueError: If a digit is out of range, or the rows are not all combinations in order, the last factor fastest.
+
+    Example:
+        >>> from latentflow_experiments.data.sets.shapes3d import SHAPES3D
+        >>> rows = np.array([[0, 0, 0, 0, 1, 3], [0, 0, 0, 0, 1, 7], [0, 2, 0, 0, 1, 3], [0, 2, 0, 0, 1, 7]])
+        >>> assert digits_of_rows(rows, SHAPES3D) == ((0,), (0, 2), (0,), (0,), (1,), (3, 7))
+    """
+    sizes = np.asarray(family.grid.sizes)
+    if not len(digits):
+        raise ValueError("expected at least one image, got none")
+    outside = (digits < 0) | (digits >= sizes)
+    if outside.any():
+        row, factor = np.argwhere(outside)[0].tolist()
+        raise ValueError(
+            f"row {row}: expected {family.grid.names[factor]} from 0 to {sizes[factor] - 1}, got {digits[row, factor]}"
+        )
+    there = [np.unique(digits[:, j]) for j in range(digits.shape[1])]
+    count = math.prod(map(len, there))
+    if len(digits) != count:
+        values = " x ".join(str(len(values)) for values in there)
+        raise ValueError(f"expected all {count} combinations of the {values} values that occur, got {len(digits)} rows")
+    positions = np.unravel_index(np.arange(count), tuple(map(len, there)))
+    for j, (kept, position) in enumerate(zip(there, positions, strict=True)):
+        wrong = np.flatnonzero(digits[:, j] != kept[position])
+        if len(wrong):
+            row = int(wrong[0])
+            raise ValueError(
+                f"row {row}: expected {family.grid.names[j]} {kept[position[row]]}, with the last factor running "
+                f"fastest, got {digits[row, j]}"
+            )
+    return tuple(tuple(kept.tolist()) for kept in there)
+
+
+def mark_digits(mark: dict[str, object], family: Family) -> tuple[tuple[int, ...], ...] | None:
+    """Return the values of each factor that a stand-in says it holds.
+
+    Args:
+        mark: What it says of its making.
+        family: The family.
+
+    Returns:
+        The values of each factor; None if it does not say.
+
+    Raises:
+        ValueError: If what it says are no ascending values of each factor.
+
+    Example:
+        >>> from latentflow_experiments.data.sets.dsprites import DSPRITES
+        >>> assert mark_digits({"digits": [[0], [1, 2], [5], [0], [0], [31]]}, DSPRITES)[1] == (1, 2)
+    """
+    kept = mark.get("digits")
+    if kept is None:
+        return None
+    sizes = family.grid.sizes
+    if not isinstance(kept, list) or len(kept) != len(sizes):
+        raise ValueError(f"digits: expected values of {len(sizes)} factors, got {kept!r}")
+    for values, factor in zip(kept, family.factors, strict=True):
+        if not isinstance(values, list) or not values or any(type(value) is not int for value in values):
+            raise ValueError(f"digits: expected values of {factor.name}, got {values!r}")
+        if values != sorted(set(values)) or values[0] < 0 or values[-1] >= factor.size:
+            raise ValueError(f"digits: expected {factor.name} ascending from 0 to {factor.size - 1}, got {values}")
+    return tuple(tuple(values) for values in kept)
+
+
+def mark_faults(mark: dict[str, object], digits: tuple[tuple[int, ...], ...]) -> list[str]:
+    """Compare what a stand-in says it holds with what is there.
+
+    Args:
+        mark: What it says of its making.
+        digits: The values of each factor that are there; empty if that cannot be told.
+
+    Returns:
+        What is wrong: nothing, or one line.
+    """
+    said = mark.get("digits")
+    if said is None or not digits or said == [list(kept) for kept in digits]:
+        return []
+    return [f"synthetic: expected the digits {[list(kept) for kept in digits]}, those of the images, got {said}"]
+
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Report:
+    """The faults that a check found in a data set.
+
+    Attributes:
+        path: Where it is.
+        name: What it is of.
+        images: The number of images that could be read and are right.
+        synthetic: Whether it says that it is a synthetic stand-in.
+        faults: What is wrong with it, one line each.
+
+    Example:
+        >>> report = Report(Path("images"), "Isaac3D", 2, True, ("images/000002.png: missing",))
+        >>> print(report.text())
+        images: Isaac3D (synthetic stand-in), 2 images read, 1 fault
+          images/000002.png: missing
+    """
+
+    path: Path
+    name: str
+    images: int
+    synthetic: bool
+    faults: tuple[str, ...]
+
+    def text(self) -> str:
+        """Format the report in a few lines, with the first faults."""
+        kind = "synthetic stand-in" if self.synthetic else "not marked as synthetic"
+        count = len(self.faults)
+        verdict = f"{count or 'no'} fault{'s' * (count > 1)}"
+        lines = [f"{self.path}: {self.name} ({kind}), {self.images:,} images read, {verdict}"]
+        lines += [f"  {fault}" for fault in self.faults[:_SHOWN]]
+        if count > _SHOWN:
+            lines.append(f"  ... and {count - _SHOWN} more")
+        return "\n".join(lines)

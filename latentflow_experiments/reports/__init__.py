@@ -1,0 +1,1 @@
+"""Reports on runs and records: tables, strips of frames and comparisons."""

@@ -1,0 +1,117 @@
+"""Several evaluated runs in one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from latentflow_experiments.configuration import TrainConfig, options
+from latentflow_experiments.errors import ExperimentError
+from latentflow_experiments.reports.tables import table
+from latentflow_experiments.runs import RunFolder, read_evaluation
+
+Columns = dict[str, str]
+
+
+PROPOSED = (": by flow", ": by encoder")
+
+
+def compare(folders: Sequence[RunFolder]) -> str:
+    """Lay out what was measured of several runs side by side, in Markdown.
+
+    Args:
+        folders: The runs, evaluated.
+
+    Returns:
+        Tables with a row for each run, named by the options in which it differs from the default. The first has the
+        equivariance errors and, where there are flows, the transport of each transformation and the largest share of
+        folded samples among them. Where a run has them, one follows of the bounds of the log-likelihood of a frame,
+        with the most samples that were taken, and one of the predictability after the last epoch and of the
+        transformations that were recovered without labels.
+
+    Raises:
+        ExperimentError: If a run has no evaluation, or the runs are not of the same transformations.
+    """
+    collected: tuple[list[Columns], ...] = ([], [], [])
+    transformations: tuple[str, ...] = ()
+    for folder in folders:
+        evaluation = read_evaluation(folder)
+        names = tuple(evaluation["result"]["errors"])
+        if transformations not in ((), names):
+            raise ExperimentError(
+                f"{folder.path}: expected the transformations {', '.join(transformations)}, got {', '.join(names)}"
+            )
+        transformations = names
+        label = {"run": _label(evaluation["provenance"])}
+        parts = (_errors(evaluation), _likelihood(folder), _predictability(folder, evaluation))
+        for rows, part in zip(collected, parts, strict=True):
+            if part:
+                rows.append(label | part)
+    return "\n\n".join(_table(rows) for rows in collected if rows)
+
+
+def _table(rows: Sequence[Columns]) -> str:
+    longest = max(rows, key=len)
+    columns = tuple(dict.fromkeys([*longest, *(column for row in rows for column in row)]))
+    if any(column.endswith(PROPOSED) for column in columns):
+        columns = ("run", *sorted(columns[1:]))
+    return table(columns, [tuple(row.get(column, "") for column in columns) for row in rows], left=0)
+
+
+def _errors(evaluation: dict[str, Any]) -> Columns:
+    row = {"steps": f"{evaluation['provenance']['steps']:,}"}
+    row |= {f"E {name}": f"{error['output']:.1f}" for name, error in evaluation["result"]["errors"].items()}
+    transport = evaluation["transport"]
+    row |= {f"cost / W2^2 {name}": _ratio(entry["ratio"]) for name, entry in transport.items()}
+    if transport:
+        row["folded"] = f"{100 * max(entry['folded'] for entry in transport.values()):.1f} %"
+    return row
+
+
+def _likelihood(folder: RunFolder) -> Columns:
+    """Return the bounds by every proposal, and those of whole sequences."""
+    if not folder.metric("likelihood").exists():
+        return {}
+    proposals = json.loads(folder.metric("likelihood").read_text(encoding="utf-8"))["result"]
+    columns: Columns = {}
+    for proposal, found in proposals.items():
+        bounds = found["bounds"]
+        samples, steps = str(max(bounds["samples"])), bounds["steps"]
+        for observation, average in bounds["average"].items():
+            columns[f"{observation}: by {proposal}"] = "folds" if average is None else _nats(average[samples])
+            sequence = bounds["sequence"][observation]
+            if sequence is not None:
+                columns[f"{observation}: sequence / T"] = _nats(sequence[samples] / steps)
+    return columns
+
+
+def _predictability(folder: RunFolder, evaluation: dict[str, Any]) -> Columns:
+    columns: Columns = {}
+    if folder.metric("vp").exists():
+        scores = json.loads(folder.metric("vp").read_text(encoding="utf-8"))["result"]
+        for kind, score in scores.items():
+            last, best = (f"{100 * score[name]:.1f} %" for name in ("last", "best"))
+            columns[f"VP, labels {kind}"] = f"{last} ({best})"
+    recovery = evaluation.get("recovery")
+    if recovery is not None:
+        columns["k recovered"] = f"{100 * recovery['accuracy']:.2f} %"
+    return columns
+
+
+def _label(provenance: dict[str, Any]) -> str:
+    """Name a run by its options, and say so if its data is synthetic."""
+    config = TrainConfig.from_values(provenance["run"])
+    words = options(asdict(config), asdict(TrainConfig(config.dataset)))
+    synthetic = " (synthetic)" if provenance.get("data", {}).get("synthetic") else ""
+    return f"`{' '.join([config.dataset, *words])}`{synthetic}"
+
+
+def _nats(bound: float) -> str:
+    """Write a bound; one that says nothing any more, as powers of ten."""
+    return f"{bound:.1f}" if abs(bound) < 1e6 else f"{bound:.0e}"
+
+
+def _ratio(ratio: float | None) -> str:
+    return "inf" if ratio is None else f"{ratio:.3f}"
