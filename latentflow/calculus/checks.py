@@ -9,19 +9,7 @@ from torch import Tensor
 
 
 def check_index(k: int | Tensor, count: int) -> Tensor:
-    """Check that ``k`` holds indices of fields.
-
-    Args:
-        k: A number or an int64 tensor.
-        count: The number of fields.
-
-    Returns:
-        The index as a tensor, of the shape of ``k``.
-
-    Raises:
-        TypeError: If ``k`` is not of dtype int64.
-        ValueError: If an index lies outside ``0..count-1``.
-    """
+    """Return indices of fields as a tensor; raise a TypeError or ValueError unless they are int64 in ``0..count-1``."""
     if isinstance(k, int) and not 0 <= k < count:
         raise ValueError(f"k: expected indices in 0..{count - 1}, got {k}")
     index = torch.as_tensor(k)
@@ -35,45 +23,19 @@ def check_index(k: int | Tensor, count: int) -> Tensor:
 
 
 def check_count(name: str, value: int) -> None:
-    """Check that a number of things is a positive integer.
-
-    Args:
-        name: The name of the argument.
-        value: The number.
-
-    Raises:
-        ValueError: If it is not a positive integer.
-    """
+    """Check that the argument ``name`` is a positive integer; raise a ValueError otherwise."""
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}: expected a positive integer, got {value!r}")
 
 
 def check_hidden(hidden: Sequence[int]) -> None:
-    """Check the widths of the hidden layers of a network.
-
-    Args:
-        hidden: The widths.
-
-    Raises:
-        ValueError: If there is no hidden layer, or one of no width.
-    """
+    """Check the widths of the hidden layers of a network; raise a ValueError unless they are positive."""
     if len(hidden) == 0 or min(hidden) < 1:
         raise ValueError(f"hidden: expected at least one positive width, got {tuple(hidden)}")
 
 
 def expand_weight(weight: Tensor, batch: torch.Size) -> Tensor:
-    """Return one weight for each sample, of shape ``(*batch,)``.
-
-    Args:
-        weight: A tensor of shape ``()`` or one that broadcasts to ``(*batch,)``.
-        batch: The batch shape.
-
-    Returns:
-        The weights.
-
-    Raises:
-        ValueError: If the weight does not broadcast to the batch shape.
-    """
+    """Expand a weight to the batch shape; raise a ValueError if it does not broadcast."""
     try:
         return weight.expand(batch)
     except RuntimeError:

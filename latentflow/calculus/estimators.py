@@ -17,31 +17,30 @@ Noise: TypeAlias = Literal["rademacher", "gaussian"]
 
 
 class Estimator(Protocol):
-    """Asks a derivative pass for what it needs and reads the Laplacian off the jet that comes back."""
+    """An estimator of the Laplacian: a request to the derivative pass, and a rule for the jet that answers it."""
 
     @property
     def stochastic(self) -> bool:
         """Whether the result is random; a reported likelihood bound refuses such an estimate."""
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
-        """Say which second derivatives of ``u`` are needed at ``z`` of shape ``(*batch, dim)`` and ``t``."""
+        """Return the request for ``u`` at ``z`` of shape ``(*batch, dim)`` and ``t``."""
 
     def laplacian(self, jet: Jet) -> Tensor:
-        """Read the Laplacian, of shape ``(*batch,)``, off the jet that answers the request."""
+        """Compute the Laplacian ``(*batch,)`` from the jet that answers the request."""
 
     def fixed(self, z: Tensor) -> Estimator:
-        """Draw all noise for points like ``z`` now, so that what comes back is a smooth function of the point."""
+        """Return the estimator with fixed noise for points like ``z``: a smooth function of the point."""
 
 
 @dataclass(frozen=True)
 class Exact:
     r"""The exact Laplacian :math:`\Delta u = \operatorname{tr} \nabla^2 u`.
 
-    Structured potentials (networks, quadratics, their sums and banks) use their own rule; any other callable is
-    differentiated ``dim`` times by forward over reverse mode.
+    Networks, quadratics, their sums and banks have rules of their own; for any other callable it costs ``dim``
+    derivatives in forward over reverse mode.
 
     Example:
-        >>> import torch
         >>> from latentflow import laplacian
         >>> z = torch.randn(4, 3, dtype=torch.float64)
         >>> value = laplacian(lambda z, t: z.pow(2).sum(-1), z, 0.0, Exact())
@@ -51,30 +50,20 @@ class Exact:
     stochastic: ClassVar[bool] = False
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:  # noqa: ARG002 - the protocol's signature
-        """Ask for the exact trace."""
+        """Request the exact trace."""
         return JetRequest(Derivative.LAPLACIAN)
 
     def laplacian(self, jet: Jet) -> Tensor:
-        """Return the trace that the pass computed."""
+        """Return the trace."""
         return jet.laplacian
 
     def fixed(self, z: Tensor) -> Exact:  # noqa: ARG002 - the protocol's signature
-        """Return the estimator itself: it draws nothing."""
+        """Return the estimator itself."""
         return self
 
 
 def draw_probes(z: Tensor, count: int, noise: Noise, generator: torch.Generator | None) -> Tensor:
-    r"""Draw vectors with :math:`E\,vv^\top = I` for the points ``z``.
-
-    Args:
-        z: The points, of shape ``(*batch, dim)``.
-        count: The number of probes for each point.
-        noise: The distribution of their entries.
-        generator: The source of randomness, or None for torch's global one.
-
-    Returns:
-        The probes, of shape ``(*batch, count, dim)``, in the dtype and on the device of ``z``.
-    """
+    r"""Draw probes with :math:`E\,vv^\top = I`, of shape ``(*batch, count, dim)``, for ``z`` of ``(*batch, dim)``."""
     shape = (*z.shape[:-1], count, z.shape[-1])
     if noise == "gaussian":
         return torch.randn(shape, generator=generator, dtype=z.dtype, device=z.device)
@@ -83,14 +72,7 @@ def draw_probes(z: Tensor, count: int, noise: Noise, generator: torch.Generator 
 
 
 def check_noise(noise: Noise) -> None:
-    """Check the name of a distribution of probes.
-
-    Args:
-        noise: The name.
-
-    Raises:
-        ValueError: If it is neither ``"rademacher"`` nor ``"gaussian"``.
-    """
+    """Check the name of a distribution of probes; raise a ValueError if it is unknown."""
     if noise not in ("rademacher", "gaussian"):
         raise ValueError(f"noise: expected 'rademacher' or 'gaussian', got {noise!r}")
 
@@ -99,14 +81,12 @@ def check_noise(noise: Noise) -> None:
 class FixedProbes:
     r"""Hutchinson's estimate :math:`\frac1m \sum_i v_i^\top H v_i` with given probes.
 
-    Where the same probes serve all of a trajectory, the right-hand side of its equation stays smooth, and the solver's
-    error control works.
+    With the same probes along a trajectory the right-hand side of an ODE stays smooth.
 
     Args:
         probes: The probes :math:`v_i`, of shape ``(*batch, m, dim)``.
 
     Example:
-        >>> import torch
         >>> from latentflow import laplacian
         >>> z = torch.randn(4, 2, dtype=torch.float64)
         >>> probes = 2**0.5 * torch.eye(2, dtype=torch.float64).expand(4, 2, 2)  # orthogonal: exact
@@ -119,7 +99,7 @@ class FixedProbes:
     stochastic: ClassVar[bool] = True
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:  # noqa: ARG002 - the protocol's signature
-        """Ask for the quadratic forms of the probes."""
+        """Request the quadratic forms of the probes."""
         return JetRequest(Derivative.QUADRATIC, self.probes)
 
     def laplacian(self, jet: Jet) -> Tensor:
@@ -127,17 +107,7 @@ class FixedProbes:
         return jet.quadratic.mean(-1)
 
     def standard_error(self, jet: Jet) -> Tensor:
-        r"""Estimate the standard deviation of the average, :math:`s/\sqrt m` with the sample deviation ``s``.
-
-        Args:
-            jet: The jet that answers the request.
-
-        Returns:
-            The standard error, of shape ``(*batch,)``.
-
-        Raises:
-            ValueError: If there is one probe only.
-        """
+        r"""Estimate the standard error :math:`s/\sqrt m` ``(*batch,)``; raise a ValueError for a single probe."""
         return mean_error(jet.quadratic)
 
     def fixed(self, z: Tensor) -> FixedProbes:  # noqa: ARG002 - the protocol's signature
@@ -149,14 +119,14 @@ class FixedProbes:
 class Hutchinson:
     r"""Hutchinson's estimate of the Laplacian, :math:`\frac1m \sum_i v_i^\top H v_i` with :math:`E\,vv^\top = I`.
 
-    It is unbiased. The variance of one probe is :math:`2(\|H\|_F^2 - \sum_i H_{ii}^2)` for Rademacher noise and
-    :math:`2\|H\|_F^2` for Gaussian noise; ``m`` independent probes divide it by ``m``. An unbiased Laplacian
-    does not make an unbiased :math:`\log|1 + \Delta u|`, nor an unbiased importance weight: use it to train only.
+    It is unbiased, with the variance :math:`\frac2m (\|H\|_F^2 - \sum_i H_{ii}^2)` for Rademacher noise and
+    :math:`\frac2m \|H\|_F^2` for Gaussian noise. It biases :math:`\log|1 + \Delta u|` and importance weights: use it
+    to train only.
 
     Args:
         probes: The number ``m`` of probes for each point.
         noise: The distribution of the entries of a probe.
-        generator: The source of randomness, or None for torch's global one.
+        generator: The source of randomness.
 
     Raises:
         ValueError: If ``probes`` is not a positive integer, or ``noise`` is unknown.
@@ -166,7 +136,6 @@ class Hutchinson:
           (Hutchinson, 1989)
 
     Example:
-        >>> import torch
         >>> from latentflow import laplacian
         >>> z = torch.randn(4, 3, dtype=torch.float64)
         >>> value = laplacian(lambda z, t: z.pow(2).sum(-1), z, 0.0, Hutchinson(probes=2))
@@ -184,18 +153,11 @@ class Hutchinson:
         check_noise(self.noise)
 
     def draw(self, z: Tensor) -> Tensor:
-        """Draw probes for the points ``z``.
-
-        Args:
-            z: The points, of shape ``(*batch, dim)``.
-
-        Returns:
-            The probes, of shape ``(*batch, probes, dim)``, in the dtype and on the device of ``z``.
-        """
+        """Draw probes ``(*batch, probes, dim)`` for points ``z`` of shape ``(*batch, dim)``."""
         return draw_probes(z, self.probes, self.noise, self.generator)
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:  # noqa: ARG002 - the protocol's signature
-        """Ask for the quadratic forms of freshly drawn probes."""
+        """Request the quadratic forms of new probes."""
         return JetRequest(Derivative.QUADRATIC, self.draw(z))
 
     def laplacian(self, jet: Jet) -> Tensor:
@@ -203,26 +165,16 @@ class Hutchinson:
         return jet.quadratic.mean(-1)
 
     def standard_error(self, jet: Jet) -> Tensor:
-        """Estimate the standard deviation of the average, see :meth:`FixedProbes.standard_error`."""
+        """Estimate the standard error; see :meth:`FixedProbes.standard_error`."""
         return mean_error(jet.quadratic)
 
     def fixed(self, z: Tensor) -> FixedProbes:
-        """Draw the probes for points of the shape ``(*batch, dim)`` of ``z`` now."""
+        """Return the estimator with probes drawn for points like ``z``."""
         return FixedProbes(self.draw(z))
 
 
 def mean_error(samples: Tensor) -> Tensor:
-    r"""Estimate the standard deviation of a mean, :math:`s/\sqrt m` with the sample deviation ``s``.
-
-    Args:
-        samples: The samples, of shape ``(*batch, m)``.
-
-    Returns:
-        The standard error, of shape ``(*batch,)``.
-
-    Raises:
-        ValueError: If there is one sample only.
-    """
+    r"""Estimate the standard error :math:`s/\sqrt m` of the mean of samples ``(*batch, m)``, of shape ``(*batch,)``."""
     count: int = samples.shape[-1]
     if count < 2:
         raise ValueError(f"probes: expected at least 2 for a standard error, got {count}")
@@ -241,15 +193,14 @@ class HutchPlusPlus:
         \Delta u \approx \operatorname{tr}(Q^\top H Q)
         + \frac1k \sum_{i=1}^k g_i^\top (I - QQ^\top) H (I - QQ^\top) g_i .
 
-    It is unbiased for any ``Q`` that does not depend on ``G``; so no gradient flows through ``Q``, and the gradient is
-    unbiased too. It is exact where the rank of ``H`` is at most ``k``. For positive semidefinite ``H`` its error falls
-    as :math:`1/m` in the number ``m`` of products, Hutchinson's as :math:`1/\sqrt m`; the Hessian of a network is
-    indefinite, where nothing is promised. Like every stochastic Laplacian it is for training only.
+    It is unbiased, as is its gradient, which does not flow through ``Q``, and exact where the rank of ``H`` is at most
+    ``k``. For positive semidefinite ``H`` the error falls as :math:`1/m` in the number ``m`` of products, against
+    :math:`1/\sqrt m` for Hutchinson's estimate. Use it to train only.
 
     Args:
         probes: The number of products with the Hessian, a multiple of 3.
         noise: The distribution of the entries of ``G``.
-        generator: The source of randomness, or None for torch's global one.
+        generator: The source of randomness.
 
     Raises:
         ValueError: If ``probes`` is not a positive multiple of 3, or ``noise`` is unknown.
@@ -278,7 +229,7 @@ class HutchPlusPlus:
         check_noise(self.noise)
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
-        """Multiply the Hessian by ``S`` once, and ask for the forms of ``Q`` and of the rest of ``G``."""
+        """Compute ``Q`` by one pass, and request the forms of ``Q`` and of the rest of ``G``."""
         return self.fixed(z).request(u, z, t)
 
     def laplacian(self, jet: Jet) -> Tensor:
@@ -286,11 +237,11 @@ class HutchPlusPlus:
         return _laplacian(jet, self.probes // 3)
 
     def standard_error(self, jet: Jet) -> Tensor:
-        """Estimate the standard deviation given ``Q``: that of the average over the rest, of shape ``(*batch,)``."""
+        """Estimate the standard error given ``Q``, of shape ``(*batch,)``."""
         return mean_error(_split(jet, self.probes // 3)[1])
 
     def fixed(self, z: Tensor) -> FixedHutchPlusPlus:
-        """Draw ``S`` and ``G`` for points of the shape ``(*batch, dim)`` of ``z`` now; ``Q`` follows the point."""
+        """Return the estimator with ``S`` and ``G`` drawn for points like ``z``."""
         sketch = draw_probes(z, self.probes // 3, "gaussian", self.generator)  # signs alone are often parallel
         return FixedHutchPlusPlus(sketch, draw_probes(z, self.probes // 3, self.noise, self.generator))
 
@@ -310,7 +261,7 @@ class FixedHutchPlusPlus:
     stochastic: ClassVar[bool] = True
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
-        """Multiply the Hessian by ``S`` once, and ask for the forms of ``Q`` and of the rest of ``G``."""
+        """Compute ``Q`` by one pass, and request the forms of ``Q`` and of the rest of ``G``."""
         with torch.no_grad():
             products = evaluate_jet(u, z, t, JetRequest(Derivative.PRODUCTS, self.sketch)).products
             precise = torch.promote_types(products.dtype, torch.float32)
@@ -323,7 +274,7 @@ class FixedHutchPlusPlus:
         return _laplacian(jet, self.rest.shape[-2])
 
     def standard_error(self, jet: Jet) -> Tensor:
-        """Estimate the standard deviation given ``Q``, see :meth:`HutchPlusPlus.standard_error`."""
+        """Estimate the standard error given ``Q``, of shape ``(*batch,)``."""
         return mean_error(_split(jet, self.rest.shape[-2])[1])
 
     def fixed(self, z: Tensor) -> FixedHutchPlusPlus:  # noqa: ARG002 - the protocol's signature

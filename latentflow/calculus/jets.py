@@ -67,18 +67,7 @@ WITH_PROBES = Derivative.QUADRATIC | Derivative.PRODUCTS
 
 
 def check_requires(requires: Derivative) -> Derivative:
-    """Check the derivatives that a residual, a running cost or a call of :func:`jet` requires.
-
-    Args:
-        requires: The derivatives.
-
-    Returns:
-        The derivatives.
-
-    Raises:
-        TypeError: If they are no members of :class:`Derivative`.
-        ValueError: If one of them needs probes or factors.
-    """
+    """Return required derivatives; raise a TypeError or ValueError unless they need no probes and no factors."""
     if not isinstance(requires, Derivative):
         raise TypeError(f"requires: expected members of Derivative, got {requires!r}")
     if requires & ~WITHOUT_PROBES:
@@ -321,31 +310,14 @@ class Jet:
 
     @staticmethod
     def total(jets: Sequence[Jet]) -> Jet:
-        """Add jets field by field: return the jet of the sum of the potentials.
-
-        Args:
-            jets: The jets, at least one, that answer the same request.
-
-        Returns:
-            Their sum.
-        """
+        """Add jets that answer the same request: return the jet of the sum of the potentials."""
         result = jets[0]
         for jet in jets[1:]:
             result = Jet.combine(lambda a, b: a + b, result, jet)
         return result
 
     def scale(self, weight: float | Tensor) -> Jet:
-        """Multiply by a weight: return the jet of ``weight * u``.
-
-        Args:
-            weight: A number, or a tensor of shape ``()`` or ``(*batch,)``.
-
-        Returns:
-            The scaled jet.
-
-        Raises:
-            ValueError: If the weight does not broadcast to ``(*batch,)``.
-        """
+        """Return the jet of ``weight * u`` for a number or a tensor that broadcasts to ``(*batch,)``."""
         if not isinstance(weight, Tensor):
             return self.map(lambda field: field * weight)
         batch = self.value.shape
@@ -358,16 +330,7 @@ def _not_requested(derivative: Derivative) -> str:
 
 
 def check_answer(jet: Jet, request: JetRequest) -> None:
-    """Check that a jet holds all that was requested.
-
-    Args:
-        jet: The jet.
-        request: The request.
-
-    Raises:
-        TypeError: If it is no jet.
-        ValueError: If a second derivative is missing.
-    """
+    """Check that a jet answers a request; raise a TypeError or ValueError otherwise."""
     if not isinstance(jet, Jet):
         raise TypeError(f"u: expected its jet_rule to return a Jet, got {type(jet).__name__}")
     wanted = request.derivatives._value_
@@ -380,16 +343,7 @@ def check_answer(jet: Jet, request: JetRequest) -> None:
 
 
 def check_points(z: Tensor, dim: int | None = None) -> None:
-    """Check that ``z`` is a floating-point tensor of shape ``(*batch, dim)``.
-
-    Args:
-        z: The points.
-        dim: The number of coordinates expected, or None for any.
-
-    Raises:
-        TypeError: If ``z`` is not a tensor of a floating-point dtype.
-        ValueError: If ``z`` has no last dimension, or one of another size than ``dim``.
-    """
+    """Check that ``z`` is a floating-point tensor ``(*batch, dim)``; raise a TypeError or ValueError otherwise."""
     if not isinstance(z, Tensor):
         raise TypeError(f"z: expected a tensor of shape (*batch, dim), got {type(z).__name__}")
     if not z.is_floating_point():
@@ -401,23 +355,7 @@ def check_points(z: Tensor, dim: int | None = None) -> None:
 
 
 def expand_time(t: Time, z: Tensor) -> Tensor:
-    """Return one time for each point, of shape ``(*batch,)``, in the dtype and on the device of ``z``.
-
-    Args:
-        t: A number, or a tensor of shape ``()`` or one that broadcasts to ``(*batch,)``.
-        z: The points, of shape ``(*batch, dim)``.
-
-    Returns:
-        The times.
-
-    Raises:
-        ValueError: If ``t`` does not broadcast to the batch shape of ``z``.
-
-    Example:
-        >>> z = torch.zeros(2, 3, 5)
-        >>> assert expand_time(0.5, z).shape == (2, 3)
-        >>> assert torch.equal(expand_time(torch.tensor([1, 2, 3]), z)[1], torch.tensor([1.0, 2.0, 3.0]))
-    """
+    """Return one time for each point ``z``, of shape ``(*batch,)``; raise a ValueError if ``t`` does not broadcast."""
     time = torch.as_tensor(t, dtype=z.dtype, device=z.device)
     batch = z.shape[:-1]
     try:
@@ -430,19 +368,7 @@ def expand_time(t: Time, z: Tensor) -> Tensor:
 
 
 def check_value(value: Tensor, z: Tensor) -> Tensor:
-    """Check that a field returned one value for each point, and return that value.
-
-    Args:
-        value: What the field returned at ``z``.
-        z: The points, of shape ``(*batch, dim)``.
-
-    Returns:
-        The value, of shape ``(*batch,)``.
-
-    Raises:
-        TypeError: If ``value`` is not a tensor.
-        ValueError: If its shape is not the batch shape of ``z``.
-    """
+    """Return the value of a field at ``z``; raise a TypeError or ValueError unless it is a tensor ``(*batch,)``."""
     if not isinstance(value, Tensor):
         raise TypeError(f"u: expected u(z, t) to return a tensor, got {type(value).__name__}")
     if value.shape != z.shape[:-1]:
@@ -457,33 +383,15 @@ def transformed() -> bool:
     """Return whether the code runs inside ``torch.func.vmap``, ``grad``, ``jvp`` or their like.
 
     Nested forward mode of torch (seen in 2.13) gives wrong numbers through a custom ``autograd.Function`` and through
-    ``torch.linalg.slogdet``. What depends on it takes another way there.
-
-    Example:
-        >>> assert not transformed()
-        >>> assert torch.func.vmap(lambda x: x * transformed())(torch.ones(3)).all()
+    ``torch.linalg.slogdet``.
     """
     return torch._C._are_functorch_transforms_active()
 
 
 def outside_autocast(function: Callable[Concatenate[U, Tensor, P], R]) -> Callable[Concatenate[U, Tensor, P], R]:
-    """Make a function of a field and points run outside ``torch.autocast``, in float32 or better.
+    """Make a function of a field ``u``, points ``z`` and more run outside ``torch.autocast``, in float32 or better.
 
-    Second derivatives and determinants lose too much in bfloat16. Points of a lower precision are converted to float32
-    first; outside autocast nothing changes.
-
-    Args:
-        function: Takes a field ``u``, points ``z``, and more.
-
-    Returns:
-        The same function, for any mode.
-
-    Example:
-        >>> @outside_autocast
-        ... def square(u, z):
-        ...     return z @ z
-        >>> with torch.autocast("cpu", dtype=torch.bfloat16):
-        ...     assert square(None, torch.eye(2, dtype=torch.bfloat16)).dtype == torch.float32
+    Second derivatives and determinants lose too much in bfloat16. Outside autocast nothing changes.
     """
 
     @wraps(function)
@@ -503,7 +411,7 @@ def _autocasts(device: str) -> bool:
 
 @runtime_checkable
 class SupportsJet(Protocol):
-    """A field that knows its own derivatives."""
+    """A field with a rule for its derivatives."""
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         """Return the jet at ``z`` of shape ``(*batch, dim)`` and ``t`` of shape ``(*batch,)``."""
@@ -542,21 +450,10 @@ def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
 
     The reverse pass gives :math:`u, \nabla_z u, \partial_t u` together. Each direction :math:`v` of a second-order
     request costs one forward-mode product :math:`H v = \partial_\epsilon \nabla u(z + \epsilon v)`; the trace and the
-    Hessian take ``dim`` of them. One more, along the time, gives :math:`\partial_t^2 u` and :math:`\partial_t \nabla u`.
+    Hessian take ``dim`` of them. One along the time gives :math:`\partial_t^2 u` and :math:`\partial_t \nabla u`.
     No sample may depend on another one (so no batch norm).
 
-    Args:
-        u: The field, with values of shape ``(*batch,)``.
-        z: The points, of shape ``(*batch, dim)``.
-        t: The times, of shape ``(*batch,)``.
-        request: The second derivatives wanted; the Hessian in factors is not among them.
-
-    Returns:
-        The jet, differentiable to any order that ``u`` is, also under ``torch.no_grad`` and ``torch.inference_mode``.
-
-    Raises:
-        TypeError: If ``u`` does not return a tensor.
-        ValueError: If ``u`` does not return one value for each point.
+    The jet is differentiable to any order that ``u`` is, also under ``torch.no_grad`` and ``torch.inference_mode``.
     """
     z, t = z.contiguous(), t.contiguous()  # forward mode refuses points that share their memory, as a repeated time
 

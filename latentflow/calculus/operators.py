@@ -33,16 +33,15 @@ def jet(
     r"""Compute :math:`u, \nabla_z u, \partial_t u` and second derivatives of a field in one pass.
 
     Args:
-        u: A potential, or any callable ``u(z, t)`` that maps ``(*batch, dim)`` and ``(*batch,)`` to ``(*batch,)``
-            and treats every sample alone. It receives ``t`` as a tensor in the dtype and on the device of ``z``.
-        z: The points, of shape ``(*batch, dim)``; any batch shape, ``()`` and size 0 included.
+        u: A potential, or any callable from ``(*batch, dim)`` and ``(*batch,)`` to ``(*batch,)``, sample by sample.
+        z: The points, of shape ``(*batch, dim)``.
         t: The times: a number, or a tensor of shape ``()`` or ``(*batch,)``.
-        laplacian: How to obtain the Laplacian, or None to leave it out.
-        requires: What else to return, such as ``Derivative.HESSIAN | Derivative.SECOND_TIME_DERIVATIVE``.
+        laplacian: The estimator of the Laplacian, or None to leave it out.
+        requires: Further derivatives, such as ``Derivative.HESSIAN | Derivative.SECOND_TIME_DERIVATIVE``.
 
     Returns:
-        The jet; differentiable with respect to ``z``, ``t`` and the parameters of ``u``. Inputs are not mutated.
-        Under ``torch.autocast`` its fields are float32, or float64 where ``z`` is.
+        The jet, differentiable with respect to ``z``, ``t`` and the parameters of ``u``; under ``torch.autocast`` in
+        float32, or in float64 where ``z`` is.
 
     Raises:
         TypeError: If ``z`` is not a floating-point tensor, or ``u`` does not return a tensor.
@@ -54,7 +53,6 @@ def jet(
         >>> field = lambda z, t: t * z.pow(2).sum(-1) / 2
         >>> result = jet(field, z, 2.0)
         >>> torch.testing.assert_close(result.gradient, 2 * z)
-        >>> torch.testing.assert_close(result.time_derivative, z.pow(2).sum(-1) / 2)
         >>> torch.testing.assert_close(result.laplacian, torch.full((5,), 6.0, dtype=torch.float64))
     """
     check_points(z)
@@ -64,7 +62,7 @@ def jet(
 
 
 def gradient(u: Field, z: Tensor, t: Time) -> Tensor:
-    r"""Compute :math:`\nabla_z u(z, t)`, the velocity that the potential drives.
+    r"""Compute :math:`\nabla_z u(z, t)`, the velocity of the flow along ``u``.
 
     Args:
         u: The field, see :func:`jet`.
@@ -75,8 +73,7 @@ def gradient(u: Field, z: Tensor, t: Time) -> Tensor:
         The gradient, of shape ``(*batch, dim)``.
 
     Raises:
-        TypeError: See :func:`jet`.
-        ValueError: See :func:`jet`.
+        TypeError, ValueError: See :func:`jet`.
 
     Example:
         >>> import torch
@@ -100,8 +97,7 @@ def laplacian(u: Field, z: Tensor, t: Time, estimator: Estimator = Exact()) -> T
         The Laplacian, of shape ``(*batch,)``.
 
     Raises:
-        TypeError: See :func:`jet`.
-        ValueError: See :func:`jet`.
+        TypeError, ValueError: See :func:`jet`.
 
     Example:
         >>> import torch
@@ -125,8 +121,7 @@ def hessian(u: Field, z: Tensor, t: Time) -> Tensor:
         The Hessian, of shape ``(*batch, dim, dim)``.
 
     Raises:
-        TypeError: See :func:`jet`.
-        ValueError: See :func:`jet`.
+        TypeError, ValueError: See :func:`jet`.
 
     Example:
         >>> import torch
@@ -184,8 +179,7 @@ def second_time_derivative(u: Field, z: Tensor, t: Time) -> Tensor:
         The derivative, of shape ``(*batch,)``.
 
     Raises:
-        TypeError: See :func:`jet`.
-        ValueError: See :func:`jet`.
+        TypeError, ValueError: See :func:`jet`.
 
     Example:
         >>> import torch
@@ -197,7 +191,7 @@ def second_time_derivative(u: Field, z: Tensor, t: Time) -> Tensor:
 
 
 def gradient_time_derivative(u: Field, z: Tensor, t: Time) -> Tensor:
-    r"""Compute :math:`\partial_t \nabla_z u(z, t)`, how the velocity at a fixed point changes with time.
+    r"""Compute :math:`\partial_t \nabla_z u(z, t)`, the time derivative of the velocity at a fixed point.
 
     Args:
         u: The field, see :func:`jet`.
@@ -208,8 +202,7 @@ def gradient_time_derivative(u: Field, z: Tensor, t: Time) -> Tensor:
         The derivative, of shape ``(*batch, dim)``.
 
     Raises:
-        TypeError: See :func:`jet`.
-        ValueError: See :func:`jet`.
+        TypeError, ValueError: See :func:`jet`.
 
     Example:
         >>> import torch
@@ -221,10 +214,10 @@ def gradient_time_derivative(u: Field, z: Tensor, t: Time) -> Tensor:
 
 
 class SamplingEstimator(Estimator, Protocol):
-    """An estimator that knows its own error."""
+    """An estimator with a standard error."""
 
     def standard_error(self, jet: Jet) -> Tensor:
-        """Read the standard error, of shape ``(*batch,)``, off the jet that answers the request."""
+        """Compute the standard error ``(*batch,)`` from the jet that answers the request."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +226,7 @@ class LaplacianEstimate:
 
     Attributes:
         value: The estimate, of shape ``(*batch,)``.
-        standard_error: Its standard error, of shape ``(*batch,)``, itself an estimate from the spread of the probes.
+        standard_error: The standard error, of shape ``(*batch,)``, estimated from the spread of the probes.
     """
 
     value: Tensor
@@ -248,8 +241,7 @@ def estimate_laplacian(u: Field, z: Tensor, t: Time, estimator: SamplingEstimato
         u: The field, see :func:`latentflow.jet`.
         z: The points, of shape ``(*batch, dim)``.
         t: The times: a number, ``()`` or ``(*batch,)``.
-        estimator: ``Hutchinson(probes)`` or ``HutchPlusPlus(probes)``, with at least two random forms to compare: two
-            probes of Hutchinson, six products of Hutch++.
+        estimator: ``Hutchinson`` with at least 2 probes, or ``HutchPlusPlus`` with at least 6.
 
     Returns:
         The estimate and its error, one for each point.

@@ -1,4 +1,4 @@
-r"""A positive number that learns."""
+r"""A positive number to be learned."""
 
 from __future__ import annotations
 
@@ -9,21 +9,7 @@ from torch import Tensor, nn
 
 
 def inverse_softplus(value: float) -> float:
-    r"""Compute :math:`\rho` with :math:`\operatorname{softplus}(\rho) = \log(1 + e^\rho)` equal to a positive number.
-
-    Args:
-        value: The number.
-
-    Returns:
-        :math:`\log(e^{\text{value}} - 1)`, without overflow.
-
-    Raises:
-        ValueError: If the number is not positive and finite.
-
-    Example:
-        >>> assert abs(math.log1p(math.exp(inverse_softplus(0.3))) - 0.3) < 1e-15
-        >>> assert inverse_softplus(1e4) == 1e4
-    """
+    r"""Compute :math:`\log(e^{\text{value}} - 1)` without overflow; raise a ValueError unless the value is positive."""
     if not 0 < value < math.inf:
         raise ValueError(f"value: expected a positive number, got {value!r}")
     return value + math.log(-math.expm1(-value))
@@ -32,10 +18,8 @@ def inverse_softplus(value: float) -> float:
 class PositiveParameter(nn.Module):
     r"""A learnable positive number :math:`\operatorname{softplus}(\rho)`, such as a diffusion coefficient.
 
-    The parameter :math:`\rho` is unconstrained, and its gradient vanishes nowhere.
-
     Args:
-        value: The number to start from, positive.
+        value: The initial number, positive.
 
     Raises:
         ValueError: If ``value`` is not positive and finite.

@@ -113,21 +113,9 @@ def euler_trajectory(
     cost: RunningCost | None = None,
     dt: float | None = None,
 ) -> Trajectory:
-    """Follow the discrete flow along a grid.
+    """Follow the discrete flow along a grid, without a check for folds; raise a FloatingPointError if it overflows.
 
-    Args:
-        potential: The field.
-        z0: The points at ``times[0]``, of shape ``(*batch, dim)``.
-        times: The grid.
-        scheme: The scheme.
-        cost: A rate to add up along the way, or None.
-        dt: The length of every step, where it is known better than as a difference of times.
-
-    Returns:
-        The trajectory. It is not checked for folds.
-
-    Raises:
-        FloatingPointError: If a point is not finite or a log-determinant is NaN.
+    A given ``dt`` is the length of every step, more exact than a difference of times.
     """
     points, steps = [z0], []
     for before, after in pairwise(times):
@@ -138,20 +126,9 @@ def euler_trajectory(
 
 
 def invert_euler(potential: nn.Module, z: Tensor, times: Sequence[float], scheme: Euler) -> Trajectory:
-    """Undo the discrete flow along a grid, step by step.
+    """Undo the discrete flow along a grid, from ``z`` at ``times[-1]``, without a check for folds.
 
-    Args:
-        potential: The field.
-        z: The points at ``times[-1]``, of shape ``(*batch, dim)``.
-        times: The grid of the flow that is undone.
-        scheme: The scheme.
-
-    Returns:
-        The trajectory from ``times[-1]`` to ``times[0]``. It is not checked for folds.
-
-    Raises:
-        InversionError: If a step cannot be inverted; the message names it.
-        FloatingPointError: If a point is not finite or a log-determinant is NaN.
+    An InversionError names the step that cannot be inverted.
     """
     grid = torch.tensor(times, dtype=torch.float64).flip(0)
     check_finite(z.unsqueeze(0), grid)

@@ -59,10 +59,10 @@ class Flow(nn.Module, ABC):
             z: The points, of shape ``(*batch, dim)``.
             t: The times before the step: a number, ``()`` or ``(*batch,)``.
             dt: The length :math:`h` of the step, of either sign.
-            log_det: How to compute the log-determinant, or None to leave it out.
+            log_det: The log-determinant to compute, or None.
 
         Returns:
-            The step. It is not checked for folds; ``step.determinant`` says where they are.
+            The step; ``step.determinant.folded`` shows its folds.
         """
         return euler_step(self.potential, z, t, dt, log_det)
 
@@ -79,20 +79,19 @@ class Flow(nn.Module, ABC):
         Args:
             z0: The points at ``times[0]``, of shape ``(*batch, dim)``.
             times: The times, of shape ``(T+1,)``, in strictly increasing or decreasing order: the grid of a discrete
-                scheme. A tensor of times receives gradients from ``ODE``, and on a :class:`HopfLaxFlow`.
+                scheme. ``ODE`` and a :class:`HopfLaxFlow` give gradients to a tensor of times.
             scheme: ``Euler(...)``, ``ODE(...)`` or a scheme of your own.
-            running_cost: A rate to integrate along the trajectory, such as the residual of a PDE; a discrete scheme
-                adds up its values before each step.
-            on_fold: What happens where a map folds: ``"raise"``, ``"warn"`` or ``"ignore"``; None for ``"warn"`` in
-                training mode and ``"raise"`` in evaluation mode.
+            running_cost: A rate to integrate along the trajectory, such as the residual of a PDE.
+            on_fold: The policy for folds: ``"raise"``, ``"warn"`` or ``"ignore"``; None for ``"warn"`` in training mode
+                and ``"raise"`` in evaluation mode.
 
         Returns:
-            The trajectory. Backwards in time its action and cost are negative: they are signed integrals.
+            The trajectory. Action and cost are signed integrals, negative backwards in time.
 
         Raises:
             TypeError: If ``z0`` is not a floating-point tensor.
             ValueError: If the times, the points or the running cost do not fit.
-            FloatingPointError: If the trajectory leaves the finite numbers; the message names the step and the samples.
+            FloatingPointError: If the trajectory leaves the finite numbers.
             FoldError: If a map folds and the policy is ``"raise"``.
             SolverError: If an ODE solver gives up.
 
@@ -171,12 +170,12 @@ class Flow(nn.Module, ABC):
         Args:
             z0: The points at ``times[0]``, of shape ``(*batch, dim)``.
             times: The times, of shape ``(T+1,)``, in strictly increasing or decreasing order.
-            scheme: The solver, with its tolerances and the way to the divergence.
-            running_cost: A rate to integrate along the trajectory.
+            scheme: The solver, with its tolerances and the estimator of the divergence.
+            running_cost: See :meth:`follow`.
             on_fold: See :meth:`follow`.
 
         Returns:
-            The trajectory. Backwards in time its action and cost are negative: they are signed integrals.
+            The trajectory.
 
         Raises:
             SolverError: If the solver gives up; see also :meth:`follow`.
@@ -193,7 +192,6 @@ class Flow(nn.Module, ABC):
             >>> trajectory = flow.integrate(z0, [0.0, 0.5, 1.0])
             >>> expected = z0 @ torch.linalg.matrix_exp(matrix)
             >>> torch.testing.assert_close(trajectory.z[-1], expected, rtol=1e-3, atol=1e-3)
-            >>> torch.testing.assert_close(trajectory.log_det[-1], torch.full((4,), 0.25))
         """
         check_points(z0)
         return self._follow(z0, check_times(times, z0), scheme, running_cost, self._policy(on_fold))
@@ -211,26 +209,25 @@ class Flow(nn.Module, ABC):
         scheme: Scheme | None = None,
         on_fold: OnFold | None = None,
     ) -> Trajectory:
-        r"""Follow the flow back from its end, by the scheme that led there.
+        r"""Follow the flow back from its end, by the same scheme.
 
-        Discrete steps are inverted one by one, which finds the point where the step does not fold. The continuous flow
-        is integrated backwards; errors grow where the flow contracts.
+        Discrete steps are inverted one by one; the continuous flow is integrated backwards.
 
         Args:
-            z: A trajectory of this flow, which knows its times and its scheme; or the points at ``times[-1]``, of shape
+            z: A trajectory of this flow, with its times and its scheme; or the points at ``times[-1]``, of shape
                 ``(*batch, dim)``.
             times: The times of the flow, from its start to its end; for points only.
             scheme: The scheme of the flow; for points only.
             on_fold: See :meth:`follow`.
 
         Returns:
-            The trajectory back: ``times`` reversed, ``z[0]`` the end of the flow and ``z[-1]`` its start, and
-            ``log_det`` is :math:`\log|\det \partial z_t / \partial z_T|`, minus that of the way forth.
+            The trajectory in reversed times, from the end ``z[0]`` of the flow to its start ``z[-1]``, with
+            ``log_det`` :math:`\log|\det \partial z_t / \partial z_T|`.
 
         Raises:
             InversionError: If a discrete step cannot be inverted.
             TypeError: If points come without times and scheme, or a trajectory with them.
-            ValueError: If the trajectory names no scheme: one made by hand, or undone steps; see also :meth:`follow`.
+            ValueError: If the trajectory has no scheme, as after an inverse; see also :meth:`follow`.
             FoldError: If a map folds at the points found and the policy is ``"raise"``.
 
         Example:
@@ -245,7 +242,9 @@ class Flow(nn.Module, ABC):
             if times is not None or scheme is not None:
                 raise TypeError("times, scheme: expected none with a trajectory, which knows its own, got one")
             if z.scheme is None:
-                raise ValueError("trajectory: expected one that a flow followed by a scheme, got one made by hand or undone")
+                raise ValueError(
+                    "trajectory: expected one that a flow followed by a scheme, got one made by hand or undone"
+                )
             end, times, scheme = z.z[-1], z.times, z.scheme
         elif times is None or scheme is None:
             raise TypeError("times, scheme: expected both with points, got None")
@@ -291,18 +290,17 @@ class Flow(nn.Module, ABC):
         on_fold: OnFold | None = None,
         validate_args: bool | None = None,
     ) -> PushForward:
-        r"""Transport a distribution: return that of :math:`z_T` when :math:`z_0` has the distribution ``base``.
+        r"""Transport a distribution: return the law of :math:`z_T` if :math:`z_0` has the law ``base``.
 
         Args:
             base: The distribution of the start, with events of shape ``(dim,)``.
             times: The times of the flow, from its start to its end.
-            scheme: The scheme. A stochastic log-determinant trains, but in evaluation mode of the flow
-                (``flow.eval()``) its log-density is refused: noise biases it upwards.
+            scheme: The scheme; in evaluation mode a density needs an exact log-determinant.
             on_fold: See :meth:`follow`.
-            validate_args: Whether to check the points at which the density is evaluated; None for torch's default.
+            validate_args: Whether to check the points of a density; None for torch's default.
 
         Returns:
-            The distribution. Its methods raise what :meth:`follow` and :meth:`inverse` raise.
+            The distribution, with the errors of :meth:`follow` and :meth:`inverse`.
 
         Raises:
             TypeError: If ``base`` is not a distribution.

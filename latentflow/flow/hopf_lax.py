@@ -146,17 +146,14 @@ class HopfLaxPotential(Potential):
         \nabla u = v = \nabla u_0(y), \quad \partial_t u = -\tfrac12 |v|^2, \quad
         H = \nabla^2 u = H_0 (I + t H_0)^{-1}, \quad \partial_t v = -H v, \quad \partial_t^2 u = v^\top H v .
 
-    A solver finds ``y``. It exists, and is the only one, as long as :math:`|y|^2/2 + t u_0(y)` is strongly convex: at
-    all :math:`t \ge 0` for a convex :math:`u_0`, otherwise until the first shock, where characteristics meet. There a
-    smooth solution ends. What the solver may still find afterwards lies on one of several characteristics.
-
-    Derivatives reach the point, the time and the parameters of :math:`u_0` by the implicit function theorem. Each field
-    of the jet can be differentiated as many times more as ``order`` of the solver says; the value that ``forward``
-    gives is stationary in ``y``, and its derivatives are right up to the order ``2 * order + 1``.
+    A solver finds ``y``, which exists and is unique as long as :math:`|y|^2/2 + t u_0(y)` is strongly convex: at all
+    :math:`t \ge 0` for a convex :math:`u_0`, otherwise until the first shock, where characteristics meet. Derivatives
+    to the point, the time and the parameters of :math:`u_0` follow from the implicit function theorem: the fields of a
+    jet can be differentiated ``order`` times more, with the ``order`` of the solver, the value ``2 * order + 1`` times.
 
     Args:
-        u0: The potential to start from: any callable ``u(z, t)``. It is evaluated at ``t = 0`` only.
-        solver: How to find the start of a characteristic.
+        u0: The potential at time 0: any callable ``u(z, t)``, evaluated at ``t = 0``.
+        solver: The solver for the start of a characteristic.
 
     Raises:
         TypeError: If ``u0`` is not callable.
@@ -171,7 +168,6 @@ class HopfLaxPotential(Potential):
         >>> u = HopfLaxPotential(ICNNPotential(3, (8,))).double()
         >>> z, t = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, dtype=torch.float64)
         >>> torch.testing.assert_close(HJResidual()(lambda z, t: u(z, t), z, t), torch.zeros_like(t))  # by autograd
-        >>> torch.testing.assert_close(u(z, torch.zeros_like(t)), u.u0(z, torch.zeros_like(t)))
     """
 
     def __init__(self, u0: Field, solver: StepSolver = Newton(order=2)) -> None:  # noqa: B008 - frozen
@@ -187,7 +183,7 @@ class HopfLaxPotential(Potential):
         Args:
             z: The points, of shape ``(*batch, dim)``.
             t: Their times: a number, ``()`` or ``(*batch,)``, of either sign.
-            solver: How to find it, or None for the solver of the potential.
+            solver: The solver, or None for the solver of the potential.
 
         Returns:
             The starts, of shape ``(*batch, dim)``.
@@ -213,17 +209,9 @@ class HopfLaxPotential(Potential):
 
 
 def carried_jet(initial: Jet, t: Tensor, displacement: Tensor, request: JetRequest) -> Jet:
-    r"""Carry a jet along its characteristic.
+    r"""Compute the jet of the solution at time ``t`` from the jet of :math:`u_0` at the start of the characteristic.
 
-    Args:
-        initial: The jet of :math:`u_0` at the start, with the Hessian if any second derivative is wanted.
-        t: The times, of shape ``(*batch,)``.
-        displacement: How far the points are from the start, of shape ``(*batch, dim)``: :math:`t \nabla u_0` up to the
-            error of the solver, to which the value is insensitive.
-        request: The second derivatives wanted.
-
-    Returns:
-        The jet of the solution.
+    The ``displacement`` ``(*batch, dim)`` of the points is :math:`t \nabla u_0` up to the error of the solver.
     """
     velocity = initial.gradient
     square = velocity.square().sum(-1)
@@ -259,18 +247,9 @@ def characteristic_trajectory(
     cost: RunningCost | None = None,
     solver: StepSolver | None = None,
 ) -> Trajectory:
-    """Follow straight characteristics through all times at once; see :class:`HopfLaxFlow`.
+    """Follow straight characteristics through all ``times`` ``(T+1,)`` at once, without a check for folds.
 
-    Args:
-        potential: The solution of the Hamilton-Jacobi equation.
-        z0: The points at ``times[0]``, of shape ``(*batch, dim)``.
-        times: The times, in float64, of shape ``(T+1,)``.
-        log_det: How to compute the log-determinant of the map from time 0 to each time, or None.
-        cost: A rate to integrate along the trajectory, or None.
-        solver: How to find where at time 0 the trajectory comes from, or None for the solver of the potential.
-
-    Returns:
-        The trajectory. It is not checked for folds.
+    The log-determinant belongs to the map from time 0 to each time; the solver finds the start at time 0.
     """
     check_finite(z0.unsqueeze(0), times)
     at_zero = not times.requires_grad and float(times[0]) == 0
@@ -337,16 +316,8 @@ def _integrate(cost: RunningCost, jet: Jet, y: Tensor, times: Tensor, request: J
 def log_dets(hessian: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     r"""Compute :math:`\log|\det(I + tH)| = \sum_i \log|1 + t \lambda_i|` at all times.
 
-    Gradients, to the matrix and the times, are those of the determinant, :math:`t (I + tH)^{-1}`, so that equal
-    eigenvalues do no harm, in second derivatives either.
-
-    Args:
-        hessian: Symmetric matrices, of shape ``(*batch, dim, dim)``.
-        times: The times, of shape ``(T,)``.
-
-    Returns:
-        The log-determinants, of shape ``(T, *batch)``, and without a graph the factors :math:`1 + t \lambda_i` by
-        increasing :math:`\lambda_i`, of shape ``(T, *batch, dim)``.
+    The gradient to the matrix is :math:`t (I + tH)^{-1}`, also for equal eigenvalues. The results are the
+    log-determinants ``(T, *batch)``, and without a graph the factors :math:`1 + t \lambda_i` ``(T, *batch, dim)``.
     """
     log_det, factors = _LogDets.apply(hessian, times)  # type: ignore[no-untyped-call]
     return log_det, factors

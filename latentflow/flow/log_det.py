@@ -29,7 +29,7 @@ from latentflow.calculus.jets import check_points, transformed
 
 @dataclass(frozen=True)
 class StepDeterminant:
-    r"""The determinant of a step :math:`z \mapsto z + h \nabla u`, with what is known of its folds.
+    r"""The determinant of a step :math:`z \mapsto z + h \nabla u`, and its folds.
 
     Attributes:
         log_det: :math:`\log|\det(I + hH)|`, or a surrogate of it, of shape ``(*batch,)``.
@@ -46,14 +46,14 @@ class StepDeterminant:
 
 
 class LogDet(Protocol):
-    """A way to compute the log-determinant of a step: a request to its derivative pass, and a rule on the answer."""
+    """A log-determinant of a step: a request to the derivative pass, and a rule for the jet that answers it."""
 
     @property
     def stochastic(self) -> bool:
         """Whether the result is random; a reported likelihood bound refuses it."""
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
-        """Request the second derivatives of ``u`` that are needed at ``z`` of shape ``(*batch, dim)`` and ``t``."""
+        """Return the request for ``u`` at ``z`` of shape ``(*batch, dim)`` and ``t``."""
 
     def determinant(self, jet: Jet, dt: float) -> StepDeterminant:
         """Compute the determinant of a step of length ``dt`` from the jet at its start."""
@@ -61,35 +61,31 @@ class LogDet(Protocol):
 
 @dataclass(frozen=True)
 class SlogDet:
-    r"""The exact log-determinant :math:`\log|\det(I + h \nabla^2 u)|`, by LU factorisation.
+    r"""The exact log-determinant :math:`\log|\det(I + h \nabla^2 u)|`, by LU factorization.
 
-    On a solution of the Hamilton-Jacobi equation, Euler steps with it reproduce the density of the
-    continuous flow to roundoff. A Cholesky factorisation tells, without a gradient, where the map folds.
-
-    Where the points enter a network through a first layer narrower than ``dim``, the Hessian is :math:`F^\top C F`
-    at the width of that layer, and the determinant is taken there:
+    A Cholesky factorization finds folds, without a gradient. For a network with a first layer narrower than ``dim``,
+    the Hessian is :math:`F^\top C F`, and the determinant has the width of that layer:
     :math:`\det(I + h F^\top C F) = \det(I + h\,C F F^\top)` (Sylvester).
 
     Args:
-        eigenvalues: Whether to factorise by eigenvalues instead, which makes the smallest one known, at a
-            higher cost.
+        eigenvalues: Whether to factorize by eigenvalues, which gives the smallest one, at a higher cost.
 
     Example:
         >>> from latentflow import PotentialFlow, QuadraticPotential
         >>> A = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
-        >>> trajectory = PotentialFlow(QuadraticPotential(2, A)).rollout(torch.randn(3, 2), steps=1, log_det=SlogDet())
-        >>> torch.testing.assert_close(trajectory.log_det[-1], torch.full((3,), 0.75).log())  # log(1 - 1/4), not log(1 + 0)
+        >>> trajectory = PotentialFlow(QuadraticPotential(2, A)).rollout(torch.randn(3, 2), steps=1)
+        >>> torch.testing.assert_close(trajectory.log_det[-1], torch.full((3,), 0.75).log())
     """
 
     eigenvalues: bool = False
 
     @property
     def stochastic(self) -> bool:
-        """False: the determinant is exact."""
+        """False."""
         return False
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:  # noqa: ARG002 - the protocol's signature
-        """Ask for the Hessian, in factors where that is narrower."""
+        """Request the Hessian, in factors where they are narrower."""
         width = None if self.eigenvalues else getattr(u, "inner_width", None)
         narrow = width is not None and width < z.shape[-1]
         return JetRequest(Derivative.INNER_HESSIAN if narrow else Derivative.HESSIAN)
@@ -145,7 +141,7 @@ class FirstOrder:
     needs :math:`d\,h|H| \ll 1`, and is not a density: a parity option. It is neither clamped nor floored.
 
     Args:
-        laplacian: How to obtain the Laplacian.
+        laplacian: The estimator of the Laplacian.
 
     References:
         | Flow Factorized Representation Learning (Song et al., 2023), equation 10
@@ -154,8 +150,9 @@ class FirstOrder:
     Example:
         >>> from latentflow import PotentialFlow, QuadraticPotential
         >>> A = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
-        >>> trajectory = PotentialFlow(QuadraticPotential(2, A)).rollout(torch.randn(3, 2), steps=1, log_det=FirstOrder())
-        >>> torch.testing.assert_close(trajectory.log_det[-1], torch.zeros(3))  # misses the exact log(1 - 1/4)
+        >>> flow = PotentialFlow(QuadraticPotential(2, A))
+        >>> trajectory = flow.rollout(torch.randn(3, 2), steps=1, log_det=FirstOrder())
+        >>> torch.testing.assert_close(trajectory.log_det[-1], torch.zeros(3))  # exact: log(1 - 1/4)
     """
 
     laplacian: Estimator = field(default_factory=lambda: Exact())  # noqa: PLW0108 - torch.compile traces functions
@@ -166,7 +163,7 @@ class FirstOrder:
         return self.laplacian.stochastic
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
-        """Ask for what the Laplacian needs."""
+        """Return the request of the Laplacian."""
         return self.laplacian.request(u, z, t)
 
     def determinant(self, jet: Jet, dt: float) -> StepDeterminant:
@@ -178,7 +175,7 @@ class FirstOrder:
 
 
 class SeriesWarning(RuntimeWarning):
-    """The power series of a log-determinant does not converge at some points."""
+    """A warning that the power series of a log-determinant does not converge at some points."""
 
 
 @dataclass(frozen=True)
@@ -190,25 +187,20 @@ class LogDetSeries:
         \approx \frac1m \sum_{i=1}^m \sum_{k=1}^{N} \frac{(-1)^{k+1} h^k}{k}\, v_i^\top H^k v_i,
         \qquad E\,vv^\top = I
 
-    The series converges where :math:`\rho = |hH|_2 < 1`, where also the step cannot fold and the determinant is
-    positive. This is assumed, not known: ``folded`` is None. Where a product shows that it fails, a warning is given.
-    Cutting the series after ``N`` terms costs at most :math:`d\,\rho^{N+1} / ((N+1)(1-\rho))`.
+    The series converges where :math:`\rho = |hH|_2 < 1`; there the step does not fold. This is assumed, so ``folded``
+    is None, and a warning is given where a product contradicts it. The error of ``N`` terms is at most
+    :math:`d\,\rho^{N+1} / ((N+1)(1-\rho))`, and they cost ``N/2`` products in a row.
 
-    As :math:`v^\top H^{2j} v = |H^j v|^2` and :math:`v^\top H^{2j+1} v = (H^j v)^\top H (H^j v)`, ``N`` terms take
-    ``N/2`` products in a row, and no Hessian is formed.
-
-    With ``roulette`` the sum goes on after ``N`` terms: each further pair of terms is added with that probability,
-    given that the pair before was, and weighs the inverse of its chance. This is unbiased for the whole series, and of
-    finite variance where :math:`\rho^4` is below the probability. The number of terms is drawn once for a batch.
-
-    An unbiased log-determinant is not an unbiased likelihood: it trains, and is refused where one is reported.
+    With ``roulette`` each further pair of terms is added with that probability, and weighted by the inverse of its
+    chance: unbiased, and of finite variance where :math:`\rho^4` is below the probability. An unbiased log-determinant
+    still biases a likelihood: use it to train only.
 
     Args:
-        terms: The number ``N`` of terms that are always taken.
+        terms: The number ``N`` of terms.
         probes: The number ``m`` of probes for each point.
         noise: The distribution of the entries of a probe.
-        roulette: The probability to go on after the last term, between 0 and 1, or None to stop there.
-        generator: The source of randomness, or None for torch's global one.
+        roulette: The probability of a further pair of terms, between 0 and 1, or None for none.
+        generator: The source of randomness.
 
     Raises:
         ValueError: If a number is out of its range, or ``noise`` is unknown.
@@ -221,7 +213,7 @@ class LogDetSeries:
         >>> from latentflow import PotentialFlow, QuadraticPotential
         >>> flow = PotentialFlow(QuadraticPotential(2, torch.diag(torch.tensor([0.5, -0.25]))))
         >>> trajectory = flow.rollout(torch.randn(3, 2), steps=1, log_det=LogDetSeries(terms=20))
-        >>> torch.testing.assert_close(trajectory.log_det[-1], torch.full((3,), math.log(1.5 * 0.75)))  # H is diagonal: exact
+        >>> torch.testing.assert_close(trajectory.log_det[-1], torch.full((3,), math.log(1.5 * 0.75)))
     """
 
     terms: int = 6
@@ -240,7 +232,7 @@ class LogDetSeries:
             raise ValueError(f"roulette: expected a probability between 0 and 1, or None, got {self.roulette!r}")
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
-        r"""Ask for the products of :math:`v, Hv, \dots, H^{j} v` with the Hessian, where ``j`` is ``ceil(N/2) - 1``."""
+        r"""Request the products of :math:`v, Hv, \dots, H^{j} v` with the Hessian, where ``j`` is ``ceil(N/2) - 1``."""
         check_points(z)
         powers = [draw_probes(z, self.probes, self.noise, self.generator)]
         for _ in range(math.ceil(self._draw_terms(z) / 2) - 1):
@@ -268,7 +260,7 @@ class LogDetSeries:
         return self.terms + 2 * math.floor(math.log1p(-uniform) / math.log(self.roulette))
 
     def _count(self, groups: int) -> int:
-        """The number of terms that the request asked for, of the parity of ``terms``."""
+        """Return the number of terms of the request, of the parity of ``terms``."""
         return 2 * groups - self.terms % 2
 
     def _weight(self, k: int) -> float:

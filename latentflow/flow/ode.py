@@ -178,22 +178,10 @@ def solve(
     scales: Sequence[float],
     parameters: Sequence[Tensor] = (),
 ) -> State:
-    """Solve an equation.
+    """Solve an equation for the parts of a state, of shape ``(T+1, *shape)`` each.
 
-    Args:
-        rates: Maps a time ``()`` and a state to the derivative of each part.
-        start: The state at the first time; the largest error of its parts decides over a step.
-        times: The times, checked, of shape ``(T+1,)``.
-        ode: The solver.
-        scales: For each part, how many times the tolerance its error may be.
-        parameters: What the adjoint equation has to differentiate with respect to.
-
-    Returns:
-        The parts of the state at all times, of shape ``(T+1, *shape)``.
-
-    Raises:
-        SolverError: If the solver gives up.
-        ValueError: If gradients are asked of the solver of scipy without the adjoint equation.
+    The error of a part is weighed by its scale, and the largest one decides over a step; the adjoint equation
+    differentiates with respect to the parameters. A SolverError says that the solver gives up.
     """
     method, options = ode.method, dict[str, Any](ode.options or {})
     tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (*start, times, *parameters))
@@ -318,21 +306,6 @@ def ode_trajectory(
     .. math::
         \dot z = \nabla u, \quad \tfrac{d}{dt} \log|\det \partial z_t / \partial z_0| = \Delta u, \quad
         \tfrac{d}{dt}\,\mathrm{action} = |\nabla u|^2, \quad \tfrac{d}{dt}\,\mathrm{cost} = c(z, t)
-
-    Args:
-        potential: The field.
-        z0: The points at ``times[0]``, of shape ``(*batch, dim)``.
-        times: The times, in float64, of shape ``(T+1,)``.
-        scheme: The solver.
-        cost: A rate to integrate along the way, or None.
-
-    Returns:
-        The trajectory.
-
-    Raises:
-        SolverError: If the solver gives up.
-        FloatingPointError: If a point is not finite, or the log-determinant or the cost is NaN.
-        ValueError: If the solver, the cost or the request for gradients does not fit.
     """
     divergence = None if scheme.divergence is None else scheme.divergence.fixed(z0)
     check_finite(z0.unsqueeze(0), times)

@@ -161,19 +161,7 @@ def evaluate_cost(cost: RunningCost, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
 
 
 def check_times(times: Times, z: Tensor) -> Tensor:
-    """Check the times of a trajectory.
-
-    Args:
-        times: The times, of shape ``(T+1,)``.
-        z: The points that the trajectory belongs to.
-
-    Returns:
-        The times on the device of ``z``, in float64 where the device has it, since ``0.1`` in float32 is another time.
-
-    Raises:
-        TypeError: If the times are not numbers.
-        ValueError: If they are not one or more finite numbers in strictly increasing or decreasing order.
-    """
+    """Return times on the device of ``z``, in float64 if possible; raise a TypeError or ValueError otherwise."""
     dtype = torch.float32 if z.device.type == "mps" else torch.float64
     try:
         result = torch.as_tensor(times, dtype=dtype, device=z.device)
@@ -190,15 +178,7 @@ def check_times(times: Times, z: Tensor) -> Tensor:
 
 
 def check_finite(points: Tensor, times: Tensor) -> None:
-    """Check that every point of a trajectory is finite.
-
-    Args:
-        points: The points, of shape ``(T+1, *batch, dim)``.
-        times: Their times, of shape ``(T+1,)``.
-
-    Raises:
-        FloatingPointError: If a point is not; the message names the first step, its time and its samples.
-    """
+    """Check points ``(T+1, *batch, dim)``; raise a FloatingPointError that names the first step that is not finite."""
     if torch.isfinite(points).all():
         return
     bad = ~torch.isfinite(points).all(-1).reshape(len(points), -1)
@@ -237,17 +217,9 @@ PATHS_MEET = (
 
 
 def report_folds(trajectory: Trajectory, policy: OnFold, reason: str = STEP_FOLDS, *, backwards: bool = False) -> None:
-    r"""Apply the policy where steps fold, that is where :math:`I + h \nabla^2 u` is not positive definite.
+    r"""Raise a FoldError or warn, by the policy, where :math:`I + h \nabla^2 u` of a step is not positive definite.
 
-    Args:
-        trajectory: The trajectory.
-        policy: ``"raise"``, ``"warn"`` or ``"ignore"``.
-        reason: What the fold is and what helps, for the message.
-        backwards: Whether the trajectory undoes a flow, whose steps are counted from the other end.
-
-    Raises:
-        FoldError: If the policy is ``"raise"`` and a step folds.
-        ValueError: If the policy is unknown.
+    The ``reason`` explains the fold in the message; steps undone are counted from the other end.
     """
     if policy not in ("raise", "warn", "ignore"):
         raise ValueError(f"on_fold: expected 'raise', 'warn' or 'ignore', got {policy!r}")

@@ -23,14 +23,7 @@ class SupportsLipschitz(Protocol):
 
 
 def gradient_bounds(fields: Iterable[object]) -> Tensor | None:
-    """Return the bounds of several fields.
-
-    Args:
-        fields: The fields.
-
-    Returns:
-        Their bounds, of shape ``(fields,)``; None if one of them is not known.
-    """
+    """Return the bounds of several fields, of shape ``(fields,)``; None if one of them is not known."""
     bounds = []
     for field in fields:
         bound = field.lipschitz_gradient() if isinstance(field, SupportsLipschitz) else None

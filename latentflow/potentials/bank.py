@@ -21,7 +21,7 @@ from latentflow.potentials.layered import LayeredPotential, Layers, layered_jet
 
 
 class PotentialBank(nn.Module):
-    r"""The potentials :math:`u_1, \dots, u_K`, each of which drives one transformation.
+    r"""The potentials :math:`u_1, \dots, u_K`, one for each transformation.
 
     Args:
         potentials: The K fields, at least one.
@@ -299,15 +299,10 @@ def has_samples(field: Field) -> bool:
 
 
 class SamplesByField:
-    r"""The samples of a batch, sorted by the index of the field that each belongs to.
+    """The samples of a batch, sorted by their fields with the indices ``(*batch,)``.
 
     Networks of one structure are evaluated side by side, in the same products; any other field once, on a contiguous
-    batch of its own samples. Where all samples share a field, the batch is handed over as it is. A field that holds
-    data for each sample is evaluated on the whole batch.
-
-    Args:
-        index: The index of each sample's field, int64 of shape ``(*batch,)``.
-        count: The number of fields.
+    batch of its own samples, or on the whole batch if it holds data for each sample.
     """
 
     def __init__(self, index: Tensor, count: int) -> None:
@@ -336,9 +331,9 @@ class SamplesByField:
         """Compute the jet of each sample's own field."""
         if self.shared is not None:
             return evaluate_jet(fields[self.shared], z, t, request)
-        beside = self._jet_side_by_side(fields, z, t, request)
-        if beside is not None:
-            return beside
+        answered = self._jet_side_by_side(fields, z, t, request)
+        if answered is not None:
+            return answered
         parts = []
         for field, rows in self._occupied(fields):
             if has_samples(field):
@@ -389,14 +384,7 @@ class SamplesByField:
 
 
 def stack_layers(networks: Sequence[Layers]) -> Layers | None:
-    """Put the weights of networks side by side.
-
-    Args:
-        networks: The weights of each.
-
-    Returns:
-        The weights with a leading dimension, of the size of ``networks``; None if the structures differ.
-    """
+    """Stack the weights of networks along a leading dimension; return None if the structures differ."""
     first = networks[0]
     if any(_structure(network) != _structure(first) for network in networks[1:]):
         return None
@@ -427,16 +415,9 @@ def same_architecture(potentials: Sequence[Field]) -> list[LayeredPotential] | N
 
 
 def stacked_jet(potentials: Sequence[Field], z: Tensor, t: Tensor, request: JetRequest) -> Jet | None:
-    """Compute the jets of layered potentials of one structure, each at points of its own.
+    """Compute the jets of K layered potentials, each at points of its own, ``(K, samples, dim)``.
 
-    Args:
-        potentials: The K fields.
-        z: The points, of shape ``(K, samples, dim)``.
-        t: The times, of shape ``(K, samples)``.
-        request: The second derivatives wanted; its probes are of shape ``(K, samples, probes, dim)``.
-
-    Returns:
-        The jet, every field of which leads with ``(K, samples)``; None if the fields cannot be put side by side.
+    Return None if the structures differ.
     """
     layered = same_architecture(potentials)
     layers = None if layered is None else stack_layers([own.layers() for own in layered])

@@ -128,22 +128,7 @@ def activation_rule(activation: Activation) -> ActivationRule:
     r"""Return the rule :math:`a \mapsto (\sigma(a), \sigma'(a), \sigma''(a))` of a smooth activation.
 
     Tanh, softplus, SiLU, sine, cosine and log-cosh have closed forms; every other activation is differentiated by
-    nested forward mode.
-
-    Args:
-        activation: An elementwise function, twice continuously differentiable.
-
-    Returns:
-        The rule.
-
-    Raises:
-        TypeError: If ``activation`` cannot be called.
-        ValueError: If it is piecewise linear: its Laplacian is zero almost everywhere, so a density transported
-            by it would never change.
-
-    Example:
-        >>> value, first, second = activation_rule(torch.tanh)(torch.zeros(()))
-        >>> assert (value.item(), first.item(), abs(second.item())) == (0.0, 1.0, 0.0)
+    nested forward mode. A piecewise linear activation raises a ValueError: its Laplacian is zero almost everywhere.
     """
     if not callable(activation):
         raise TypeError(f"activation: expected a callable, got {type(activation).__name__}")
@@ -168,18 +153,7 @@ def activation_rule(activation: Activation) -> ActivationRule:
 
 
 def slope_bounds(activation: Activation) -> tuple[float, float] | None:
-    r"""Return :math:`\sup |\sigma'|` and :math:`\sup |\sigma''|` of an activation.
-
-    Args:
-        activation: An elementwise function.
-
-    Returns:
-        Both suprema; None where they are not known, or not finite.
-
-    Example:
-        >>> assert slope_bounds(nn.Softplus(beta=2.0)) == (1.0, 0.5)
-        >>> assert slope_bounds(torch.exp) is None
-    """
+    r"""Return :math:`\sup |\sigma'|` and :math:`\sup |\sigma''|` of an activation; None if not known or infinite."""
     if isinstance(activation, nn.Softplus):
         return 1.0, abs(activation.beta) / 4
     if isinstance(activation, nn.Tanh):
@@ -188,21 +162,7 @@ def slope_bounds(activation: Activation) -> tuple[float, float] | None:
 
 
 def is_convex_nondecreasing(activation: Activation) -> bool:
-    r"""Whether an activation is known to be convex, nondecreasing and twice continuously differentiable.
-
-    Softplus and the exponential are. SiLU and GELU decrease on the left, tanh and sigmoid bend down on the right,
-    log-cosh decreases on the left, and the second derivative of ELU jumps.
-
-    Args:
-        activation: An elementwise function.
-
-    Returns:
-        Whether it is known to be.
-
-    Example:
-        >>> assert is_convex_nondecreasing(nn.functional.softplus)
-        >>> assert not is_convex_nondecreasing(nn.functional.silu)
-    """
+    """Return whether an activation is known to be convex, nondecreasing and twice continuously differentiable."""
     if isinstance(activation, nn.Softplus):
         return activation.beta > 0
     return activation in CONVEX_NONDECREASING
@@ -375,19 +335,7 @@ class _SideBySide(TimeEmbedding):
 
 
 def side_by_side(embeddings: Sequence[TimeEmbedding]) -> TimeEmbedding:
-    """Make one embedding of several, for times that lead with a dimension of their number.
-
-    Args:
-        embeddings: The embeddings, of as many features each.
-
-    Returns:
-        The embedding of times of shape ``(rows, samples)``, with its derivatives.
-
-    Example:
-        >>> slow, fast = SinusoidalEmbedding(4, max_period=100.0), SinusoidalEmbedding(4, max_period=2.0)
-        >>> t = torch.tensor([[0.5, 1.0], [2.0, 3.0]])
-        >>> assert torch.equal(side_by_side([slow, fast])(t), torch.stack([slow(t[0]), fast(t[1])]))
-    """
+    """Build one embedding of several, for times ``(rows, samples)`` with a row for each."""
     waves = [own.frequencies for own in embeddings if isinstance(own, _Waves)]
     if len(waves) == len(embeddings):
         return _Waves(torch.stack(waves).unsqueeze(-2))

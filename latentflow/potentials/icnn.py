@@ -59,7 +59,7 @@ class ICNNPotential(LayeredPotential):
         >>> from latentflow import PotentialFlow, hessian
         >>> u = ICNNPotential(3, hidden=(8, 8))
         >>> assert torch.linalg.eigvalsh(hessian(u, 10 * torch.randn(50, 3), 0.5)).min() > -1e-6
-        >>> trajectory = PotentialFlow(u, on_fold="raise").rollout(torch.randn(50, 3), steps=4)
+        >>> trajectory = PotentialFlow(u).rollout(torch.randn(50, 3), steps=4, on_fold="raise")
         >>> assert (trajectory.log_det >= 0).all()
     """
 

@@ -45,22 +45,18 @@ class Layers:
     residual: float | None = None
 
     def pre_activation(self, layer: int, z: Tensor, features: Tensor, h: Tensor | None) -> Tensor:
-        """Compute :math:`a_l` of a layer, counted from zero, from the state ``h`` of the one before it.
-
-        Args:
-            layer: The number of the layer.
-            z: The points, of shape ``(*stack, samples, dim)``.
-            features: The features of the times, of shape ``(*stack, samples or 1, features)``.
-            h: The state of the layer before, of shape ``(*stack, samples, n)``; None for the first.
-
-        Returns:
-            The pre-activation, of shape ``(*stack, samples, n_l)``.
-        """
-        entry, clock, bias = self.input_weights[layer], self.time_weights[layer], self.biases[layer]
-        if clock is not None and features.shape[:-1] != z.shape[:-1]:  # one time for all samples: a bias like the other
-            bias = bias + affine(features, clock).squeeze(-2)
-            clock = None
-        inputs = [(z, entry), (features, clock), (h, None if layer == 0 else self.hidden_weights[layer - 1])]
+        """Compute :math:`a_l` of a layer, counted from zero, from the state ``h`` of the layer before, or None."""
+        input_weight, time_weight, bias = self.input_weights[layer], self.time_weights[layer], self.biases[layer]
+        if (
+            time_weight is not None and features.shape[:-1] != z.shape[:-1]
+        ):  # one time for all samples: a bias like the other
+            bias = bias + affine(features, time_weight).squeeze(-2)
+            time_weight = None
+        inputs = [
+            (z, input_weight),
+            (features, time_weight),
+            (h, None if layer == 0 else self.hidden_weights[layer - 1]),
+        ]
         given = [(x, weight) for x, weight in inputs if x is not None and weight is not None]
         total = affine(*given[0], bias)
         for x, weight in given[1:]:
@@ -72,46 +68,28 @@ class Layers:
         return own if h is None or self.residual is None else h + self.residual * own
 
     def states(self, z: Tensor, features: Tensor, rule: ActivationRule) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Run the network forward and give each layer's state with the derivatives of its own part.
-
-        Args:
-            z: The points, of shape ``(*stack, samples, dim)``.
-            features: The features of the times, of shape ``(*stack, samples, features)``.
-            rule: The activation with its derivatives.
-
-        Returns:
-            For each layer ``(h, gain, curvature)``; the last two are the derivatives of ``h`` in the pre-activation.
-        """
+        """Run the network forward: the state of each layer, with its derivatives in the pre-activation."""
         states: list[tuple[Tensor, Tensor, Tensor]] = []
         h = None
         for layer in range(len(self.biases)):
-            own, gain, curvature = rule(self.pre_activation(layer, z, features, h))
+            own, slope, curvature = rule(self.pre_activation(layer, z, features, h))
             if self.residual is not None and layer > 0:
-                gain, curvature = self.residual * gain, self.residual * curvature
+                slope, curvature = self.residual * slope, self.residual * curvature
             h = self.advance(h, own)
-            states.append((h, gain, curvature))
+            states.append((h, slope, curvature))
         return states
 
     def adjoints(self, slopes: Sequence[Tensor]) -> list[Tensor]:
-        r"""Run the network backward and give :math:`\partial u / \partial h_l` of each layer."""
+        r"""Run the network backward: :math:`\partial u / \partial h_l` of each layer."""
         adjoints = [self.output.unsqueeze(-2).expand_as(slopes[-1])]
-        for link, gain in zip(self.hidden_weights[::-1], slopes[:0:-1], strict=True):
-            back = (adjoints[-1] * gain) @ link
+        for hidden_weight, slope in zip(self.hidden_weights[::-1], slopes[:0:-1], strict=True):
+            back = (adjoints[-1] * slope) @ hidden_weight
             adjoints.append(back if self.residual is None else back + adjoints[-1])
         return adjoints[::-1]
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    r"""Compute :math:`x W^\top + b` for one or many layers side by side.
-
-    Args:
-        x: The inputs, of shape ``(*stack, samples, n)``.
-        weight: The matrix, of shape ``(*stack, m, n)``.
-        bias: The vector, of shape ``(*stack, m)``, or None.
-
-    Returns:
-        The outputs, of shape ``(*stack, samples, m)``.
-    """
+    r"""Compute :math:`x W^\top + b`, ``(*stack, samples, m)``, for one or many layers side by side."""
     if weight.ndim == 2:
         return nn.functional.linear(x, weight, bias)
     if weight.ndim == 3 and x.ndim == 3:  # the general product below takes longer to find that out
@@ -125,13 +103,10 @@ class LayerSum:
 
     :math:`J_l = \partial a_l / \partial z` are the tangents of the pre-activations. They follow
     :math:`J_{l+1} = W_{l+1} P_l + E_{l+1}` with :math:`P_l = \operatorname{diag}(s_l) J_l`, to which a residual network
-    adds :math:`P_{l-1}`. Nothing here differentiates: the sum is a first-order program that one backward pass trains.
-
-    Every tensor may lead with the same ``*stack`` dimensions, for as many networks side by side.
+    adds :math:`P_{l-1}`. Every tensor may lead with the same ``*stack`` dimensions.
 
     Attributes:
-        input_weights: The matrices :math:`E_l`, of shape ``(*stack, n_l, dim)``, through which the point enters layer ``l``;
-            None where it does not. The first is never None.
+        input_weights: The matrices :math:`E_l`, of shape ``(*stack, n_l, dim)``, or None; the first is never None.
         hidden_weights: The matrices :math:`W_2, \dots, W_L`, of shape ``(*stack, n_l, n_{l-1})``.
         slopes: The diagonals :math:`s_1, \dots, s_{L-1}`, of shape ``(*stack, samples, n_l)``.
         curvatures: The diagonals :math:`c_1, \dots, c_L`, of shape ``(*stack, samples, n_l)``.
@@ -151,7 +126,7 @@ class LayerSum:
 
     @property
     def first(self) -> Tensor:
-        """The first entry :math:`E_1`, of shape ``(*stack, n_1, dim)``."""
+        """The first matrix :math:`E_1`, of shape ``(*stack, n_1, dim)``."""
         if self.input_weights[0] is None:
             raise ValueError("input_weights: expected the point to enter the first layer, got None")
         return self.input_weights[0]
@@ -159,36 +134,22 @@ class LayerSum:
     @property
     def enters_once(self) -> bool:
         """Whether the point enters through the first layer alone."""
-        return all(entry is None for entry in self.input_weights[1:])
+        return all(input_weight is None for input_weight in self.input_weights[1:])
 
     def input_tangents(self, v: Tensor) -> list[Tensor | None]:
-        """Return the direct effect of directions on each layer.
-
-        Args:
-            v: Directions in the space of the points, of shape ``(*stack, samples or 1, directions, dim)``.
-
-        Returns:
-            One tensor ``(*stack, samples or 1, directions, n_l)`` for each layer, or None where there is no effect.
-        """
-        return [None if entry is None else rows_times(v, entry.mT) for entry in self.input_weights]
+        """Return the direct effect ``(*stack, samples or 1, directions, n_l)`` of directions on each layer."""
+        return [None if input_weight is None else rows_times(v, input_weight.mT) for input_weight in self.input_weights]
 
     def tangents(self, input_tangents: Sequence[Tensor | None]) -> list[Tensor]:
-        """Carry directions through the network.
-
-        Args:
-            input_tangents: The direct effect of the directions on each layer, see :meth:`input_tangents`.
-
-        Returns:
-            The tangents ``(*stack, samples, directions, n_l)`` of all pre-activations; the first has its own_tangent's shape.
-        """
+        """Compute the tangents ``(*stack, samples, directions, n_l)`` of all layers from their direct effects."""
         if input_tangents[0] is None:
             raise ValueError("input_tangents: expected an effect on the first layer, got None")
         tangents = [input_tangents[0]]
         carried: Tensor | None = None
-        for gain, link, own_tangent in zip(self.slopes, self.hidden_weights, input_tangents[1:], strict=True):
-            own = gain.unsqueeze(-2) * tangents[-1]
+        for slope, hidden_weight, own_tangent in zip(self.slopes, self.hidden_weights, input_tangents[1:], strict=True):
+            own = slope.unsqueeze(-2) * tangents[-1]
             carried = carried + own if self.residual and carried is not None else own
-            tangent = rows_times(carried, link.mT)
+            tangent = rows_times(carried, hidden_weight.mT)
             tangents.append(tangent if own_tangent is None else tangent + own_tangent)
         return tangents
 
@@ -198,37 +159,29 @@ class LayerSum:
         return add_up(forms)
 
     def products(self, tangents: Sequence[Tensor]) -> Tensor:
-        """Compute :math:`H v` of the directions with these tangents, ``(*stack, samples, directions, dim)``.
-
-        The sum is carried backward through the layers, once for all directions.
-        """
+        """Compute :math:`H v` of the directions with these tangents, ``(*stack, samples, directions, dim)``."""
         back: Tensor | None = None
-        pull: Tensor | None = None
+        adjoint: Tensor | None = None
         columns = []
         for layer in reversed(range(len(tangents))):
             own = self.curvatures[layer].unsqueeze(-2) * tangents[layer]
-            if pull is not None:
-                through = rows_times(pull, self.hidden_weights[layer])
+            if adjoint is not None:
+                through = rows_times(adjoint, self.hidden_weights[layer])
                 back = through if back is None or not self.residual else through + back
                 own = own + self.slopes[layer].unsqueeze(-2) * back
-            pull = own
-            entry = self.input_weights[layer]
-            if entry is not None:
-                columns.append(rows_times(pull, entry))
+            adjoint = own
+            input_weight = self.input_weights[layer]
+            if input_weight is not None:
+                columns.append(rows_times(adjoint, input_weight))
         return add_up(columns)
 
     def laplacian(self) -> Tensor:
-        r"""Compute the trace, of shape ``(*stack, samples)``, by whichever of two ways costs less.
-
-        The directions enter through the first layer as :math:`E_1 E_1^\top` only. So a matrix of its width can be
-        carried in place of ``dim`` directions, and the cost does not grow with ``dim``.
-        """
+        r"""Compute the trace ``(*stack, samples)``, by ``dim`` directions or by :math:`E_1 E_1^\top`."""
         width, dim = self.first.shape[-2:]
         layers = len(self.curvatures)
         if not self.enters_once or layers == 1:
             return self._laplacian_by_directions()
-        # Matrix products in training: 3 of width^3 against 4 of width^2 * dim in the last layer; deeper ones have
-        # 6 against 3 each, for the whole matrix is carried on.
+        # Matrix products in training: 3 of width^3 against 4 of width^2 * dim in the last layer, 6 against 3 in others.
         by_gram = width * (3 + 6 * (layers - 2)) <= dim * (4 + 3 * (layers - 2))
         return self._laplacian_by_gram() if by_gram else self._laplacian_by_directions()
 
@@ -242,36 +195,35 @@ class LayerSum:
         inner = LayerSum(self.input_weights[:-1], self.hidden_weights[:-1], self.slopes[:-1], before, self.residual)
         tangents = inner.tangents([self.first.mT.contiguous().unsqueeze(-3), *(None for _ in self.hidden_weights[:-1])])
         total = add_up([(c * T.square().sum(-2)).sum(-1) for c, T in zip(before, tangents, strict=True)])
-        directions, gain = tangents[-1], self.slopes[-1]
+        directions, slope = tangents[-1], self.slopes[-1]
         if self.residual and len(tangents) > 1:
-            directions, gain = self._carried(tangents), torch.ones_like(gain)
-        return total + (last * squared_directions(directions, gain, self.hidden_weights[-1])).sum(-1)
+            directions, slope = self._carried(tangents), torch.ones_like(slope)
+        return total + (last * squared_directions(directions, slope, self.hidden_weights[-1])).sum(-1)
 
     def _carried(self, tangents: Sequence[Tensor]) -> Tensor:
-        return add_up([gain.unsqueeze(-2) * tangent for gain, tangent in zip(self.slopes, tangents, strict=True)])
+        return add_up([slope.unsqueeze(-2) * tangent for slope, tangent in zip(self.slopes, tangents, strict=True)])
 
     def _laplacian_by_gram(self) -> Tensor:
         gram = self.first @ self.first.mT
         total = (self.curvatures[0] * gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)).sum(-1)
         if len(self.hidden_weights) == 1:
             return total + (self.curvatures[1] * squared_gram(self.slopes[0], self.hidden_weights[0], gram)).sum(-1)
-        # `carried` is P P^T of each sample, of shape (*stack, samples, n, n), from which the next layer's W P P^T W^T
-        # needs its diagonal, and the next but one the whole.
-        gain = self.slopes[0]
-        carried = gain.unsqueeze(-1) * gram.unsqueeze(-3) * gain.unsqueeze(-2)
-        for layer, link in enumerate(self.hidden_weights):
-            half = rows_times(carried, link.mT)
-            diagonal = (half * link.mT.unsqueeze(-3)).sum(-2)
+        # `carried` is P P^T of each sample, of shape (*stack, samples, n, n)
+        slope = self.slopes[0]
+        carried = slope.unsqueeze(-1) * gram.unsqueeze(-3) * slope.unsqueeze(-2)
+        for layer, hidden_weight in enumerate(self.hidden_weights):
+            half = rows_times(carried, hidden_weight.mT)
+            diagonal = (half * hidden_weight.mT.unsqueeze(-3)).sum(-2)
             total = total + (self.curvatures[layer + 1] * diagonal).sum(-1)
             if layer + 1 == len(self.hidden_weights):
                 break
-            gain = self.slopes[layer + 1]
-            cross = half * gain.unsqueeze(-2)
+            slope = self.slopes[layer + 1]
+            cross = half * slope.unsqueeze(-2)
             if self.residual:
                 cross = carried + cross
-                carried = cross + gain.unsqueeze(-1) * rows_times(cross.mT, link.mT).mT
+                carried = cross + slope.unsqueeze(-1) * rows_times(cross.mT, hidden_weight.mT).mT
             else:
-                carried = gain.unsqueeze(-1) * rows_times(cross.mT, link.mT).mT
+                carried = slope.unsqueeze(-1) * rows_times(cross.mT, hidden_weight.mT).mT
         return total
 
     def hessian(self) -> Tensor:
@@ -299,15 +251,7 @@ def add_up(parts: list[Tensor]) -> Tensor:
 
 
 def rows_times(x: Tensor, matrix: Tensor) -> Tensor:
-    """Multiply the rows of many samples by a matrix, as one product of ``samples * rows`` rows.
-
-    Args:
-        x: The rows, of shape ``(*stack, samples, rows, n)``, or without the stack.
-        matrix: The matrix, of shape ``(*stack, n, m)``.
-
-    Returns:
-        The product, of shape ``(*stack, samples, rows, m)``.
-    """
+    """Multiply rows ``(*stack, samples, rows, n)`` by a matrix ``(*stack, n, m)``, as one product."""
     flat = _flat(x) @ matrix
     return flat.reshape(*flat.shape[:-2], *x.shape[-3:-1], matrix.shape[-1])
 
@@ -321,7 +265,7 @@ def layered_jet(
 ) -> Jet:
     r"""Compute the jet of a layered network, or of several side by side.
 
-    With :math:`\delta_l = \partial u / \partial h_l` from the backward sweep, the pull
+    With :math:`\delta_l = \partial u / \partial h_l` from the backward sweep, the adjoint
     :math:`\pi_l = \delta_l \odot \sigma'(a_l)` and the curvature :math:`c_l = \delta_l \odot \sigma''(a_l)`,
 
     .. math::
@@ -330,20 +274,11 @@ def layered_jet(
 
     and the second derivatives in ``z`` are those of :class:`LayerSum`. The time is one more direction for it.
 
-    Args:
-        layers: The weights.
-        embedding: The time embedding.
-        rule: The activation with its derivatives.
-        z: The points, of shape ``(*stack, samples, dim)``.
-        t: The times, of shape ``(*stack, samples)``, or ``(*stack, 1)`` for one that all samples share.
-        request: The second derivatives wanted; its probes are of shape ``(*stack, samples, probes, dim)``.
-
-    Returns:
-        The jet, every field of which leads with ``(*stack, samples)``.
+    Points are ``(*stack, samples, dim)``, times ``(*stack, samples)``, or ``(*stack, 1)`` for one shared time.
     """
     features, features_dot = embedding.with_derivative(t)
     states = layers.states(z, features, rule)
-    slopes = [gain for _, gain, _ in states]
+    slopes = [slope for _, slope, _ in states]
     adjoints = layers.adjoints(slopes)
     pre_adjoints = [delta * slope for delta, slope in zip(adjoints, slopes, strict=True)]
     value = (states[-1][0] @ layers.output.unsqueeze(-1)).squeeze(-1)
@@ -389,7 +324,7 @@ def layered_bound(layers: Layers, slopes: tuple[float, float]) -> Tensor:
     r"""Bound the Hessian :math:`\sum_l J_l^\top \operatorname{diag}(c_l) J_l` of a layered network.
 
     With :math:`s_1 \ge |\sigma'|` and :math:`s_2 \ge |\sigma''|`, the adjoints of the layers obey
-    :math:`|\delta_l| \le \beta_l` entry by entry, where :math:`\beta_L = |w|` and
+    :math:`|\delta_l| \le \beta_l` input_weight by input_weight, where :math:`\beta_L = |w|` and
     :math:`\beta_l = s_1 |W_{l+1}|^\top \beta_{l+1}`. Hence
 
     .. math::
@@ -399,33 +334,26 @@ def layered_bound(layers: Layers, slopes: tuple[float, float]) -> Tensor:
     where :math:`p_l = s_1 (|W_l|_2\, p_{l-1} + |E_l|_2)` bounds :math:`|\partial h_l / \partial z|_2`, and
     :math:`p_0 = 0`. A residual network with the step :math:`\eta` adds :math:`\beta_{l+1}` to :math:`\beta_l` and
     :math:`p_{l-1}` to :math:`p_l`, and has :math:`\eta s_1, \eta s_2` in place of :math:`s_1, s_2` from its second
-    layer on. Every term is the worst case of its layer, so the bound grows with the depth and the width.
-
-    Args:
-        layers: The weights.
-        slopes: The bounds :math:`s_1` and :math:`s_2` of the derivatives of the activation.
-
-    Returns:
-        The bound, of shape ``(*stack,)``; differentiable in the weights.
+    layer on. The ``slopes`` are :math:`s_1, s_2`; the bound is ``(*stack,)``.
     """
     first, second = slopes
     eta = 1.0 if layers.residual is None else abs(layers.residual)
     beta = layers.output.abs()
     adjoints = [beta]
-    for link in reversed(layers.hidden_weights):
-        back = first * eta * (beta.unsqueeze(-2) @ link.abs()).squeeze(-2)
+    for hidden_weight in reversed(layers.hidden_weights):
+        back = first * eta * (beta.unsqueeze(-2) @ hidden_weight.abs()).squeeze(-2)
         beta = back if layers.residual is None else back + beta
         adjoints.append(beta)
     adjoints.reverse()
 
-    entry = layers.input_weights[0]
-    if entry is None:
+    input_weight = layers.input_weights[0]
+    if input_weight is None:
         raise ValueError("input_weights: expected the point to enter the first layer, got None")
-    total = second * _weighted_norm(entry, adjoints[0])
-    reach = first * torch.linalg.matrix_norm(entry, ord=2)  # p_l
-    for link, extra, beta in zip(layers.hidden_weights, layers.input_weights[1:], adjoints[1:], strict=True):
-        square = _weighted_norm(link, beta) * reach.square()
-        own = torch.linalg.matrix_norm(link, ord=2) * reach
+    total = second * _weighted_norm(input_weight, adjoints[0])
+    reach = first * torch.linalg.matrix_norm(input_weight, ord=2)  # p_l
+    for hidden_weight, extra, beta in zip(layers.hidden_weights, layers.input_weights[1:], adjoints[1:], strict=True):
+        square = _weighted_norm(hidden_weight, beta) * reach.square()
+        own = torch.linalg.matrix_norm(hidden_weight, ord=2) * reach
         if extra is not None:
             square = _square_of_sum(square, _weighted_norm(extra, beta))
             own = own + torch.linalg.matrix_norm(extra, ord=2)
@@ -449,17 +377,7 @@ def _square_of_sum(a: Tensor, b: Tensor) -> Tensor:
 
 
 class LayeredPotential(Potential):
-    """A potential given by a layered network; a subclass says what its weights are.
-
-    Args:
-        dim: The number of coordinates.
-        time_embedding: Features of time.
-        activation: A smooth elementwise function.
-        remainder: A potential to add to the network's, or None.
-
-    Raises:
-        ValueError: If ``dim`` is not positive, or the activation is piecewise linear.
-    """
+    """A potential given by a layered network with the weights of a subclass, plus a ``remainder`` if there is one."""
 
     def __init__(
         self, dim: int, time_embedding: TimeEmbedding, activation: Activation, remainder: Potential | None = None
@@ -483,10 +401,10 @@ class LayeredPotential(Potential):
 
     @property
     def inner_width(self) -> int | None:
-        """The number of directions that the Hessian acts in, see :attr:`Potential.inner_width`."""
+        """The rank of the Hessian at most, see :attr:`Potential.inner_width`."""
         layers = self.layers()
         first, *rest = layers.input_weights
-        own = None if first is None or any(entry is not None for entry in rest) else first.shape[-2]
+        own = None if first is None or any(input_weight is not None for input_weight in rest) else first.shape[-2]
         if own is None or self.remainder is None:
             return own
         more = self.remainder.inner_width
@@ -537,24 +455,12 @@ def _with_remainder(jet: Jet, rest: Jet) -> Jet:
     return replace(total, factors=InnerHessian(core, torch.cat([one.factor, two.factor])))
 
 
-DIRECTIONS_BLOCK = 2**17
-
-
-GRAM_BLOCK = 2**19
-"""The largest number of entries of one block of a product; measured, they differ because the sums run differently."""
+DIRECTIONS_BLOCK, GRAM_BLOCK = 2**17, 2**19
+"""The largest numbers of entries of one block of a product, as measured."""
 
 
 def squared_directions(directions: Tensor, slopes: Tensor, weight: Tensor) -> Tensor:
-    r"""Compute :math:`q_k = \sum_r \left(\sum_i W_{ki} s_i J_{ri}\right)^2` for each sample.
-
-    Args:
-        directions: The tangents ``J``, of shape ``(*stack, samples or 1, directions, n)``.
-        slopes: The slopes ``s``, of shape ``(*stack, samples, n)``.
-        weight: The matrix ``W``, of shape ``(*stack, m, n)``.
-
-    Returns:
-        The sums, of shape ``(*stack, samples, m)``.
-    """
+    r"""Compute :math:`q_k = \sum_r \left(\sum_i W_{ki} s_i J_{ri}\right)^2`, of shape ``(*stack, samples, m)``."""
     if _plain():
         return rows_times(directions * slopes.unsqueeze(-2), weight.mT).square().sum(-2)
     result: Tensor = _SquaredDirections.apply(directions, slopes, weight)  # type: ignore[no-untyped-call]
@@ -564,15 +470,7 @@ def squared_directions(directions: Tensor, slopes: Tensor, weight: Tensor) -> Te
 def squared_gram(slopes: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
     r"""Compute :math:`q_k = (W D G D W^\top)_{kk}` with :math:`D = \operatorname{diag}(s)` for each sample.
 
-    It equals :func:`squared_directions` where :math:`G = J^\top J`, and costs two thirds of it in training.
-
-    Args:
-        slopes: The slopes ``s``, of shape ``(*stack, samples, n)``.
-        weight: The matrix ``W``, of shape ``(*stack, m, n)``.
-        gram: The symmetric matrix ``G``, of shape ``(*stack, n, n)``.
-
-    Returns:
-        The diagonals, of shape ``(*stack, samples, m)``.
+    It equals :func:`squared_directions` where :math:`G = J^\top J`, at two thirds of the cost in training.
     """
     if _plain():
         scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
@@ -606,9 +504,9 @@ class _SquaredDirections(_FromInputs):
     def forward(directions: Tensor, slopes: Tensor, weight: Tensor) -> Tensor:
         parts = []
         for samples in _sample_blocks(slopes, weight):
-            gain, total = slopes.narrow(-2, *samples).unsqueeze(-2), None
-            for block in _direction_blocks(directions, gain, weight, samples):
-                squares = rows_times(block * gain, weight.mT).square()
+            slope, total = slopes.narrow(-2, *samples).unsqueeze(-2), None
+            for block in _direction_blocks(directions, slope, weight, samples):
+                squares = rows_times(block * slope, weight.mT).square()
                 own = squares.squeeze(-2) if squares.shape[-2] == 1 else squares.sum(-2)
                 total = own if total is None else total + own
             parts.append(total)
@@ -619,32 +517,32 @@ class _SquaredDirections(_FromInputs):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         directions, slopes, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         shared = directions.shape[-3] != slopes.shape[-2]
-        by_directions, by_gains, by_weight = [], [], torch.zeros_like(weight)
+        by_directions, by_slopes, by_weight = [], [], torch.zeros_like(weight)
         for samples in _sample_blocks(slopes, weight):
-            gain, twice = (x.narrow(-2, *samples).unsqueeze(-2) for x in (slopes, 2 * grad))
-            own_directions, own_gains = [], torch.zeros_like(gain.squeeze(-2))
-            for block in _direction_blocks(directions, gain, weight, samples):
-                scaled = block * gain
-                slope = rows_times(scaled, weight.mT) * twice
-                by_weight = by_weight + _flat(slope).mT @ _flat(scaled)
-                back = rows_times(slope, weight)
-                own_gains = own_gains + (back * block).sum(-2)
-                pulled = back * gain
+            slope, twice = (x.narrow(-2, *samples).unsqueeze(-2) for x in (slopes, 2 * grad))
+            own_directions, own_slopes = [], torch.zeros_like(slope.squeeze(-2))
+            for block in _direction_blocks(directions, slope, weight, samples):
+                scaled = block * slope
+                adjoint = rows_times(scaled, weight.mT) * twice
+                by_weight = by_weight + _flat(adjoint).mT @ _flat(scaled)
+                back = rows_times(adjoint, weight)
+                own_slopes = own_slopes + (back * block).sum(-2)
+                pulled = back * slope
                 own_directions.append(pulled.sum(-3, keepdim=True) if shared else pulled)
-            by_gains.append(own_gains)
+            by_slopes.append(own_slopes)
             by_directions.append(torch.cat(own_directions, dim=-2) if own_directions else None)
         known = [part for part in by_directions if part is not None]
         if not known:
             return torch.zeros_like(directions), torch.zeros_like(slopes), by_weight
         total = torch.stack(known).sum(0) if shared else torch.cat(known, dim=-3)
-        return total, torch.cat(by_gains, dim=-2), by_weight
+        return total, torch.cat(by_slopes, dim=-2), by_weight
 
     @staticmethod
     def jvp(ctx: FunctionCtx, *tangents: Tensor) -> Tensor:
         directions, slopes, weight = ctx.saved_tensors  # type: ignore[attr-defined]
-        moved_directions, moved_gains, moved_weight = tangents
+        moved_directions, moved_slopes, moved_weight = tangents
         scaled = directions * slopes.unsqueeze(-2)
-        moved = moved_directions * slopes.unsqueeze(-2) + directions * moved_gains.unsqueeze(-2)
+        moved = moved_directions * slopes.unsqueeze(-2) + directions * moved_slopes.unsqueeze(-2)
         change = rows_times(moved, weight.mT) + rows_times(scaled, moved_weight.mT)
         return 2 * (rows_times(scaled, weight.mT) * change).sum(-2)
 
@@ -661,25 +559,25 @@ class _SquaredGram(_FromInputs):
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         slopes, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]
-        by_gains, by_weight, by_gram = [], torch.zeros_like(weight), torch.zeros_like(gram)
+        by_slopes, by_weight, by_gram = [], torch.zeros_like(weight), torch.zeros_like(gram)
         for start, size in _blocks(slopes.shape[-2], weight.numel(), GRAM_BLOCK):
-            gain, slope = slopes.narrow(-2, start, size).unsqueeze(-2), grad.narrow(-2, start, size).unsqueeze(-1)
-            scaled = gain * weight.unsqueeze(-3)
-            weighted = scaled * slope
+            slope, adjoint = slopes.narrow(-2, start, size).unsqueeze(-2), grad.narrow(-2, start, size).unsqueeze(-1)
+            scaled = slope * weight.unsqueeze(-3)
+            weighted = scaled * adjoint
             by_gram = by_gram + _flat(weighted).mT @ _flat(scaled)
-            pulled = 2 * slope * rows_times(scaled, gram)
-            by_gains.append(torch.linalg.vecdot(pulled, weight.unsqueeze(-3), dim=-2))
-            by_weight = by_weight + torch.linalg.vecdot(pulled, gain, dim=-3)
-        if not by_gains:
+            pulled = 2 * adjoint * rows_times(scaled, gram)
+            by_slopes.append(torch.linalg.vecdot(pulled, weight.unsqueeze(-3), dim=-2))
+            by_weight = by_weight + torch.linalg.vecdot(pulled, slope, dim=-3)
+        if not by_slopes:
             return torch.zeros_like(slopes), by_weight, by_gram
-        return torch.cat(by_gains, dim=-2), by_weight, by_gram
+        return torch.cat(by_slopes, dim=-2), by_weight, by_gram
 
     @staticmethod
     def jvp(ctx: FunctionCtx, *tangents: Tensor) -> Tensor:
         slopes, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]
-        moved_gains, moved_weight, moved_gram = tangents
+        moved_slopes, moved_weight, moved_gram = tangents
         scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
-        moved = moved_gains.unsqueeze(-2) * weight.unsqueeze(-3) + slopes.unsqueeze(-2) * moved_weight.unsqueeze(-3)
+        moved = moved_slopes.unsqueeze(-2) * weight.unsqueeze(-3) + slopes.unsqueeze(-2) * moved_weight.unsqueeze(-3)
         change = 2 * rows_times(moved, gram) + rows_times(scaled, moved_gram)
         result: Tensor = (change * scaled).sum(-1)
         return result
@@ -690,8 +588,8 @@ def _sample_blocks(slopes: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
     return _blocks(slopes.shape[-2], slopes.shape[:-2].numel() * max(weight.shape[-2:]), DIRECTIONS_BLOCK)
 
 
-def _direction_blocks(directions: Tensor, gain: Tensor, weight: Tensor, samples: tuple[int, int]) -> Iterator[Tensor]:
+def _direction_blocks(directions: Tensor, slope: Tensor, weight: Tensor, samples: tuple[int, int]) -> Iterator[Tensor]:
     """Return the directions of a block of samples, as many at a time as are small enough."""
     own = directions if directions.shape[-3] == 1 else directions.narrow(-3, *samples)
-    for block in _blocks(own.shape[-2], gain.shape[:-2].numel() * max(weight.shape[-2:]), DIRECTIONS_BLOCK):
+    for block in _blocks(own.shape[-2], slope.shape[:-2].numel() * max(weight.shape[-2:]), DIRECTIONS_BLOCK):
         yield own.narrow(-2, *block)

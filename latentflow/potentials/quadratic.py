@@ -150,9 +150,9 @@ class LowRankQuadratic(Potential):
 
         def second_time_derivative() -> Tensor:
             second = self.embedding.second_derivative(t)
-            bend: Tensor = y_dot.square().sum(-1) + (y * self.time(second)).sum(-1)
+            curvature: Tensor = y_dot.square().sum(-1) + (y * self.time(second)).sum(-1)
             drift: Tensor = self.drift(second).squeeze(-1)
-            return bend + drift
+            return curvature + drift
 
         def inner_hessian() -> InnerHessian:
             return InnerHessian(torch.eye(len(A), dtype=A.dtype, device=A.device).expand(*batch, -1, -1), A)

@@ -32,19 +32,7 @@ def tensors(jet: Jet) -> dict[str, Tensor]:
 
 
 def require_close(name: str, actual: Tensor, expected: Tensor, tolerance: float, where: str, what: str) -> None:
-    """Require agreement up to ``tolerance * (1 + max |expected|)``.
-
-    Args:
-        name: What is compared.
-        actual: What was found.
-        expected: What should have been found.
-        tolerance: The relative tolerance.
-        where: Under which circumstances, for the message.
-        what: What ``expected`` is, for the message.
-
-    Raises:
-        AssertionError: If shapes or dtypes differ, or an entry is further off; the message names the worst one.
-    """
+    """Require agreement up to ``tolerance * (1 + max |expected|)``; an AssertionError names the worst entry."""
     if not isinstance(actual, Tensor):
         raise AssertionError(f"{name}, {where}: expected a tensor, got {type(actual).__name__}")
     if actual.shape != expected.shape:
@@ -66,16 +54,7 @@ def require_close(name: str, actual: Tensor, expected: Tensor, tolerance: float,
 
 
 def require_finite(name: str, actual: Tensor, where: str) -> None:
-    """Require that there is no infinity and no NaN.
-
-    Args:
-        name: What is looked at.
-        actual: What was found.
-        where: Under which circumstances, for the message.
-
-    Raises:
-        AssertionError: If an entry is not finite; the message names the first one.
-    """
+    """Require finite entries; the message of the AssertionError names the first other one."""
     bad = ~torch.isfinite(actual)
     if bad.any():
         index = tuple(bad.nonzero()[0].tolist())
@@ -94,17 +73,7 @@ def explained(name: str, where: str) -> Iterator[None]:
 
 
 def reverse_jet(u: Field, z: Tensor, t: Tensor, probes: Tensor) -> Jet:
-    """Differentiate the values of a field by reverse over reverse mode, every field of the jet.
-
-    Args:
-        u: The field; only its values are used.
-        z: The points, of shape ``(*batch, dim)``, a leaf that requires gradients.
-        t: The times, of shape ``(*batch,)``, a leaf that requires gradients.
-        probes: The directions, of shape ``(*batch, probes, dim)``.
-
-    Returns:
-        The jet, with a graph to the points, the times and the parameters. Its Hessian in factors has the factor one.
-    """
+    """Differentiate the values of a field by reverse over reverse mode, every field of the jet, with a graph."""
     dim = z.shape[-1]
     value = u(z, t)
     gradient, time_derivative = derivative(value, z), derivative(value, t)
@@ -151,15 +120,7 @@ Subject = TypeVar("Subject")
 
 @dataclass(frozen=True)
 class Case:
-    """A potential, points and times, probes, and how far a field may be off.
-
-    Attributes:
-        u: The potential, a copy of the user's.
-        z: The points, of shape ``(*batch, dim)``.
-        t: The times, of shape ``(*batch,)``.
-        probes: The directions, of shape ``(*batch, probes, dim)``.
-        tolerance: The tolerance, relative to one plus the largest entry of a field.
-    """
+    """A copy of the user's potential, points ``(*batch, dim)``, times ``(*batch,)``, probes and a tolerance."""
 
     u: Field
     z: Tensor

@@ -29,14 +29,13 @@ def check_flow(
 ) -> None:
     r"""Check a flow against its own velocity.
 
-    From ``flow.velocity`` the points, volumes and
-    actions of a trajectory are computed anew: by Euler's scheme and by Runge and Kutta's, with the volume as the determinant
-    of the Jacobian that automatic differentiation gives. Checked are
+    Points, log-determinants and actions of a trajectory are computed anew from ``flow.velocity``, by Euler's scheme
+    and by the scheme of Runge and Kutta, with the determinant of the Jacobian by automatic differentiation. Checked are
 
     - that the velocity is the gradient of ``flow.potential``, if there is one;
-    - the points, ``log_det``, ``action`` and times of ``step``, ``rollout`` and ``integrate``, and the gradients of the
+    - points, ``log_det``, ``action`` and times of ``step``, ``rollout`` and ``integrate``, and the gradients of the
       first two in the start and in the parameters;
-    - that a trajectory continues from its middle, forwards and backwards in time, and leaves ``log_det`` out if told to;
+    - that a trajectory continues from its middle, in both directions of time, and leaves ``log_det`` out if told to;
     - that ``inverse`` leads back, for both schemes, with gradients that undo those of the way forth;
     - that ``push_forward`` has the density of the change of variables, where it samples and where it is asked;
     - that no sample depends on another one; that the batch shapes ``()``, ``(0,)`` and one more dimension,

@@ -258,12 +258,7 @@ WIDER = 1.3
 
 @dataclass(frozen=True)
 class Reference:
-    """Points that an integral is summed over.
-
-    Attributes:
-        z: The points, of shape ``(points, dim)``.
-        weight: Their weights, of shape ``(points,)``.
-    """
+    """Points ``(points, dim)`` and weights ``(points,)`` of a sum for an integral."""
 
     z: Tensor
     weight: Tensor
@@ -284,13 +279,9 @@ class Reference:
 
 
 def reference_points(sample: Tensor) -> Reference:
-    """Return the points of an integral over a density from which a sample was drawn.
+    """Return the points of an integral over the density of a sample ``(draws, dim)``.
 
-    In one and two dimensions they are a grid; in more, they are drawn from a normal distribution a little wider than
-    the sample, whose density divides their weights.
-
-    Args:
-        sample: The sample, of shape ``(draws, dim)``.
+    They are a grid in one and two dimensions, and draws from a wider normal distribution in more.
     """
     dim, centre = sample.shape[-1], sample.mean(0)
     if dim in POINTS:

@@ -58,6 +58,7 @@ def check_residual(
         ValueError: If the batch shape has fewer than two samples.
 
     Example:
+        >>> from latentflow import Derivative
         >>> class Burning(PDEResidual):  # a flame front
         ...     requires = Derivative.LAPLACIAN
         ...     def __init__(self):

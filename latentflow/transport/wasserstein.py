@@ -214,8 +214,7 @@ def barycentric_map(
         The images of the points of ``x``, of its shape, without gradients.
 
     Raises:
-        TypeError: See :func:`wasserstein2`.
-        ValueError: See :func:`wasserstein2`.
+        TypeError, ValueError: See :func:`wasserstein2`.
 
     References:
         | Entropic estimation of optimal transport maps (Pooladian, Niles-Weed, 2021)

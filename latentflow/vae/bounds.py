@@ -19,21 +19,8 @@ from latentflow.priors import DiffusedPrior, Prior
 def reparameterized_sample(distribution: Distribution, generator: torch.Generator | None = None) -> Tensor:
     """Draw one sample through which gradients flow.
 
-    Args:
-        distribution: The distribution; a (possibly independent) normal if a generator is given.
-        generator: The source of randomness, or None for torch's global one.
-
-    Returns:
-        The sample, of the batch and event shape of the distribution.
-
-    Raises:
-        TypeError: If a generator is given and the distribution is not normal, since torch.distributions take none.
-
-    Example:
-        >>> normal = Normal(torch.zeros(3), torch.ones(3))
-        >>> first = reparameterized_sample(normal, torch.Generator().manual_seed(0))
-        >>> second = reparameterized_sample(normal, torch.Generator().manual_seed(0))
-        >>> assert torch.equal(first, second)
+    A generator needs a (possibly independent) normal distribution, since torch.distributions take none; others raise a
+    TypeError.
     """
     if generator is None:
         return distribution.rsample()
@@ -47,21 +34,7 @@ def reparameterized_sample(distribution: Distribution, generator: torch.Generato
 
 
 def estimate_divergence(posterior: Distribution, prior: Distribution, z: Tensor) -> Tensor:
-    r"""Compute :math:`KL(q \| p)` in closed form where torch knows it, by the sample otherwise.
-
-    Args:
-        posterior: The distribution :math:`q`, of batch shape ``(*batch,)``.
-        prior: The distribution :math:`p`, of a batch shape that broadcasts to ``(*batch,)``.
-        z: A sample of the posterior, of shape ``(*batch, dim)``.
-
-    Returns:
-        The divergence or :math:`\log q(z) - \log p(z)`, of shape ``(*batch,)``, in nats.
-
-    Example:
-        >>> q = Independent(Normal(torch.ones(4, 2), 1.0), 1)
-        >>> p = Independent(Normal(torch.zeros(2), 1.0), 1)
-        >>> torch.testing.assert_close(estimate_divergence(q, p, q.sample()), torch.ones(4))
-    """
+    r"""Compute :math:`KL(q \| p)` ``(*batch,)`` in nats: in closed form, or else from the sample ``z``."""
     try:
         return kl_divergence(posterior, prior)
     except NotImplementedError:  # what torch raises for a pair without a closed form, and its only way to say so
@@ -156,8 +129,8 @@ class MarginalBound(DeterministicBound):
 
     The posterior density follows the flow, :math:`\log q_t(z_t) = \log q(z_0 | x_0) - \log|\det|`. At the first time
     the divergence has a closed form between normal distributions; at later times the sample estimates it. Each summand
-    is a lower bound of :math:`\log p_t(x_t)` while the steps are invertible and the log-determinant is exact; the sum is
-    a composite likelihood, not a bound of :math:`\log p(x_0, \dots, x_T)`.
+    is a lower bound of :math:`\log p_t(x_t)` while the steps are invertible and the log-determinant is exact; the sum
+    is a composite likelihood, not a bound of :math:`\log p(x_0, \dots, x_T)`.
 
     Attributes:
         log_det: The log-determinant of a step.

@@ -24,15 +24,15 @@ FAULTS = (
     Fault(
         "the last layer left out of the Laplacian",
         "latentflow/potentials/layered.py",
-        "return total + (last * squared_directions(directions, gain, self.hidden_weights[-1])).sum(-1)",
+        "return total + (last * squared_directions(directions, slope, self.hidden_weights[-1])).sum(-1)",
         "return total",
         LAYERED,
     ),
     Fault(
-        "one gain missing in the matrix that is carried",
+        "one slope missing in the matrix that is carried",
         "latentflow/potentials/layered.py",
-        "carried = gain.unsqueeze(-1) * gram.unsqueeze(-3) * gain.unsqueeze(-2)",
-        "carried = gram.unsqueeze(-3) * gain.unsqueeze(-2)",
+        "carried = slope.unsqueeze(-1) * gram.unsqueeze(-3) * slope.unsqueeze(-2)",
+        "carried = gram.unsqueeze(-3) * slope.unsqueeze(-2)",
         LAYERED,
     ),
     Fault(
