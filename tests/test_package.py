@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY, EXPERIMENTS = ROOT / "latentflow", ROOT / "latentflow_experiments"
 
 EXTRAS = {
+    "docstring_parser",
     "PIL",
     "h5py",
     "kornia",
