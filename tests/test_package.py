@@ -296,3 +296,9 @@ def test_imports_are_read_in_every_form(line, expected, tmp_path):
     source.parent.mkdir(parents=True)
     source.write_text(f"def later():\n    {line}\n")
     assert imported_parts(source, package, set(ALLOWED)) == expected
+
+
+def test_the_tests_of_the_library_do_without_the_experiments():
+    """Catches a test that fails with the oldest dependencies, where the extras are not installed."""
+    files = (ROOT / "tests" / "latentflow").rglob("*.py")
+    assert [path.name for path in files if "latentflow_experiments" in path.read_text(encoding="utf-8")] == []

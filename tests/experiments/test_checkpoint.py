@@ -5,6 +5,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from latentflow import (
+    FlowVAE,
+    HJResidual,
+    MLPDecoder,
+    MLPEncoder,
+    MLPPotential,
+    PotentialBank,
+    TransportedPrior,
+    VampPrior,
+)
 from latentflow_experiments.errors import ExperimentError
 from latentflow_experiments.records import replacing
 from latentflow_experiments.runs import Progress, load_checkpoint, save_checkpoint
@@ -80,3 +90,23 @@ def test_a_failing_writer_leaves_the_earlier_file(tmp_path):
         write()
     assert path.read_text() == "good"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def sharing(kind, seed):
+    """A model whose prior shares its encoder, or its bank."""
+    torch.manual_seed(seed)
+    encoder, decoder = MLPEncoder((1, 3, 2), 2, (8,)), MLPDecoder(2, (1, 3, 2), (8,))
+    bank = PotentialBank([MLPPotential(2, (6,)), MLPPotential(2, (5,))])
+    prior = VampPrior(encoder, torch.rand(3, 1, 3, 2))
+    return FlowVAE(encoder, decoder, bank, prior if kind == "encoder" else TransportedPrior(prior, bank), HJResidual())
+
+
+@pytest.mark.parametrize("kind", ["encoder", "bank"])
+def test_a_prior_that_shares_modules_with_the_model(tmp_path, kind):
+    """Catches a checkpoint that loses a prior, or cannot hold an encoder or a bank that the prior shares."""
+    model, other = sharing(kind, 0), sharing(kind, 1)
+    frames, k = torch.rand(4, 3, 1, 3, 2), torch.tensor([1, 0, 1, 1])
+    save_checkpoint(tmp_path / "c", model, torch.optim.Adam(model.parameters()), Progress())
+    load_checkpoint(tmp_path / "c", other)
+    totals = [one.objective(frames, k, torch.Generator().manual_seed(0)).total for one in (model, other)]
+    assert torch.equal(*totals)

@@ -11,6 +11,7 @@ import torch
 from closed_forms import generator
 from safetensors.torch import load_file
 
+from latentflow import FlowVAE
 from latentflow.vae import ExactSum, StraightThrough
 from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
 from latentflow_experiments.data import open_sequences
@@ -301,3 +302,30 @@ def test_the_temperature_falls_with_the_budget(tmp_path, monkeypatch):
     assert exact.label_posterior.estimator == ExactSum()
     assert free.label_posterior.estimator == StraightThrough(math.exp(-2.7))
     assert labelled.label_posterior is None
+
+
+class Shown(Exception):
+    """What a step was shown is known."""
+
+
+@pytest.mark.parametrize("supervision", ["weak", "labels"])
+def test_training_without_labels_never_hands_them_over(monkeypatch, tmp_path, supervision):
+    """Catches a label that is read in training, and batches of one transformation, whose order would tell it."""
+    config = TrainConfig("digits", batch_size=32, model=ModelConfig(supervision=supervision, dim=3, width=8))
+    batches = [training.draw_kinds(config, step, 3, generator(step)) for step in range(4)]
+    kinds = [set(batch.tolist()) for batch in batches]
+    assert kinds == ([{0, 1, 2}] * 4 if supervision == "weak" else [{0}, {1}, {2}, {0}])
+    seen = []
+
+    def spy(self, x, k=None, generator=None):
+        seen.append(k)
+        raise Shown
+
+    monkeypatch.setattr(FlowVAE, "forward", spy)
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config)
+    with pytest.raises(Shown):
+        training.train(
+            config, Budget(steps=1), open_sequences("digits", "train"), folder, Hardware(device="cpu").launch()
+        )
+    assert [k is None for k in seen] == [supervision == "weak"]

@@ -24,11 +24,6 @@ from latentflow import (
 from latentflow.vae import ExactSum, MLPSequenceClassifier, StochasticBound, StraightThrough
 from latentflow.vae import bounds as stochastic
 from latentflow.vae.bounds import Mixed
-from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
-from latentflow_experiments.data import open_sequences
-from latentflow_experiments.runs import RunFolder
-from latentflow_experiments.training import loop as training
-from latentflow_experiments.training.session import Hardware
 
 SHAPE, DIM, STEPS, FIELDS, BATCH = (1, 3, 2), 2, 3, 3, 4
 frames = torch.rand(BATCH, STEPS + 1, *SHAPE, generator=generator(0), dtype=torch.float64)
@@ -241,30 +236,3 @@ def test_without_labels_and_without_a_posterior():
     model.label_posterior = None
     with pytest.raises(ValueError, match=r"^k: expected the labels"):
         model.objective(frames)
-
-
-class Shown(Exception):
-    """What a step was shown is known."""
-
-
-@pytest.mark.parametrize("supervision", ["weak", "labels"])
-def test_training_without_labels_never_hands_them_over(monkeypatch, tmp_path, supervision):
-    """Catches a label that is read in training, and batches of one transformation, whose order would tell it."""
-    config = TrainConfig("digits", batch_size=32, model=ModelConfig(supervision=supervision, dim=3, width=8))
-    batches = [training.draw_kinds(config, step, 3, generator(step)) for step in range(4)]
-    kinds = [set(batch.tolist()) for batch in batches]
-    assert kinds == ([{0, 1, 2}] * 4 if supervision == "weak" else [{0}, {1}, {2}, {0}])
-    seen = []
-
-    def spy(self, x, k=None, generator=None):
-        seen.append(k)
-        raise Shown
-
-    monkeypatch.setattr(FlowVAE, "forward", spy)
-    folder = RunFolder(tmp_path / "run")
-    folder.create(config)
-    with pytest.raises(Shown):
-        training.train(
-            config, Budget(steps=1), open_sequences("digits", "train"), folder, Hardware(device="cpu").launch()
-        )
-    assert [k is None for k in seen] == [supervision == "weak"]

@@ -21,7 +21,6 @@ from latentflow import (
     PotentialBank,
 )
 from latentflow.vae import ExactSum, MLPSequenceClassifier, StraightThrough, annealed_temperature
-from latentflow_experiments.methods.matching import infer_labels
 
 SHAPE, FRAMES, CLASSES = (2, 3, 2), 4, 3
 seeds = st.integers(0, 2**31 - 100)
@@ -90,21 +89,6 @@ def test_samples_come_from_the_generator():
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
-
-
-def test_evaluation_takes_the_most_probable_label_without_noise():
-    """Catches Gumbel noise in an evaluation, and an entropy of the wrong sign or base."""
-    bank = PotentialBank([MLPPotential(2, (4,)) for _ in range(CLASSES)])
-    parts = MLPEncoder(SHAPE, 2, (4,)), MLPDecoder(2, SHAPE, (4,)), bank, DiffusionPrior(2, CLASSES), None
-    posterior = LabelPosterior(classifier(), StraightThrough())
-    model = FlowVAE(*parts, label_posterior=posterior).double().eval()
-    x, state = frames(batch=40), torch.get_rng_state()
-    labels, entropy = infer_labels(model, x)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(labels, classifier()(x).argmax(-1))
-    torch.testing.assert_close(entropy, posterior(x).entropy(), rtol=1e-12, atol=1e-12)
-    with pytest.raises(ValueError, match=r"^model: expected one with a label posterior"):
-        infer_labels(FlowVAE(*parts), x)
 
 
 @given(seeds, st.floats(0, 60))

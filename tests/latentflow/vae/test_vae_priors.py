@@ -28,7 +28,6 @@ from latentflow import (
 )
 from latentflow.priors import DiffusedPrior
 from latentflow.vae.bounds import estimate_divergence
-from latentflow_experiments.runs import Progress, load_checkpoint, save_checkpoint
 
 SHAPE, DIM, STEPS = (1, 3, 2), 2, 2
 frames = torch.rand(4, STEPS + 1, *SHAPE, generator=generator(0))
@@ -86,23 +85,13 @@ def test_objective_by_hand_and_gradients(name):
 def test_states_are_complete(name, tmp_path):
     """Catches a checkpoint that loses a prior, or cannot hold an encoder or a bank that the prior shares."""
     model, other = build(name), build(name, seed=1)
-    ways = {"c": lambda: load_checkpoint(tmp_path / "c", other), "t": lambda: load(tmp_path / "t", other)}
-    save_checkpoint(tmp_path / "c", model, torch.optim.Adam(model.parameters()), Progress())
-    torch.save(model.state_dict(), tmp_path / "t")
+    torch.save(model.state_dict(), tmp_path / "state")
     expected = model.objective(frames, k, generator(0)).total
-    for read in ways.values():
-        with torch.no_grad():
-            for parameter in other.parameters():
-                parameter.add_(0.1)
-        read()
-        assert torch.equal(other.objective(frames, k, generator(0)).total, expected)
+    other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    assert torch.equal(other.objective(frames, k, generator(0)).total, expected)
     duplicate = copy.deepcopy(model)
     assert len(list(duplicate.parameters())) == len({id(p) for p in model.parameters()})
     assert torch.equal(duplicate.objective(frames, k, generator(0)).total, expected)
-
-
-def load(trajectory, model):
-    model.load_state_dict(torch.load(trajectory, weights_only=True))
 
 
 def test_a_shared_encoder_is_trained_once():
