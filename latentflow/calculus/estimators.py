@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from latentflow.calculus.checks import check_count
+from latentflow.calculus.checks import check_choice, check_count, check_generator, check_tensor
 from latentflow.calculus.jets import Derivative, Field, Jet, JetRequest, Time, evaluate_jet
 
 Noise: TypeAlias = Literal["rademacher", "gaussian"]
@@ -64,6 +64,7 @@ class Exact:
 
 def draw_probes(z: Tensor, count: int, noise: Noise, generator: torch.Generator | None) -> Tensor:
     r"""Draw probes with :math:`E\,vv^\top = I`, of shape ``(*batch, count, dim)``, for ``z`` of ``(*batch, dim)``."""
+    check_tensor("z", z, ("*batch", "dim"))
     shape = (*z.shape[:-1], count, z.shape[-1])
     if noise == "gaussian":
         return torch.randn(shape, generator=generator, dtype=z.dtype, device=z.device)
@@ -71,10 +72,10 @@ def draw_probes(z: Tensor, count: int, noise: Noise, generator: torch.Generator 
     return 2 * bits - 1
 
 
-def check_noise(noise: Noise) -> None:
-    """Check the name of a distribution of probes; raise a ValueError if it is unknown."""
-    if noise not in ("rademacher", "gaussian"):
-        raise ValueError(f"noise: expected 'rademacher' or 'gaussian', got {noise!r}")
+def check_noise(noise: Noise, generator: torch.Generator | None = None) -> None:
+    """Check the name of a distribution of probes and its source; raise a TypeError or ValueError otherwise."""
+    check_choice("noise", noise, ("rademacher", "gaussian"))
+    check_generator(generator)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,9 @@ class FixedProbes:
     probes: Tensor
 
     stochastic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_tensor("probes", self.probes, ("*batch", "m", "dim"))
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:  # noqa: ARG002 - the protocol's signature
         """Request the quadratic forms of the probes."""
@@ -150,7 +154,7 @@ class Hutchinson:
 
     def __post_init__(self) -> None:
         check_count("probes", self.probes)
-        check_noise(self.noise)
+        check_noise(self.noise, self.generator)
 
     def draw(self, z: Tensor) -> Tensor:
         """Draw probes ``(*batch, probes, dim)`` for points ``z`` of shape ``(*batch, dim)``."""
@@ -226,7 +230,7 @@ class HutchPlusPlus:
     def __post_init__(self) -> None:
         if not isinstance(self.probes, int) or self.probes < 3 or self.probes % 3:
             raise ValueError(f"probes: expected a positive multiple of 3, got {self.probes!r}")
-        check_noise(self.noise)
+        check_noise(self.noise, self.generator)
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:
         """Compute ``Q`` by one pass, and request the forms of ``Q`` and of the rest of ``G``."""

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Flag, auto
 from functools import wraps
+from math import isfinite
+from numbers import Real
 from typing import Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from latentflow.calculus.checks import expand_weight
+from latentflow.calculus.checks import check_callable, check_like, check_tensor, describe, expand_weight
 
 Field: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """A scalar field ``u(z, t)``: ``z`` of shape ``(*batch, dim)``, ``t`` and the result of shape ``(*batch,)``."""
@@ -95,6 +97,10 @@ class JetRequest:
     probes: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.derivatives, Derivative):
+            raise TypeError(f"derivatives: expected members of Derivative, got {describe(self.derivatives)}")
+        if self.probes is not None:
+            check_tensor("probes", self.probes, ("*batch", "probes", "dim"))
         if bool(self.derivatives & WITH_PROBES) != (self.probes is not None):
             expected = "probes" if self.probes is None else "QUADRATIC or PRODUCTS with probes"
             raise ValueError(f"request: expected {expected}, got {self.derivatives.names or 'no second derivative'}")
@@ -127,6 +133,10 @@ class InnerHessian:
     core: Tensor
     factor: Tensor
 
+    def __post_init__(self) -> None:
+        check_tensor("core", self.core, ("*batch", "width", "width"))
+        check_tensor("factor", self.factor, ("*stack", "width", "dim"))
+
 
 @dataclass(frozen=True)
 class Jet:
@@ -156,6 +166,21 @@ class Jet:
     time_derivative: Tensor
     second: Mapping[Derivative, Tensor] = field(default_factory=dict)
     factors: InnerHessian | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("value", "gradient", "time_derivative"):
+            if not isinstance(getattr(self, name), Tensor):
+                raise TypeError(f"{name}: expected a tensor, got {describe(getattr(self, name))}")
+        batch = self.value.shape
+        if self.gradient.shape[:-1] != batch or self.gradient.ndim == 0:
+            raise ValueError(
+                f"gradient: expected shape (*batch, dim) with the batch shape {tuple(batch)} of value, "
+                f"got {tuple(self.gradient.shape)}"
+            )
+        if self.time_derivative.shape != batch:
+            raise ValueError(
+                f"time_derivative: expected the shape {tuple(batch)} of value, got {tuple(self.time_derivative.shape)}"
+            )
 
     @property
     def laplacian(self) -> Tensor:
@@ -342,20 +367,35 @@ def check_answer(jet: Jet, request: JetRequest) -> None:
         raise ValueError(f"u: expected its jet_rule to return the {missing.names} that was requested, got none")
 
 
-def check_points(z: Tensor, dim: int | None = None) -> None:
-    """Check that ``z`` is a floating-point tensor ``(*batch, dim)``; raise a TypeError or ValueError otherwise."""
+def check_points(z: Tensor, dim: int | None = None, like: Tensor | None = None, name: str = "z") -> None:
+    """Check that points are a floating-point tensor ``(*batch, dim)``; raise a TypeError or ValueError otherwise.
+
+    With ``like``, a weight, they have its dtype and device; inside of autocast torch converts them.
+    """
     if not isinstance(z, Tensor):
-        raise TypeError(f"z: expected a tensor of shape (*batch, dim), got {type(z).__name__}")
+        raise TypeError(f"{name}: expected a tensor of shape (*batch, {dim or 'dim'}), got {describe(z)}")
     if not z.is_floating_point():
-        raise TypeError(f"z: expected a floating-point tensor, got {z.dtype}")
-    if z.ndim == 0:
-        raise ValueError("z: expected shape (*batch, dim), got a tensor of shape ()")
-    if dim is not None and z.shape[-1] != dim:
-        raise ValueError(f"z: expected shape (*batch, {dim}), got {tuple(z.shape)}")
+        raise TypeError(f"{name}: expected a floating-point tensor, got {z.dtype}")
+    if z.ndim == 0 or (dim is not None and z.shape[-1] != dim):
+        raise ValueError(f"{name}: expected shape (*batch, {dim or 'dim'}), got {tuple(z.shape)}")
+    if like is not None and (z.dtype != like.dtype or z.device != like.device) and not _autocasts(z.device.type):
+        check_like(name, z, like)
+
+
+def check_time(t: Time) -> None:
+    """Check that a time is a finite real number, or a real tensor; raise a TypeError or ValueError otherwise."""
+    if isinstance(t, Tensor):
+        if t.dtype is torch.bool or t.is_complex():
+            raise TypeError(f"t: expected real times, got a tensor of {t.dtype}")
+    elif isinstance(t, bool) or not isinstance(t, Real):
+        raise TypeError(f"t: expected a number or a tensor of times, got {describe(t)}")
+    elif not isfinite(t):
+        raise ValueError(f"t: expected a finite time, got {describe(t)}")
 
 
 def expand_time(t: Time, z: Tensor) -> Tensor:
     """Return one time for each point ``z``, of shape ``(*batch,)``; raise a ValueError if ``t`` does not broadcast."""
+    check_time(t)
     time = torch.as_tensor(t, dtype=z.dtype, device=z.device)
     batch = z.shape[:-1]
     try:
@@ -431,18 +471,33 @@ def evaluate_jet(u: Field, z: Tensor, t: Time, request: JetRequest) -> Jet:
         The jet; under ``torch.autocast`` in float32, or in float64 where ``z`` is.
 
     Raises:
-        TypeError: If ``z`` is not a floating-point tensor, or ``u`` does not return a tensor.
+        TypeError: If ``u`` is not callable or does not return a tensor, or ``z`` is not a floating-point tensor.
         ValueError: If a shape does not fit, or the rule of ``u`` leaves out what was requested.
     """
     check_points(z)
     time = expand_time(t, z)
-    if request.probes is not None and request.probes.dtype != z.dtype:
-        request = replace(request, probes=request.probes.to(z.dtype))
-    if isinstance(u, SupportsJet):
+    if not isinstance(request, JetRequest):
+        raise TypeError(f"request: expected a JetRequest, got {describe(request)}")
+    if request.probes is not None:
+        request = _fit_probes(request, request.probes, z)
+    if isinstance(u, SupportsJet) and not isinstance(u, type):
         jet = u.jet_rule(z, time, request)
         check_answer(jet, request)
+        if jet.gradient.shape != z.shape:
+            raise ValueError(
+                f"u: expected its jet_rule to return a gradient of shape {tuple(z.shape)}, "
+                f"got {tuple(jet.gradient.shape)}"
+            )
         return jet
+    check_callable("u", u)
     return autodiff_jet(u, z, time, request)
+
+
+def _fit_probes(request: JetRequest, probes: Tensor, z: Tensor) -> JetRequest:
+    if probes.shape[:-2] != z.shape[:-1] or probes.shape[-1] != z.shape[-1]:
+        batch = "".join(f"{size}, " for size in z.shape[:-1])
+        raise ValueError(f"probes: expected shape ({batch}probes, {z.shape[-1]}), got {tuple(probes.shape)}")
+    return request if probes.dtype == z.dtype else replace(request, probes=probes.to(z.dtype))
 
 
 def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
@@ -455,6 +510,11 @@ def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
 
     The jet is differentiable to any order that ``u`` is, also under ``torch.no_grad`` and ``torch.inference_mode``.
     """
+    check_points(z)
+    check_callable("u", u)
+    if not isinstance(request, JetRequest):
+        raise TypeError(f"request: expected a JetRequest, got {describe(request)}")
+    t = expand_time(t, z)
     z, t = z.contiguous(), t.contiguous()  # forward mode refuses points that share their memory, as a repeated time
 
     def derivatives(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

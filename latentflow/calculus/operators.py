@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from latentflow.calculus.checks import check_methods, describe
 from latentflow.calculus.estimators import Estimator, Exact
 from latentflow.calculus.jets import (
     NONE,
@@ -20,6 +22,11 @@ from latentflow.calculus.jets import (
     evaluate_jet,
     outside_autocast,
 )
+
+
+def check_estimator(name: str, estimator: Estimator) -> None:
+    """Check that an argument is an estimator; raise a TypeError otherwise."""
+    check_methods(name, estimator, ("request", "laplacian"), "Exact(), Hutchinson() or another estimator")
 
 
 @outside_autocast
@@ -56,6 +63,8 @@ def jet(
         >>> torch.testing.assert_close(result.laplacian, torch.full((5,), 6.0, dtype=torch.float64))
     """
     check_points(z)
+    if laplacian is not None:
+        check_estimator("laplacian", laplacian)
     request = JetRequest() if laplacian is None else laplacian.request(u, z, t)
     result = evaluate_jet(u, z, t, request.including(check_requires(requires)))
     return result if laplacian is None else result.including(Derivative.LAPLACIAN, laplacian.laplacian(result))
@@ -106,6 +115,7 @@ def laplacian(u: Field, z: Tensor, t: Time, estimator: Estimator = Exact()) -> T
         >>> torch.testing.assert_close(laplacian(saddle, z, 0.0), torch.zeros(5, dtype=torch.float64))
     """
     check_points(z)
+    check_estimator("estimator", estimator)
     return estimator.laplacian(evaluate_jet(u, z, t, estimator.request(u, z, t)))
 
 
@@ -157,7 +167,9 @@ def hessian_vector_product(u: Field, z: Tensor, t: Time, v: Tensor) -> Tensor:
     """
     check_points(z)
     if not isinstance(v, Tensor):
-        raise TypeError(f"v: expected a tensor, got {type(v).__name__}")
+        raise TypeError(f"v: expected a tensor, got {describe(v)}")
+    if v.is_complex() or v.dtype is torch.bool:
+        raise TypeError(f"v: expected a tensor of real numbers, got {v.dtype}")
     single = v.shape == z.shape
     if not single and (v.ndim != z.ndim + 1 or v.shape[:-2] != z.shape[:-1] or v.shape[-1] != z.shape[-1]):
         batch = ", ".join(map(str, z.shape[:-1]))
@@ -258,5 +270,7 @@ def estimate_laplacian(u: Field, z: Tensor, t: Time, estimator: SamplingEstimato
         >>> assert diagonal.standard_error.max() < 1e-12  # Rademacher probes are exact there
     """
     check_points(z)
+    methods = ("request", "laplacian", "standard_error")
+    check_methods("estimator", estimator, methods, "Hutchinson() or another estimator with a standard error")
     jet = evaluate_jet(u, z, t, estimator.request(u, z, t))
     return LaplacianEstimate(estimator.laplacian(jet), estimator.standard_error(jet))

@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from latentflow.calculus.checks import check_positive
+
 
 def inverse_softplus(value: float) -> float:
     r"""Compute :math:`\log(e^{\text{value}} - 1)` without overflow; raise a ValueError unless the value is positive."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"value: expected a positive number, got {value!r}")
-    return value + math.log(-math.expm1(-value))
+    number = check_positive("value", value)
+    return number + math.log(-math.expm1(-number))
 
 
 class PositiveParameter(nn.Module):

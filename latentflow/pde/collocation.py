@@ -8,7 +8,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from latentflow.calculus.checks import check_count
+from latentflow.calculus.checks import (
+    check_count,
+    check_finite_number,
+    check_finite_tensor,
+    check_flag,
+    check_generator,
+    check_instance,
+    check_methods,
+    check_tensor,
+)
 from latentflow.flow import Trajectory
 
 
@@ -17,6 +26,12 @@ class Collocation(Protocol):
 
     def points(self, trajectory: Trajectory, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Choose points, of shape ``(count, *batch, dim)``, and times, of shape ``(count, *batch)``."""
+
+
+def check_trajectory(trajectory: Trajectory, generator: torch.Generator | None) -> None:
+    """Check the arguments of :meth:`Collocation.points`; raise a TypeError if they are of another kind."""
+    check_instance("trajectory", trajectory, Trajectory, "a Trajectory")
+    check_generator(generator)
 
 
 @dataclass(frozen=True)
@@ -35,8 +50,12 @@ class AlongPath:
 
     detach: bool = True
 
+    def __post_init__(self) -> None:
+        check_flag("detach", self.detach)
+
     def points(self, trajectory: Trajectory, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw one point in each step, ``(T, *batch, dim)``, and its time, ``(T, *batch)``."""
+        check_trajectory(trajectory, generator)
         return trajectory.sample(generator, detach=self.detach)
 
 
@@ -66,12 +85,19 @@ class InBox:
 
     def __post_init__(self) -> None:
         check_count("count", self.count)
+        for name, corner in (("low", self.low), ("high", self.high)):
+            if isinstance(corner, Tensor):
+                check_tensor(name, corner)
+                check_finite_tensor(name, corner)
+            else:
+                check_finite_number(name, corner)
         size = torch.as_tensor(self.high) - torch.as_tensor(self.low)
         if not (torch.isfinite(size) & (size > 0)).all():
             raise ValueError(f"high: expected finite numbers above low = {self.low}, got {self.high}")
 
     def points(self, trajectory: Trajectory, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw the points, of shape ``(count, *batch, dim)``, and their times, of shape ``(count, *batch)``."""
+        check_trajectory(trajectory, generator)
         z = trajectory.z.new_empty((self.count, *trajectory.z.shape[1:])).uniform_(generator=generator)
         t = trajectory.z.new_empty(z.shape[:-1]).uniform_(generator=generator)
         start, end = trajectory.times.detach()[[0, -1]].to(z)
@@ -103,6 +129,8 @@ class Together:
     def __init__(self, *choices: Collocation) -> None:
         if len(choices) == 0:
             raise ValueError("choices: expected at least one, got none")
+        for choice in choices:
+            check_methods("choices", choice, ("points",), "choices of points such as AlongPath()")
         self.choices = choices
 
     def points(self, trajectory: Trajectory, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

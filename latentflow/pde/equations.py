@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Derivative, Field, Jet, JetRequest, PositiveParameter, Time, evaluate_jet
-from latentflow.calculus.jets import expand_time
+from latentflow.calculus.checks import check_callable, check_nonnegative
+from latentflow.calculus.jets import check_points, expand_time
 from latentflow.pde.residual import PDEResidual
 from latentflow.potentials import MLPPotential
 from latentflow.potentials.algebra import as_module
@@ -38,20 +37,7 @@ class Constant(nn.Module):
 
 def as_coefficient(name: str, value: float | PositiveParameter) -> Coefficient:
     """Return a coefficient as a module; raise a TypeError or ValueError unless it is a number of at least 0."""
-    if isinstance(value, PositiveParameter):
-        return value
-    if not isinstance(value, Real):
-        raise TypeError(f"{name}: expected a number or a PositiveParameter, got {type(value).__name__}")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name}: expected a number of at least 0, got {value!r}")
-    return Constant(float(value))
-
-
-def as_field(name: str, field: Field) -> nn.Module:
-    """Return a field as a module, so that a residual owns its parameters; raise a TypeError if it is not callable."""
-    if not callable(field):
-        raise TypeError(f"{name}: expected a callable u(z, t), got {type(field).__name__}")
-    return as_module(field)
+    return value if isinstance(value, PositiveParameter) else Constant(check_nonnegative(name, value))
 
 
 def restoring_drift(z: Tensor, t: Tensor) -> Tensor:  # noqa: ARG001 - the signature of a field
@@ -81,6 +67,7 @@ class NonPositiveForce(nn.Module):
 
     def forward(self, z: Tensor, t: Time) -> Tensor:
         """Compute the force ``(*batch,)`` at ``z`` of shape ``(*batch, dim)`` and ``t``."""
+        check_points(z, self.root.dim)
         root: Tensor = self.root(z, expand_time(t, z))
         return -root.square()
 
@@ -112,8 +99,9 @@ class HJResidual(PDEResidual):
 
     def __init__(self, force: NonPositiveForce | None = None, force_penalty: float = 1.0) -> None:
         super().__init__()
-        if not force_penalty >= 0:
-            raise ValueError(f"force_penalty: expected a number of at least 0, got {force_penalty!r}")
+        check_nonnegative("force_penalty", force_penalty)
+        if force is not None:
+            check_callable("force", force, "a NonPositiveForce or None")
         self.force = force
         self.force_penalty = force_penalty
 
@@ -194,7 +182,7 @@ class DriftDiffusion(PDEResidual):
     def __init__(self, diffusion: float | PositiveParameter, drift: Field | None = None) -> None:
         super().__init__()
         self.diffusion: Coefficient = as_coefficient("diffusion", diffusion)
-        self.drift = None if drift is None else as_field("drift", drift)
+        self.drift = None if drift is None else as_module(drift, "drift")
 
     @classmethod
     def learnable(cls, dim: int, hidden: Sequence[int] = (64, 64)) -> Self:  # noqa: ARG003 - no network
@@ -331,7 +319,7 @@ class ContinuityResidual(PDEResidual):
 
     def __init__(self, potential: Field) -> None:
         super().__init__()
-        self.potential = as_field("potential", potential)
+        self.potential = as_module(potential)
 
     @classmethod
     def learnable(cls, dim: int, hidden: Sequence[int] = (64, 64)) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Field, Jet, JetRequest, Time, evaluate_jet
-from latentflow.calculus.checks import check_count
+from latentflow.calculus.checks import (
+    check_count,
+    check_generator,
+    check_methods,
+    check_nonnegative,
+    check_tensor,
+    describe,
+)
 from latentflow.calculus.jets import NONE, Derivative, check_points, check_requires, expand_time
 from latentflow.flow import Trajectory
 from latentflow.pde.collocation import AlongPath, Collocation
@@ -113,8 +119,15 @@ class PDEResidual(nn.Module, ABC):
             The loss, of shape ``()``; zero without points.
 
         Raises:
+            TypeError: If an argument is of another kind.
             ValueError: If a shape does not fit, or a weight is negative or NaN.
         """
+        check_generator(generator)
+        check_methods("collocation", collocation, ("points",), "a choice of points such as AlongPath()")
+        if weights is not None and not isinstance(weights, Tensor) and not callable(weights):
+            raise TypeError(f"weights: expected a tensor, a function or None, got {describe(weights)}")
+        if not isinstance(where, Trajectory) and not (isinstance(where, tuple) and len(where) == 2):
+            raise TypeError(f"where: expected a Trajectory or a pair (z, t), got {describe(where)}")
         z, t = collocation.points(where, generator) if isinstance(where, Trajectory) else where
         check_points(z)
         time = expand_time(t, z)
@@ -130,6 +143,7 @@ class PDEResidual(nn.Module, ABC):
 
 def checked_weights(weights: Tensor, cost: Tensor) -> Tensor:
     """Check that weights are not negative and broadcast to ``(*batch,)``, and expand them like ``cost``."""
+    check_tensor("weights", weights)
     if not (weights >= 0).all():
         raise ValueError(f"weights: expected numbers of at least 0, got {float(weights.min())}")
     try:
@@ -177,12 +191,13 @@ class CausalWeighting:
     bins: int = 8
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tolerance < math.inf:
-            raise ValueError(f"tolerance: expected a number of at least 0, got {self.tolerance!r}")
+        check_nonnegative("tolerance", self.tolerance)
         check_count("bins", self.bins)
 
     def __call__(self, squared_residual: Tensor, t: Tensor) -> Tensor:
         """Compute the weights ``(*batch,)`` from squared residuals and times of that shape."""
+        check_tensor("squared_residual", squared_residual)
+        check_tensor("t", t, tuple(squared_residual.shape))
         if squared_residual.numel() == 0:
             return torch.ones_like(squared_residual)
         square, time = squared_residual.detach().flatten(), t.detach().flatten()

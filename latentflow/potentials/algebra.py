@@ -10,8 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Field, Jet, JetRequest, autodiff_jet, evaluate_jet
-from latentflow.calculus.checks import expand_weight
-from latentflow.calculus.jets import expand_time
+from latentflow.calculus.checks import (
+    check_callable,
+    check_count,
+    check_finite_number,
+    check_sequence,
+    check_tensor,
+    expand_weight,
+)
+from latentflow.calculus.jets import check_points, expand_time
 
 
 @runtime_checkable
@@ -149,6 +156,7 @@ class FunctionPotential(Potential):
 
     Raises:
         TypeError: If ``function`` cannot be called.
+        ValueError: If ``dim`` is not positive.
 
     Example:
         >>> from latentflow import laplacian
@@ -159,21 +167,41 @@ class FunctionPotential(Potential):
 
     def __init__(self, function: Field, dim: int | None = None) -> None:
         super().__init__()
-        if not callable(function):
-            raise TypeError(f"function: expected a callable u(z, t), got {type(function).__name__}")
+        check_callable("function", function)
+        if dim is not None:
+            check_count("dim", dim)
         self.function = function
         self.dim = dim
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Evaluate the function at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
-        if self.dim is not None and z.shape[-1] != self.dim:
-            raise ValueError(f"z: expected shape (*batch, {self.dim}), got {tuple(z.shape)}")
+        check_points(z, self.dim)
         return self.function(z, expand_time(t, z))
 
 
-def as_module(field: Field) -> nn.Module:
-    """Turn a field into a module, so that a composite potential can own it."""
-    return field if isinstance(field, nn.Module) else FunctionPotential(field)
+def as_module(field: Field, name: str = "potential") -> nn.Module:
+    """Turn a field into a module, so that a composite potential can own it; raise a TypeError if it is not callable."""
+    if isinstance(field, nn.Module):
+        return field
+    check_callable(name, field)
+    return FunctionPotential(field)
+
+
+def as_modules(fields: Sequence[Field], name: str) -> nn.ModuleList:
+    """Turn fields into modules; raise a TypeError or ValueError if there is none, or their dimensions differ."""
+    if not isinstance(fields, nn.ModuleList):
+        check_sequence(name, fields, "potential", check_callable)
+    modules = nn.ModuleList(as_module(field, name) for field in fields)
+    dims = sorted({dim for dim in map(dim_of, modules) if dim is not None})
+    if len(dims) > 1:
+        raise ValueError(f"{name}: expected potentials of one dimension, got {' and '.join(map(str, dims))}")
+    return modules
+
+
+def dim_of(*fields: object) -> int | None:
+    """Return the number of coordinates of the first field that knows it; None if none does."""
+    dims = (getattr(field, "dim", None) for field in fields)
+    return next((dim for dim in dims if isinstance(dim, int)), None)
 
 
 class SumPotential(Potential):
@@ -183,7 +211,8 @@ class SumPotential(Potential):
         terms: The fields, at least one.
 
     Raises:
-        ValueError: If there are no terms.
+        TypeError: If a term is not callable.
+        ValueError: If there are no terms, or they have different numbers of coordinates.
 
     Example:
         >>> u = SumPotential([lambda z, t: z.sum(-1), lambda z, t: t * z.sum(-1)])
@@ -192,12 +221,16 @@ class SumPotential(Potential):
 
     def __init__(self, terms: Sequence[Field]) -> None:
         super().__init__()
-        if len(terms) == 0:
-            raise ValueError("terms: expected at least one potential, got none")
-        self.terms = nn.ModuleList(as_module(term) for term in terms)
+        self.terms = as_modules(terms, "terms")
+
+    @property
+    def dim(self) -> int | None:
+        """The number of coordinates, if a term knows it."""
+        return dim_of(*self.terms)
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Add the values of the terms at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
+        check_points(z)
         return torch.stack([term(z, t) for term in self.terms]).sum(0)
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
@@ -217,6 +250,10 @@ class ScaledPotential(Potential):
         potential: The field ``u``.
         weight: The factor ``a``: a number, or a tensor of shape ``()`` or ``(*batch,)``; a parameter stays one.
 
+    Raises:
+        TypeError: If the potential is not callable, or the weight is neither a number nor a floating-point tensor.
+        ValueError: If the weight is a number that is not finite.
+
     Example:
         >>> u = ScaledPotential(lambda z, t: z.sum(-1), 0.5)
         >>> torch.testing.assert_close(u(torch.ones(3, 2), torch.tensor(0.0)), torch.ones(3))
@@ -227,13 +264,23 @@ class ScaledPotential(Potential):
     def __init__(self, potential: Field, weight: float | Tensor) -> None:
         super().__init__()
         self.potential = as_module(potential)
-        if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter):
-            self.register_buffer("weight", weight, persistent=weight.ndim == 0)  # not the weights of one batch
-        else:
+        if not isinstance(weight, Tensor):
+            self.weight = check_finite_number("weight", weight)
+            return
+        check_tensor("weight", weight)
+        if isinstance(weight, nn.Parameter):
             self.weight = weight
+        else:
+            self.register_buffer("weight", weight, persistent=weight.ndim == 0)  # not the weights of one batch
+
+    @property
+    def dim(self) -> int | None:
+        """The number of coordinates, if the potential knows it."""
+        return dim_of(self.potential)
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Scale the value at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
+        check_points(z)
         value: Tensor = self.potential(z, t)
         weight = expand_weight(self.weight, z.shape[:-1]) if isinstance(self.weight, Tensor) else self.weight
         return value * weight

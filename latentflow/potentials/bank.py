@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,9 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Field, Jet, JetRequest, evaluate_jet
-from latentflow.calculus.checks import check_index, expand_weight
-from latentflow.calculus.jets import expand_time
-from latentflow.potentials.algebra import Potential, SumPotential, as_module, gradient_bounds
+from latentflow.calculus.checks import (
+    check_choice,
+    check_finite_number,
+    check_index,
+    check_instance,
+    check_tensor,
+    describe,
+    expand_weight,
+)
+from latentflow.calculus.jets import check_points, expand_time
+from latentflow.potentials.algebra import Potential, SumPotential, as_modules, dim_of, gradient_bounds
 from latentflow.potentials.features import side_by_side
 from latentflow.potentials.layered import LayeredPotential, Layers, layered_jet
 
@@ -27,7 +34,8 @@ class PotentialBank(nn.Module):
         potentials: The K fields, at least one.
 
     Raises:
-        ValueError: If there are no potentials.
+        TypeError: If a potential is not callable.
+        ValueError: If there are no potentials, or they have different numbers of coordinates.
 
     References:
         | Flow Factorized Representation Learning (Song et al., 2023)
@@ -42,9 +50,12 @@ class PotentialBank(nn.Module):
 
     def __init__(self, potentials: Sequence[Field]) -> None:
         super().__init__()
-        if len(potentials) == 0:
-            raise ValueError("potentials: expected at least one potential, got none")
-        self.potentials = nn.ModuleList(as_module(potential) for potential in potentials)
+        self.potentials = as_modules(potentials, "potentials")
+
+    @property
+    def dim(self) -> int | None:
+        """The number of coordinates, if a potential knows it."""
+        return dim_of(*self.potentials)
 
     def __len__(self) -> int:
         return len(self.potentials)
@@ -110,10 +121,16 @@ class SelectedPotential(Potential):
 
     def __init__(self, bank: PotentialBank, k: int | Tensor) -> None:
         super().__init__()
+        check_instance("bank", bank, PotentialBank, "a PotentialBank")
         index = check_index(k, len(bank))
         self.bank = bank
         self.shared = int(k) if index.ndim == 0 else None
         self.register_buffer("k", index, persistent=False)
+
+    @property
+    def dim(self) -> int | None:
+        """The number of coordinates, if a potential of the bank knows it."""
+        return self.bank.dim
 
     @property
     def per_sample(self) -> bool:
@@ -147,6 +164,7 @@ class SelectedPotential(Potential):
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Evaluate each sample's potential at ``z`` of shape ``(*batch, dim)`` and ``t``, as ``(*batch,)``."""
+        check_points(z)
         if self.shared is not None:
             value: Tensor = self.bank[self.shared](z, expand_time(t, z))
             return value
@@ -174,13 +192,18 @@ class MixedPotential(Potential):
 
     def __init__(self, bank: PotentialBank, weights: Tensor) -> None:
         super().__init__()
-        if weights.ndim == 0 or weights.shape[-1] != len(bank):
-            raise ValueError(f"weights: expected shape (*batch, {len(bank)}), got {tuple(weights.shape)}")
+        check_instance("bank", bank, PotentialBank, "a PotentialBank")
+        check_tensor("weights", weights, ("*batch", len(bank)))
         self.bank = bank
         if isinstance(weights, nn.Parameter):
             self.weights = weights
         else:
             self.register_buffer("weights", weights, persistent=False)
+
+    @property
+    def dim(self) -> int | None:
+        """The number of coordinates, if a potential of the bank knows it."""
+        return self.bank.dim
 
     @property
     def per_sample(self) -> bool:
@@ -200,6 +223,7 @@ class MixedPotential(Potential):
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Mix the values at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
+        check_points(z)
         weights = [expand_weight(weight, z.shape[:-1]) for weight in self.weights.unbind(-1)]
         values = [potential(z, t) for potential in self.bank.potentials]
         return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum(0)
@@ -247,15 +271,25 @@ class SwitchedPotential(Potential):
         clock: Literal["continue", "restart"] = "continue",
     ) -> None:
         super().__init__()
-        if len(potentials) == 0 or len(times) != len(potentials) - 1:
-            raise ValueError(f"times: expected one fewer than the {len(potentials)} potentials, got {len(times)}")
-        if not all(map(math.isfinite, times)) or any(later <= earlier for earlier, later in pairwise(times)):
-            raise ValueError(f"times: expected finite, increasing times, got {list(times)}")
-        if clock not in ("continue", "restart"):
-            raise ValueError(f"clock: expected 'continue' or 'restart', got {clock!r}")
-        self.potentials = nn.ModuleList(as_module(potential) for potential in potentials)
+        self.potentials = as_modules(potentials, "potentials")
+        if isinstance(times, Tensor):
+            check_tensor("times", times, ("switches",))
+            times = times.tolist()
+        if isinstance(times, (str, bytes)) or not isinstance(times, Sequence):
+            raise TypeError(f"times: expected a sequence of numbers, got {describe(times)}")
+        switches = [check_finite_number("times", time) for time in times]
+        if len(switches) != len(potentials) - 1:
+            raise ValueError(f"times: expected one fewer than the {len(potentials)} potentials, got {len(switches)}")
+        if any(later <= earlier for earlier, later in pairwise(switches)):
+            raise ValueError(f"times: expected finite, increasing times, got {switches}")
+        check_choice("clock", clock, ("continue", "restart"))
         self.clock = clock
-        self.register_buffer("times", torch.tensor([float(time) for time in times], dtype=torch.float64))
+        self.register_buffer("times", torch.tensor(switches, dtype=torch.float64))
+
+    @property
+    def dim(self) -> int | None:
+        """The number of coordinates, if a potential knows it."""
+        return dim_of(*self.potentials)
 
     def _at(self, t: Tensor) -> tuple[SamplesByField, Tensor]:
         times = self.times.to(t)
@@ -266,6 +300,7 @@ class SwitchedPotential(Potential):
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Evaluate the potential in force at ``z`` of shape ``(*batch, dim)`` and ``t``, as ``(*batch,)``."""
+        check_points(z)
         groups, clock = self._at(expand_time(t, z))
         return groups.evaluate(list(self.potentials), z, clock)
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp
 
+from latentflow.calculus.checks import check_count, check_generator, check_positive, check_tensor, describe
+
 Activation: TypeAlias = Callable[[Tensor], Tensor]
 """An elementwise function."""
 
@@ -84,6 +86,7 @@ def log_cosh(a: Tensor) -> Tensor:
         >>> a = torch.tensor([-100.0, 0.0, 2.0])
         >>> torch.testing.assert_close(log_cosh(a), torch.tensor([100.0, math.log(2), math.log(2 * math.cosh(2))]))
     """
+    check_tensor("a", a)
     return a + nn.functional.softplus(-2 * a)
 
 
@@ -130,8 +133,8 @@ def activation_rule(activation: Activation) -> ActivationRule:
     Tanh, softplus, SiLU, sine, cosine and log-cosh have closed forms; every other activation is differentiated by
     nested forward mode. A piecewise linear activation raises a ValueError: its Laplacian is zero almost everywhere.
     """
-    if not callable(activation):
-        raise TypeError(f"activation: expected a callable, got {type(activation).__name__}")
+    if not callable(activation) or isinstance(activation, type):
+        raise TypeError(f"activation: expected a callable such as torch.tanh, got {describe(activation)}")
     if activation in PIECEWISE_LINEAR or isinstance(activation, PIECEWISE_LINEAR_MODULES):
         raise ValueError(
             f"activation: expected a smooth function such as torch.tanh, got {activation}, which is piecewise linear: "
@@ -177,6 +180,7 @@ class TimeEmbedding(nn.Module, ABC):
 
     def __init__(self, features: int) -> None:
         super().__init__()
+        check_count("features", features)
         self.features = features
 
     @abstractmethod
@@ -223,6 +227,7 @@ class IdentityEmbedding(TimeEmbedding):
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times of shape ``(*batch,)`` to ``(*batch, 1)``."""
+        check_tensor("t", t)
         return t.unsqueeze(-1)
 
     def with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,6 +250,7 @@ class _Waves(TimeEmbedding):
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times of shape ``(*batch,)`` to features of shape ``(*batch, features)``."""
+        check_tensor("t", t)
         phase = t.unsqueeze(-1) * self.frequencies
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
@@ -263,7 +269,7 @@ class _Waves(TimeEmbedding):
 
 def _check_even(features: int) -> None:
     if not isinstance(features, int) or features < 2 or features % 2:
-        raise ValueError(f"features: expected a positive even integer, got {features!r}")
+        raise ValueError(f"features: expected a positive even integer, got {describe(features)}")
 
 
 class SinusoidalEmbedding(_Waves):
@@ -289,7 +295,7 @@ class SinusoidalEmbedding(_Waves):
 
     def __init__(self, features: int = 16, max_period: float = 100.0) -> None:
         _check_even(features)
-        if not 1 <= max_period < math.inf:
+        if check_positive("max_period", max_period) < 1:
             raise ValueError(f"max_period: expected a finite number of at least 1, got {max_period!r}")
         half = features // 2
         super().__init__(torch.exp(-math.log(max_period) * torch.arange(half) / max(half - 1, 1)))
@@ -317,8 +323,8 @@ class FourierEmbedding(_Waves):
 
     def __init__(self, features: int = 16, scale: float = 1.0, generator: torch.Generator | None = None) -> None:
         _check_even(features)
-        if not scale > 0:
-            raise ValueError(f"scale: expected a positive number, got {scale!r}")
+        check_positive("scale", scale)
+        check_generator(generator)
         super().__init__(scale * torch.randn(features // 2, generator=generator))
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus.checks import check_count
+from latentflow.calculus.checks import check_count, check_generator, check_nonnegative, check_positive
 from latentflow.potentials.features import IdentityEmbedding
 from latentflow.potentials.layered import LayeredPotential, Layers
 
@@ -68,11 +68,10 @@ class FourierPotential(LayeredPotential):
     ) -> None:
         super().__init__(dim, IdentityEmbedding(), torch.cos)
         check_count("features", features)
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale: expected a positive finite number, got {scale!r}")
-        for name, value in (("time_scale", time_scale), ("amplitude", amplitude)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
+        check_positive("scale", scale)
+        check_nonnegative("time_scale", time_scale)
+        check_nonnegative("amplitude", amplitude)
+        check_generator(generator)
         self.register_buffer("frequencies", scale * torch.randn(features, dim, generator=generator))
         self.register_buffer("time_frequencies", time_scale * torch.randn(features, generator=generator))
         self.phases = nn.Parameter(2 * torch.pi * torch.rand(features, generator=generator))

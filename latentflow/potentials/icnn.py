@@ -2,7 +2,6 @@ r"""An input-convex network, whose discrete flow is invertible by construction."
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Jet, JetRequest
-from latentflow.calculus.checks import check_hidden
+from latentflow.calculus.checks import check_hidden, check_nonnegative, check_positive
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.features import Activation, SinusoidalEmbedding, TimeEmbedding, is_convex_nondecreasing
 from latentflow.potentials.layered import LayeredPotential, Layers
@@ -72,7 +71,7 @@ class ICNNPotential(LayeredPotential):
         curvature: float = 0.0,
         output_scale: float = 1.0,
     ) -> None:
-        bowl = _Bowl(curvature) if curvature != 0 else None
+        bowl = _Bowl(curvature) if check_nonnegative("curvature", curvature) > 0 else None
         super().__init__(dim, SinusoidalEmbedding() if time_embedding is None else time_embedding, activation, bowl)
         check_hidden(hidden)
         if not is_convex_nondecreasing(activation):
@@ -80,10 +79,7 @@ class ICNNPotential(LayeredPotential):
                 "activation: expected one that is known to be convex, nondecreasing and twice continuously "
                 f"differentiable (softplus, nn.Softplus or torch.exp), got {activation}"
             )
-        if not 0 <= curvature < math.inf:
-            raise ValueError(f"curvature: expected a finite number of at least 0, got {curvature!r}")
-        if not 0 < output_scale < math.inf:
-            raise ValueError(f"output_scale: expected a positive finite number, got {output_scale!r}")
+        check_positive("output_scale", output_scale)
         self.points = nn.ModuleList(nn.Linear(dim, width) for width in hidden)
         self.times = nn.ModuleList(nn.Linear(self.embedding.features, width, bias=False) for width in hidden)
         self.raw_links = nn.ParameterList(_averaging(m, n) for n, m in pairwise(hidden))

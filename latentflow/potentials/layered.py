@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from latentflow.calculus import InnerHessian, Jet, JetRequest
-from latentflow.calculus.checks import check_count
+from latentflow.calculus.checks import check_count, check_instance
 from latentflow.calculus.jets import check_points, expand_time, transformed
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.features import Activation, ActivationRule, TimeEmbedding, activation_rule, slope_bounds
@@ -386,6 +386,7 @@ class LayeredPotential(Potential):
         check_count("dim", dim)
         self.dim = dim
         activation_rule(activation)  # refuses what has no second derivative
+        check_instance("time_embedding", time_embedding, TimeEmbedding, "a TimeEmbedding or None")
         self.activation = activation
         self.embedding = time_embedding
         self.remainder = remainder
@@ -412,8 +413,9 @@ class LayeredPotential(Potential):
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Evaluate the potential at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
-        check_points(z, self.dim)
-        layers, features = self.layers(), self.embedding(expand_time(t, z))
+        layers = self.layers()
+        check_points(z, self.dim, layers.output)
+        features = self.embedding(expand_time(t, z))
         h = self.activation(layers.pre_activation(0, z, features, None))
         for layer in range(1, len(layers.biases)):
             h = layers.advance(h, self.activation(layers.pre_activation(layer, z, features, h)))
@@ -425,13 +427,14 @@ class LayeredPotential(Potential):
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         """Compute the jet by one forward sweep, one backward sweep and the layer sum of second derivatives."""
-        check_points(z, self.dim)
+        layers = self.layers()
+        check_points(z, self.dim, layers.output)
         batch = z.shape[:-1]
         samples = batch.numel()
         points, flat = z.reshape(samples, self.dim), request.reshape_probes(samples)
         shared = samples > 1 and not any(t.stride()) and not t.requires_grad and not transformed()
         times = t[(0,) * t.ndim].reshape(1) if shared else t.reshape(samples)  # a derivative is each sample's own
-        jet = layered_jet(self.layers(), self.embedding, self.rule, points, times, flat)
+        jet = layered_jet(layers, self.embedding, self.rule, points, times, flat)
         jet = jet.map(lambda field: field.reshape((*batch, *field.shape[1:])))
         return jet if self.remainder is None else _with_remainder(jet, self.remainder.jet_rule(z, t, request))
 

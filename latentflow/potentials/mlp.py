@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from latentflow.calculus.checks import check_hidden
+from latentflow.calculus.checks import check_finite_number, check_hidden
 from latentflow.potentials.features import Activation, SinusoidalEmbedding, TimeEmbedding
 from latentflow.potentials.layered import LayeredPotential, Layers
 
@@ -40,7 +40,9 @@ class MLPPotential(LayeredPotential):
             the flow near the identity.
 
     Raises:
-        ValueError: If ``dim`` or a width is not positive, or the activation is piecewise linear.
+        TypeError: If an argument is of another kind.
+        ValueError: If ``dim`` or a width is not positive, a number is not finite, or the activation is piecewise
+            linear.
 
     Example:
         >>> from latentflow import jet, hessian
@@ -61,6 +63,7 @@ class MLPPotential(LayeredPotential):
     ) -> None:
         super().__init__(dim, SinusoidalEmbedding() if time_embedding is None else time_embedding, activation)
         check_hidden(hidden)
+        check_finite_number("output_scale", output_scale)
         self.point = nn.Linear(dim, hidden[0])
         self.time = nn.Linear(self.embedding.features, hidden[0], bias=False)
         self.hidden = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(hidden))

@@ -6,8 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import InnerHessian, Jet, JetRequest
-from latentflow.calculus.checks import check_count
-from latentflow.calculus.jets import check_points, expand_time
+from latentflow.calculus.checks import (
+    check_count,
+    check_finite_number,
+    check_finite_tensor,
+    check_instance,
+    check_tensor,
+)
+from latentflow.calculus.jets import check_points, check_time, expand_time
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.features import IdentityEmbedding, TimeEmbedding
 
@@ -41,12 +47,15 @@ class QuadraticPotential(Potential):
         self, dim: int, matrix: Tensor | None = None, vector: Tensor | None = None, constant: float = 0.0
     ) -> None:
         super().__init__()
-        matrix = torch.zeros(dim, dim) if matrix is None else matrix
-        vector = torch.zeros(dim, dtype=matrix.dtype, device=matrix.device) if vector is None else vector
-        if matrix.shape != (dim, dim):
-            raise ValueError(f"matrix: expected shape ({dim}, {dim}), got {tuple(matrix.shape)}")
-        if vector.shape != (dim,):
-            raise ValueError(f"vector: expected shape ({dim},), got {tuple(vector.shape)}")
+        check_count("dim", dim)
+        if matrix is None:
+            matrix = vector.new_zeros(dim, dim) if isinstance(vector, Tensor) else torch.zeros(dim, dim)
+        check_tensor("matrix", matrix, (dim, dim))
+        vector = matrix.new_zeros(dim) if vector is None else vector
+        check_tensor("vector", vector, (dim,), like=matrix)
+        for name, tensor in (("matrix", matrix), ("vector", vector)):
+            check_finite_tensor(name, tensor)
+        constant = check_finite_number("constant", constant)
         self.dim = dim
         self.matrix = nn.Parameter(matrix.detach().clone())
         self.vector = nn.Parameter(vector.detach().clone())
@@ -57,14 +66,15 @@ class QuadraticPotential(Potential):
         """The symmetric matrix :math:`A`, of shape ``(dim, dim)``."""
         return (self.matrix + self.matrix.mT) / 2
 
-    def forward(self, z: Tensor, t: Tensor) -> Tensor:  # noqa: ARG002 - the same at all times
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Evaluate the potential at ``z`` of shape ``(*batch, dim)``; the result is ``(*batch,)``."""
-        check_points(z, self.dim)
+        check_points(z, self.dim, self.matrix)
+        check_time(t)
         return ((z @ self.symmetric / 2 + self.vector) * z).sum(-1) + self.constant
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         """Return the derivatives in closed form."""
-        check_points(z, self.dim)
+        check_points(z, self.dim, self.matrix)
         matrix, batch = self.symmetric, z.shape[:-1]
         product = z @ matrix
         return Jet.answer(
@@ -109,6 +119,7 @@ class LowRankQuadratic(Potential):
             check_count(name, number)
         self.dim = dim
         self.embedding = IdentityEmbedding() if time_embedding is None else time_embedding
+        check_instance("time_embedding", self.embedding, TimeEmbedding, "a TimeEmbedding or None")
         self.point = nn.Linear(dim, rank, bias=False)
         self.time = nn.Linear(self.embedding.features, rank, bias=False)
         self.slope = nn.Linear(dim, 1, bias=False)
@@ -137,13 +148,13 @@ class LowRankQuadratic(Potential):
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Evaluate the potential at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
-        check_points(z, self.dim)
+        check_points(z, self.dim, self.point.weight)
         features = self.embedding(expand_time(t, z))
         return self._value(z, features, self.point(z) + self.time(features))
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         """Return the derivatives in closed form."""
-        check_points(z, self.dim)
+        check_points(z, self.dim, self.point.weight)
         A, batch = self.point.weight, z.shape[:-1]
         features, features_dot = self.embedding.with_derivative(t)
         y, y_dot = self.point(z) + self.time(features), self.time(features_dot)

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from latentflow.calculus.checks import check_count
+from latentflow.calculus.checks import check_count, check_finite_number
 from latentflow.potentials.features import Activation, IdentityEmbedding, TimeEmbedding, log_cosh
 from latentflow.potentials.layered import LayeredPotential, Layers
 from latentflow.potentials.quadratic import LowRankQuadratic
@@ -59,10 +59,11 @@ class ResNetPotential(LayeredPotential):
         activation: Activation = log_cosh,
         output_scale: float = 1.0,
     ) -> None:
-        embedding = IdentityEmbedding() if time_embedding is None else time_embedding
-        super().__init__(dim, embedding, activation, LowRankQuadratic(dim, rank, embedding))
         for name, number in (("width", width), ("depth", depth)):
             check_count(name, number)
+        check_finite_number("output_scale", output_scale)
+        embedding = IdentityEmbedding() if time_embedding is None else time_embedding
+        super().__init__(dim, embedding, activation, LowRankQuadratic(dim, rank, embedding))
         self.point = nn.Linear(dim, width)
         self.time = nn.Linear(embedding.features, width, bias=False)
         self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))

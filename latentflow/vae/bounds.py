@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +10,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from latentflow.calculus import Field, PositiveParameter
+from latentflow.calculus.checks import (
+    check_count,
+    check_generator,
+    check_methods,
+    check_positive,
+    check_steps,
+    check_tensor,
+)
+from latentflow.calculus.jets import check_points
 from latentflow.flow import Flow, LogDet, OnFold, SlogDet, Trajectory
 from latentflow.potentials import PotentialBank
 from latentflow.priors import DiffusedPrior, Prior
@@ -142,6 +150,9 @@ class MarginalBound(DeterministicBound):
 
     log_det: LogDet = SlogDet()  # noqa: RUF009 - frozen
 
+    def __post_init__(self) -> None:
+        check_methods("log_det", self.log_det, ("request", "determinant"), "SlogDet() or another LogDet")
+
     def divergence(self, posterior: Distribution, trajectory: Trajectory, prior: Prior, k: Tensor) -> Tensor:
         r"""Compute :math:`KL(q_0 \| p_0)`, then :math:`\log q_t(z_t) - \log p_t(z_t)`, of shape ``(T+1, *batch)``."""
         if trajectory.log_det is None:
@@ -233,8 +244,9 @@ class StochasticBound(nn.Module):
 
     def __init__(self, dim: int | None = None, diffusion: float = 1e-2) -> None:
         super().__init__()
-        if not 0 < diffusion < math.inf:
-            raise ValueError(f"diffusion: expected a positive number, got {diffusion!r}")
+        if dim is not None:
+            check_count("dim", dim)
+        check_positive("diffusion", diffusion)
         self._diffusion = PositiveParameter(diffusion)
         gain = torch.full(() if dim is None else (dim,), GAIN).logit()
         self.raw_gain = None if dim is None else nn.Parameter(gain)
@@ -269,8 +281,13 @@ class StochasticBound(nn.Module):
         on_fold: OnFold | None = None,  # noqa: ARG002 - noise spreads a fold: there is none to report
     ) -> StochasticTrajectory:
         """Draw a trajectory of the posterior; see :class:`Bound`."""
+        check_points(z0, name="z0")
+        check_steps("steps", steps)
+        check_generator(generator)
         if self.uses_future_frames and future is None:
             raise ValueError("future: expected the encoder's means of the later frames, got None")
+        if future is not None:
+            check_tensor("future", future, (steps, "*batch", "dim"))
         z, drifts, actions = [z0], [], [z0.new_zeros(z0.shape[:-1])]
         for n in range(steps):
             step = flow.rollout(z[-1], 1, start=float(n), log_det=None)

@@ -7,10 +7,22 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from latentflow.calculus import Field
-from latentflow.calculus.checks import check_count
+from latentflow.calculus.checks import (
+    check_callable,
+    check_choice,
+    check_count,
+    check_generator,
+    check_images,
+    check_instance,
+    check_methods,
+    check_nonnegative,
+    check_steps,
+    check_tensor,
+    describe,
+)
 from latentflow.flow import Flow, OnFold, PotentialFlow
 from latentflow.pde import AlongPath, Collocation, PDEResidual
 from latentflow.potentials import PotentialBank
@@ -89,9 +101,6 @@ def reconstruct(
     return some.new_zeros(z.shape[:-1]).scatter(0, chosen, some)
 
 
-FRAME_DIMS = 5
-
-
 class FlowVAE(nn.Module):
     r"""A VAE of sequences :math:`x_0, \dots, x_T` with one latent and the flow of a transformation.
 
@@ -125,6 +134,7 @@ class FlowVAE(nn.Module):
         on_fold: See :meth:`Flow.follow`.
 
     Raises:
+        TypeError: If an argument is of another kind.
         ValueError: If the weight is negative, or ``decoded_frames`` is not a positive integer.
 
     References:
@@ -163,10 +173,22 @@ class FlowVAE(nn.Module):
         on_fold: OnFold | None = None,
     ) -> None:
         super().__init__()
+        for name, part in (("encoder", encoder), ("decoder", decoder), ("prior", prior), ("dynamics", dynamics)):
+            check_callable(name, part, "a callable")
+        check_instance("bank", bank, PotentialBank, "a PotentialBank")
+        if residual is not None:
+            check_methods("residual", residual, ("loss",), "a PDEResidual or None")
+        if likelihood is not None:
+            check_callable("likelihood", likelihood, "a Likelihood or None")
+        check_methods("bound", bound, ("rollout", "divergence"), "MarginalBound(), JointBound() or another Bound")
+        check_nonnegative("residual_weight", residual_weight)
+        check_methods("collocation", collocation, ("points",), "a choice of points such as AlongPath()")
+        if label_posterior is not None:
+            check_methods("label_posterior", label_posterior, ("divergence",), "a LabelPosterior or None")
         if decoded_frames is not None:
             check_count("decoded_frames", decoded_frames)
-        if not residual_weight >= 0:
-            raise ValueError(f"residual_weight: expected a number of at least 0, got {residual_weight!r}")
+        if on_fold is not None:
+            check_choice("on_fold", on_fold, ("raise", "warn", "ignore"))
         self.encoder = encoder
         self.decoder = decoder
         self.bank = bank
@@ -183,7 +205,13 @@ class FlowVAE(nn.Module):
 
     def encode(self, x: Tensor) -> Distribution:
         """Infer :math:`q(z_0 | x)`, events of shape ``(dim,)``, of images ``(batch, channels, height, width)``."""
-        return self.encoder(x)
+        check_images("x", x, ("batch", "channels", "height", "width"))
+        posterior = self.encoder(x)
+        if not isinstance(posterior, Distribution) or len(posterior.event_shape) != 1:
+            raise TypeError(
+                f"encoder: expected to return a distribution with events of shape (dim,), got {describe(posterior)}"
+            )
+        return posterior
 
     def decode(self, z: Tensor) -> Distribution:
         """Compute the distribution of the images of latents.
@@ -195,6 +223,7 @@ class FlowVAE(nn.Module):
             The distribution :math:`p(x | z)`, with events of shape ``(channels, height, width)``; its mean is the
             picture.
         """
+        check_tensor("z", z, ("*batch", "dim"))
         decoded = self.decoder(z.reshape(-1, z.shape[-1])).to(z.dtype)  # autocast may have lowered it
         return self.likelihood(decoded.reshape(*z.shape[:-1], *decoded.shape[1:]))
 
@@ -212,6 +241,8 @@ class FlowVAE(nn.Module):
             TypeError: If ``k`` is a tensor of another dtype than int64.
             ValueError: If an index is out of range.
         """
+        if not isinstance(k, (int, Tensor)):
+            check_callable("k", k, "an index, an int64 tensor or a potential")
         flow = self.dynamics(self.bank.select(k) if isinstance(k, (int, Tensor)) else k)
         flow.training = self.training  # train() would reach into the potential
         return flow
@@ -239,7 +270,9 @@ class FlowVAE(nn.Module):
                 stochastic log-determinant in evaluation mode.
             FoldError: In evaluation mode, if a step of the flow folds.
         """
-        self._check(frames)
+        self._check(frames, generator)
+        if k is not None:
+            check_instance("k", k, Tensor, "an int64 tensor or None")
         if k is not None and k.shape != frames.shape[:1]:
             raise ValueError(f"k: expected shape ({len(frames)},), got {tuple(k.shape)}")
         assignment: Assignment
@@ -287,14 +320,24 @@ class FlowVAE(nn.Module):
             ValueError: See :meth:`objective`.
             FoldError: See :meth:`objective`.
         """
-        self._check(frames)
+        self._check(frames, generator)
         every = Enumerated(frames.new_full((len(frames), len(self.bank)), 1 / len(self.bank)))
         terms = self._terms(frames, every, generator)
         return -(terms.reconstruction.sum(0) + terms.kl.sum(0))
 
-    def _check(self, frames: Tensor) -> None:
-        if frames.ndim != FRAME_DIMS:
-            raise ValueError(f"frames: expected shape (batch, T+1, channels, height, width), got {tuple(frames.shape)}")
+    def _check(self, frames: Tensor, generator: torch.Generator | None) -> None:
+        check_images("frames", frames, ("batch", "T+1", "channels", "height", "width"))
+        check_generator(generator)
+        if frames.shape[1] == 0:
+            raise ValueError(f"frames: expected at least one frame in a sequence, got {tuple(frames.shape)}")
+        support = getattr(self.likelihood, "support", None)
+        if support is constraints.unit_interval and frames.numel() > 0:
+            low, high = frames.detach().aminmax()
+            if not (low >= 0 and high <= 1):
+                raise ValueError(
+                    f"frames: expected pixels in [0, 1], got pixels in [{float(low):g}, {float(high):g}]"
+                    + ("; divide them by 255" if high > 1 else "")
+                )
         log_det = self.bound.log_det
         if log_det is not None and log_det.stochastic and not self.training:
             raise ValueError(
@@ -343,6 +386,8 @@ class FlowVAE(nn.Module):
         Returns:
             The frames, of shape ``(batch, T+1, channels, height, width)``, in [0, 1]; the first is the reconstruction.
         """
+        check_images("x0", x0, ("batch", "channels", "height", "width"))
+        check_steps("steps", steps)
         z0 = self.encode(x0).mean
         with torch.autocast(z0.device.type, enabled=False):
             z = self.flow_of(k).rollout(z0, steps, log_det=None, on_fold=self.on_fold).z

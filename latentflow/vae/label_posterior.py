@@ -11,7 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from latentflow.calculus.checks import check_hidden
+from latentflow.calculus.checks import (
+    check_callable,
+    check_count,
+    check_generator,
+    check_hidden,
+    check_image_shape,
+    check_images,
+    check_instance,
+    check_methods,
+    check_nonnegative,
+    check_positive,
+)
 from latentflow.vae.bounds import Assignment, Enumerated, Mixed
 from latentflow.vae.networks import perceptron
 
@@ -37,6 +48,7 @@ class ExactSum:
 
     def assign(self, posterior: Categorical, generator: torch.Generator | None = None) -> Enumerated:  # noqa: ARG002 - not random
         """Assign every potential to every sequence."""
+        check_instance("posterior", posterior, Categorical, "a Categorical")
         return Enumerated(posterior.probs)
 
 
@@ -67,11 +79,12 @@ class StraightThrough:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature!r}")
+        check_positive("temperature", self.temperature)
 
     def assign(self, posterior: Categorical, generator: torch.Generator | None = None) -> Mixed:
         """Draw the label of every sequence."""
+        check_instance("posterior", posterior, Categorical, "a Categorical")
+        check_generator(generator)
         uniform = torch.empty_like(posterior.logits).exponential_(generator=generator)
         noisy = posterior.logits - uniform.log()  # minus the logarithm of an exponential variable is a Gumbel variable
         soft = (noisy / self.temperature).softmax(-1)
@@ -90,11 +103,16 @@ def annealed_temperature(step: float, rate: float = 3e-5, floor: float = 0.05) -
     Returns:
         The temperature.
 
+    Raises:
+        TypeError: If an argument is not a number.
+        ValueError: If ``step`` or ``rate`` is negative, or ``floor`` is not positive.
+
     Example:
         >>> assert annealed_temperature(0) == 1.0
         >>> assert round(annealed_temperature(90_000), 4) == 0.0672  # the end of the paper's training
     """
-    return max(math.exp(-rate * step), floor)
+    exponent = check_nonnegative("rate", rate) * check_nonnegative("step", step)
+    return max(math.exp(-exponent), check_positive("floor", floor))
 
 
 class LabelPosterior(nn.Module):
@@ -129,23 +147,27 @@ class LabelPosterior(nn.Module):
         balance: float = 100.0,
     ) -> None:
         super().__init__()
-        if not balance >= 0:
-            raise ValueError(f"balance: expected a number of at least 0, got {balance!r}")
+        check_callable("network", network, "a callable from sequences to logits")
+        check_methods("estimator", estimator, ("assign",), "ExactSum(), StraightThrough() or another estimator")
+        check_nonnegative("balance", balance)
         self.network = network
         self.estimator = estimator
         self.balance = balance
 
     def forward(self, frames: Tensor) -> Categorical:
         """Infer the transformation of sequences ``(batch, T+1, channels, height, width)``, as ``(batch,)``."""
+        check_images("frames", frames, ("batch", "T+1", "channels", "height", "width"))
         return Categorical(logits=self.network(frames).to(frames.dtype), validate_args=False)
 
     @staticmethod
     def divergence(posterior: Categorical) -> Tensor:
         r"""Compute :math:`KL(q \| p) = \log K - H(q)` of every sequence, of shape ``(batch,)``, between 0 and log K."""
+        check_instance("posterior", posterior, Categorical, "a Categorical")
         return _divergence_from_uniform(posterior.logits)
 
     def collapse_penalty(self, posterior: Categorical) -> Tensor:
         r"""Compute the weight times :math:`KL(\bar q \| p)` of the average posterior of the batch, of shape ``()``."""
+        check_instance("posterior", posterior, Categorical, "a Categorical")
         logits: Tensor = posterior.logits
         return self.balance * _divergence_from_uniform(logits.logsumexp(0) - math.log(len(logits)))
 
@@ -174,13 +196,15 @@ class MLPSequenceClassifier(nn.Module):
 
     def __init__(self, shape: Sequence[int], frames: int, classes: int, hidden: Sequence[int] = (128,)) -> None:
         super().__init__()
+        check_count("frames", frames)
+        check_count("classes", classes)
         check_hidden(hidden)
+        self.shape = check_image_shape("shape", shape)
         self.frames = frames
         self.layers = perceptron((frames * math.prod(shape), *hidden, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map sequences ``(batch, T+1, channels, height, width)`` to logits ``(batch, K)``."""
-        if x.shape[1] != self.frames:
-            raise ValueError(f"frames: expected {self.frames} frames, got {x.shape[1]}")
+        check_images("x", x, ("batch", self.frames, *self.shape))
         logits: Tensor = self.layers(x.flatten(1))
         return logits

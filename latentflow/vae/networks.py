@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, ContinuousBernoulli, Distribution, Independent, Normal
+from torch.distributions import Bernoulli, ContinuousBernoulli, Distribution, Normal, constraints
 
-from latentflow.calculus.checks import check_hidden
+from latentflow.calculus.checks import (
+    Events,
+    check_count,
+    check_hidden,
+    check_image_shape,
+    check_images,
+    check_positive,
+    check_tensor,
+)
+from latentflow.calculus.jets import check_points
 
 
 class GaussianHead(nn.Module):
@@ -25,7 +34,7 @@ class GaussianHead(nn.Module):
         parameters: Tensor = self.linear(h)
         mean, log_variance = parameters.to(self.linear.weight.dtype).chunk(2, dim=-1)  # autocast lowers it
         scale = (log_variance / 2).exp()
-        return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
+        return Events(Normal(mean, scale, validate_args=False), 1, validate_args=False)
 
 
 def perceptron(widths: Sequence[int]) -> nn.Sequential:
@@ -55,12 +64,15 @@ class MLPEncoder(nn.Module):
 
     def __init__(self, shape: Sequence[int], dim: int, hidden: Sequence[int] = (512, 512)) -> None:
         super().__init__()
+        self.shape = check_image_shape("shape", shape)
+        check_count("dim", dim)
         check_hidden(hidden)
         self.layers = nn.Sequential(nn.Flatten(), perceptron((math.prod(shape), *hidden)), nn.GELU())
         self.head = GaussianHead(hidden[-1], dim)
 
     def forward(self, x: Tensor) -> Distribution:
         """Map images ``(batch, channels, height, width)`` to a distribution with events of shape ``(dim,)``."""
+        check_images("x", x, ("batch", *self.shape))
         posterior: Distribution = self.head(self.layers(x))
         return posterior
 
@@ -83,18 +95,24 @@ class MLPDecoder(nn.Module):
 
     def __init__(self, dim: int, shape: Sequence[int], hidden: Sequence[int] = (512, 512)) -> None:
         super().__init__()
+        check_count("dim", dim)
         check_hidden(hidden)
-        self.shape = tuple(shape)
+        self.dim = dim
+        self.shape = check_image_shape("shape", shape)
         self.layers = perceptron((dim, *hidden, math.prod(shape)))
 
     def forward(self, z: Tensor) -> Tensor:
         """Map latents ``(batch, dim)`` to ``(batch, channels, height, width)``."""
+        check_points(z, self.dim, next(self.layers.parameters()))
         decoded: Tensor = self.layers(z)
         return decoded.reshape(-1, *self.shape)
 
 
 class Likelihood(Protocol):
-    """Maps the output of a decoder, of shape ``(*batch, channels, height, width)``, to a distribution over images."""
+    """Maps the output of a decoder, of shape ``(*batch, channels, height, width)``, to a distribution over images.
+
+    An attribute ``support``, a constraint of ``torch.distributions``, says which pixels there can be.
+    """
 
     def __call__(self, decoded: Tensor) -> Distribution:
         """Build the distribution, with events of shape ``(channels, height, width)``; its mean is the picture."""
@@ -111,9 +129,12 @@ class BernoulliLikelihood:
         >>> torch.testing.assert_close(BernoulliLikelihood()(decoded).mean, torch.full((2, 1, 4, 4), 0.5))
     """
 
+    support: ClassVar[constraints.Constraint] = constraints.unit_interval
+
     def __call__(self, decoded: Tensor) -> Distribution:
         """Build the distribution from logits of shape ``(*batch, channels, height, width)``."""
-        return Independent(Bernoulli(logits=decoded, validate_args=False), 3, validate_args=False)
+        check_tensor("decoded", decoded, ("*batch", "channels", "height", "width"))
+        return Events(Bernoulli(logits=decoded, validate_args=False), 3, validate_args=False)
 
 
 class ContinuousBernoulliLikelihood:
@@ -132,9 +153,12 @@ class ContinuousBernoulliLikelihood:
         >>> torch.testing.assert_close(uniform.log_prob(torch.rand(2, 1, 4, 4)), torch.zeros(2))
     """
 
+    support: ClassVar[constraints.Constraint] = constraints.unit_interval
+
     def __call__(self, decoded: Tensor) -> Distribution:
         """Build the distribution from logits of shape ``(*batch, channels, height, width)``."""
-        return Independent(ContinuousBernoulli(logits=decoded, validate_args=False), 3, validate_args=False)
+        check_tensor("decoded", decoded, ("*batch", "channels", "height", "width"))
+        return Events(ContinuousBernoulli(logits=decoded, validate_args=False), 3, validate_args=False)
 
 
 class GaussianLikelihood:
@@ -153,11 +177,12 @@ class GaussianLikelihood:
         >>> torch.testing.assert_close(log_prob, torch.full((2,), 16.0) * -0.5 * torch.tensor(2 * torch.pi).log())
     """
 
+    support: ClassVar[constraints.Constraint] = constraints.real
+
     def __init__(self, scale: float = 1.0) -> None:
-        if not scale > 0:
-            raise ValueError(f"scale: expected a positive number, got {scale!r}")
-        self.scale = scale
+        self.scale = check_positive("scale", scale)
 
     def __call__(self, decoded: Tensor) -> Distribution:
         """Build the distribution around a decoder's output of shape ``(*batch, channels, height, width)``."""
-        return Independent(Normal(decoded, self.scale), 3)
+        check_tensor("decoded", decoded, ("*batch", "channels", "height", "width"))
+        return Events(Normal(decoded, self.scale, validate_args=False), 3, validate_args=False)

@@ -24,7 +24,7 @@ OPERATORS = [jet, gradient, laplacian, hessian]
         (torch.zeros(2, 3, dtype=torch.int64), TypeError, r"z: expected a floating-point tensor, got torch.int64"),
         (torch.zeros(2, 3, dtype=torch.complex128), TypeError, r"z: expected a floating-point .* torch.complex128"),
         ([[1.0, 2.0, 3.0]], TypeError, r"z: expected a tensor of shape \(\*batch, dim\), got list"),
-        (torch.tensor(1.0), ValueError, r"z: expected shape \(\*batch, dim\), got a tensor of shape \(\)"),
+        (torch.tensor(1.0), ValueError, r"z: expected shape \(\*batch, dim\), got \(\)"),
     ],
 )
 def test_points_are_refused_by_every_operator(operator, u, z, error, message):
@@ -79,7 +79,7 @@ def test_a_field_must_return_one_value_for_each_point(operator):
 @pytest.mark.parametrize("u", [MLPPotential(3), QuadraticPotential(3)])
 def test_points_and_parameters_of_different_dtypes_are_refused(u):
     """Catches a silent cast of the points to the dtype of the network."""
-    with pytest.raises(RuntimeError, match="same dtype"):
+    with pytest.raises(TypeError, match=r"z: expected a tensor of torch\.float32, got torch\.float64"):
         jet(u, randn(2, 3), 0.0)
 
 

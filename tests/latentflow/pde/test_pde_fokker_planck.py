@@ -170,11 +170,11 @@ def test_initial_condition_starts_in_equilibrium(dim, seed):
 @pytest.mark.parametrize("form", FORMS)
 def test_drift_that_is_no_field(form):
     """Catches a constant in place of the drift's potential."""
-    with pytest.raises(TypeError, match=r"^drift: expected a callable u\(z, t\), got float"):
+    with pytest.raises(TypeError, match=r"^drift: expected a callable u\(z, t\), got -?1.0"):
         form(0.5, -1.0)
 
 
 def test_potential_that_is_no_field():
     """Catches a tensor of velocities in place of the potential."""
-    with pytest.raises(TypeError, match=r"^potential: expected a callable u\(z, t\), got Tensor"):
+    with pytest.raises(TypeError, match=r"^potential: expected a callable u\(z, t\), got a tensor"):
         ContinuityResidual(torch.ones(3))

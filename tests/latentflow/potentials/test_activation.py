@@ -63,5 +63,5 @@ def test_piecewise_linear_activations_are_refused(activation):
 
 def test_a_name_is_refused():
     """Catches a string that fails at the first evaluation only."""
-    with pytest.raises(TypeError, match="activation: expected a callable, got str"):
+    with pytest.raises(TypeError, match=r"activation: expected a callable such as torch.tanh, got 'tanh'"):
         MLPPotential(2, activation="tanh")

@@ -191,10 +191,10 @@ def test_activations_that_are_not_convex_and_nondecreasing_are_refused(activatio
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"curvature": -0.1}, "curvature: expected a finite number of at least 0, got -0.1"),
-        ({"curvature": float("nan")}, "curvature: expected a finite number of at least 0, got nan"),
-        ({"output_scale": 0.0}, r"output_scale: expected a positive finite number, got 0\.0"),
-        ({"hidden": ()}, r"hidden: expected at least one positive width, got \(\)"),
+        ({"curvature": -0.1}, "curvature: expected a number of at least 0, got -0.1"),
+        ({"curvature": float("nan")}, "curvature: expected a number of at least 0, got nan"),
+        ({"output_scale": 0.0}, r"output_scale: expected a positive number, got 0\.0"),
+        ({"hidden": ()}, r"hidden: expected at least one positive integer, and no others, got \(\)"),
     ],
 )
 def test_arguments_are_checked(arguments, message):

@@ -159,8 +159,8 @@ def test_parametrised_weights():
     ("arguments", "message"),
     [
         ({"dim": 0}, "dim: expected a positive integer, got 0"),
-        ({"dim": 2, "hidden": ()}, r"hidden: expected at least one positive width, got \(\)"),
-        ({"dim": 2, "hidden": (4, 0)}, r"hidden: expected at least one positive width, got \(4, 0\)"),
+        ({"dim": 2, "hidden": ()}, r"hidden: expected at least one positive integer, and no others, got \(\)"),
+        ({"dim": 2, "hidden": (4, 0)}, r"hidden: expected at least one positive integer, and no others, got \(4, 0\)"),
     ],
 )
 def test_sizes_are_checked(arguments, message):

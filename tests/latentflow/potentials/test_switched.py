@@ -139,7 +139,7 @@ def test_times_increase(times):
     """Catches a bisection in times that are not sorted."""
     with pytest.raises(ValueError, match="times: expected finite, increasing times, got "):
         SwitchedPotential([wave, wave, wave], times)
-    with pytest.raises(ValueError, match="times: expected one fewer than the 0 potentials"):
+    with pytest.raises(ValueError, match=r"(times: expected one fewer|potentials: expected at least one)"):
         SwitchedPotential([], [])
 
 

@@ -191,7 +191,7 @@ def test_probabilities_stay_in_single_precision_under_autocast():
         ("balance", lambda: LabelPosterior(nn.Identity(), balance=-1.0)),
         ("balance", lambda: LabelPosterior(nn.Identity(), balance=float("nan"))),
         ("hidden", lambda: MLPSequenceClassifier(SHAPE, FRAMES, CLASSES, ())),
-        ("frames", lambda: classifier()(frames()[:, :-1])),
+        ("x", lambda: classifier()(frames()[:, :-1])),
     ],
 )
 def test_wrong_arguments(name, call):
