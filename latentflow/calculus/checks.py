@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, MixtureSameFamily
 
 Shape: TypeAlias = Sequence[int | str]
-"""A shape with sizes, and names for sizes that are free; a first name with a star stands for any number of sizes."""
+"""A shape with sizes, and names for sizes that are free; a name with a star stands for any number of sizes."""
 
 
 def describe(value: object) -> str:
@@ -51,10 +51,22 @@ def check_count(name: str, value: int) -> None:
         raise ValueError(f"{name}: expected an integer below 2**63, got {describe(value)}")
 
 
+MAX_STEPS = 1_000_000
+"""The largest number of steps that is not taken for a mistake."""
+
+
 def check_steps(name: str, value: int) -> None:
-    """Check that an argument is an integer of at least 0; raise a ValueError otherwise."""
+    """Check that an argument is an integer of at least 0, and not too many steps; raise a ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{name}: expected an integer of at least 0, got {describe(value)}")
+    if value > MAX_STEPS:
+        raise ValueError(f"{name}: expected at most {MAX_STEPS:,}, got {describe(value)}")
+
+
+def check_seed(seed: int) -> None:
+    """Check the seed of a generator; raise a ValueError unless it is an integer in ``0..2**63-1``."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed: expected an integer of at least 0 and below 2**63, got {describe(seed)}")
 
 
 def check_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
@@ -103,8 +115,13 @@ def check_nonnegative(name: str, value: float) -> float:
     return number
 
 
+def is_real(value: object) -> TypeGuard[float]:
+    """Return whether a value is a real number, which True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _real(name: str, value: float, expected: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not is_real(value):
         raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
     try:
         return float(value)
@@ -125,14 +142,14 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def check_callable(name: str, value: object, what: str = "a callable u(z, t)") -> None:
-    """Check that an argument can be called; raise a TypeError otherwise."""
-    if not callable(value):
+    """Check that an argument is a function or an object that can be called; raise a TypeError otherwise."""
+    if not callable(value) or isinstance(value, type):
         raise TypeError(f"{name}: expected {what}, got {describe(value)}")
 
 
 def check_methods(name: str, value: object, methods: Sequence[str], what: str) -> None:
     """Check that an argument is an object with some methods; raise a TypeError otherwise."""
-    if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in methods):
+    if isinstance(value, (type, Tensor)) or not all(callable(getattr(value, method, None)) for method in methods):
         raise TypeError(f"{name}: expected {what}, got {describe(value)}")
 
 
@@ -196,14 +213,12 @@ def check_finite_tensor(name: str, value: Tensor) -> None:
 
 
 def _fits(sizes: Sequence[int], shape: Shape) -> bool:
-    tail = list(shape)
-    if tail and isinstance(tail[0], str) and tail[0].startswith("*"):
-        tail = tail[1:]
-        if len(sizes) < len(tail):
-            return False
-        sizes = sizes[len(sizes) - len(tail) :]
-    same_length = len(sizes) == len(tail)
-    return same_length and all(isinstance(n, str) or n == size for n, size in zip(tail, sizes, strict=True))
+    names = list(shape)
+    star = next((i for i, name in enumerate(names) if isinstance(name, str) and name.startswith("*")), None)
+    if star is not None:  # as many free sizes as there are
+        names[star : star + 1] = ["any"] * (len(sizes) - len(names) + 1)
+    same_length = len(sizes) == len(names)
+    return same_length and all(isinstance(name, str) or name == n for name, n in zip(names, sizes, strict=True))
 
 
 def _text(shape: Shape) -> str:
@@ -214,11 +229,28 @@ def _of(shape: Shape | None) -> str:
     return "" if shape is None else f" of shape {_text(shape)}"
 
 
-def check_images(name: str, value: Tensor, shape: Shape) -> None:
-    """Check the kind and the shape of images; raise a TypeError or ValueError otherwise."""
+def check_images(name: str, value: Tensor, shape: Shape, like: Tensor | None = None) -> None:
+    """Check the kind and the shape of images, and the dtype outside of autocast; raise a TypeError or ValueError."""
     if isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex():
         raise TypeError(f"{name}: expected floating-point images in [0, 1], got {value.dtype}; divide integers by 255")
     check_tensor(name, value, shape)
+    if like is not None and not autocasts(value.device.type):
+        check_like(name, value, like)
+
+
+def autocasts(device: str) -> bool:
+    """Return whether ``torch.autocast`` is on for a kind of device, where torch converts the tensors of a product."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+class Mixture(MixtureSameFamily):
+    """A mixture that refuses values whose events have another shape, and takes none at all."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Compute the log-probability of values ``(*batch, *event)``; raise a ValueError for events of other shapes."""
+        check_tensor("value", value, ("*batch", *self.event_shape))
+        result: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
+        return result
 
 
 class Events(Independent[Distribution]):
@@ -227,8 +259,13 @@ class Events(Independent[Distribution]):
     def log_prob(self, value: Tensor) -> Tensor:
         """Compute the log-probability of values ``(*batch, *event)``; raise a ValueError for events of other shapes."""
         check_tensor("value", value, ("*batch", *self.event_shape))
-        result: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
-        return result
+        try:
+            torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            message = f"a batch shape that broadcasts to {tuple(self.batch_shape)}, got {tuple(value.shape)}"
+            raise ValueError(f"value: expected {message}") from None
+        terms: Tensor = self.base_dist.log_prob(value)
+        return terms.sum(tuple(range(-self.reinterpreted_batch_ndims, 0)))
 
 
 def expand_weight(weight: Tensor, batch: torch.Size) -> Tensor:

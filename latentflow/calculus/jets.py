@@ -6,15 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Flag, auto
 from functools import wraps
-from math import isfinite
-from numbers import Real
 from typing import Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from latentflow.calculus.checks import check_callable, check_like, check_tensor, describe, expand_weight
+from latentflow.calculus.checks import (
+    autocasts,
+    check_callable,
+    check_finite_number,
+    check_like,
+    check_tensor,
+    describe,
+    expand_weight,
+    is_real,
+)
 
 Field: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """A scalar field ``u(z, t)``: ``z`` of shape ``(*batch, dim)``, ``t`` and the result of shape ``(*batch,)``."""
@@ -102,8 +109,10 @@ class JetRequest:
         if self.probes is not None:
             check_tensor("probes", self.probes, ("*batch", "probes", "dim"))
         if bool(self.derivatives & WITH_PROBES) != (self.probes is not None):
-            expected = "probes" if self.probes is None else "QUADRATIC or PRODUCTS with probes"
-            raise ValueError(f"request: expected {expected}, got {self.derivatives.names or 'no second derivative'}")
+            if self.probes is None:
+                raise ValueError(f"probes: expected a tensor for {self.derivatives.names}, got None")
+            names = self.derivatives.names or "no second derivative"
+            raise ValueError(f"derivatives: expected QUADRATIC or PRODUCTS with probes, got {names}")
 
     def __contains__(self, derivative: Derivative) -> bool:
         return bool(self.derivatives._value_ & derivative._value_)  # the operator builds a member for the result
@@ -376,9 +385,9 @@ def check_points(z: Tensor, dim: int | None = None, like: Tensor | None = None, 
         raise TypeError(f"{name}: expected a tensor of shape (*batch, {dim or 'dim'}), got {describe(z)}")
     if not z.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor, got {z.dtype}")
-    if z.ndim == 0 or (dim is not None and z.shape[-1] != dim):
+    if z.ndim == 0 or z.shape[-1] == 0 or (dim is not None and z.shape[-1] != dim):
         raise ValueError(f"{name}: expected shape (*batch, {dim or 'dim'}), got {tuple(z.shape)}")
-    if like is not None and (z.dtype != like.dtype or z.device != like.device) and not _autocasts(z.device.type):
+    if like is not None and (z.dtype != like.dtype or z.device != like.device) and not autocasts(z.device.type):
         check_like(name, z, like)
 
 
@@ -387,10 +396,10 @@ def check_time(t: Time) -> None:
     if isinstance(t, Tensor):
         if t.dtype is torch.bool or t.is_complex():
             raise TypeError(f"t: expected real times, got a tensor of {t.dtype}")
-    elif isinstance(t, bool) or not isinstance(t, Real):
+    elif not is_real(t):
         raise TypeError(f"t: expected a number or a tensor of times, got {describe(t)}")
-    elif not isfinite(t):
-        raise ValueError(f"t: expected a finite time, got {describe(t)}")
+    else:
+        check_finite_number("t", t)
 
 
 def expand_time(t: Time, z: Tensor) -> Tensor:
@@ -436,17 +445,13 @@ def outside_autocast(function: Callable[Concatenate[U, Tensor, P], R]) -> Callab
 
     @wraps(function)
     def wrapped(u: U, z: Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
-        if not isinstance(z, Tensor) or not _autocasts(z.device.type):
+        if not isinstance(z, Tensor) or not autocasts(z.device.type):
             return function(u, z, *args, **kwargs)
         with torch.autocast(z.device.type, enabled=False):
             full = z.to(torch.promote_types(z.dtype, torch.float32)) if z.is_floating_point() else z
             return function(u, full, *args, **kwargs)
 
     return cast("Callable[Concatenate[U, Tensor, P], R]", wrapped)
-
-
-def _autocasts(device: str) -> bool:
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 @runtime_checkable

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import JetRequest, Time, evaluate_jet
+from latentflow.calculus.checks import check_methods
 from latentflow.calculus.jets import expand_time, outside_autocast
 from latentflow.flow.inverse import InversionError, Newton, StepSolver
-from latentflow.flow.log_det import LogDet, SlogDet, StepDeterminant
+from latentflow.flow.log_det import LogDet, SlogDet, StepDeterminant, check_log_det
 from latentflow.flow.trajectory import (
     RunningCost,
     Times,
@@ -65,6 +66,11 @@ class Euler:
 
     log_det: LogDet | None = SlogDet()  # noqa: RUF009 - frozen
     solver: StepSolver | None = None
+
+    def __post_init__(self) -> None:
+        check_log_det(self.log_det)
+        if self.solver is not None:
+            check_methods("solver", self.solver, ("solve",), "Newton(), FixedPoint() or another StepSolver, or None")
 
     @property
     def density(self) -> LogDet | None:
@@ -165,7 +171,7 @@ def _assemble(
     determinants = [step.determinant for step in steps if step.determinant is not None]
     costs = [step.cost for step in steps if step.cost is not None]
     return Trajectory(
-        times.to(z),
+        times.to(z.device) if z.device.type != "mps" else times.to(z),
         z,
         None if scheme.log_det is None else accumulate("log_det", [own.log_det for own in determinants]),
         accumulate("action", [step.action for step in steps]),

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latentflow.calculus import Field, JetRequest, Time, evaluate_jet
+from latentflow.calculus.checks import check_finite_number, check_instance, check_steps
 from latentflow.calculus.jets import check_points
 from latentflow.flow.euler import Euler, Step, euler_step, euler_trajectory
-from latentflow.flow.log_det import LogDet, SlogDet
+from latentflow.flow.log_det import LogDet, SlogDet, check_log_det
 from latentflow.flow.ode import ODE
 from latentflow.flow.push_forward import FlowTransform, PushForward
 from latentflow.flow.trajectory import (
@@ -21,11 +22,14 @@ from latentflow.flow.trajectory import (
     Scheme,
     Times,
     Trajectory,
+    check_policy,
+    check_running_cost,
     check_scheme,
     check_times,
+    real_times,
     report_folds,
 )
-from latentflow.potentials.algebra import as_module
+from latentflow.potentials.algebra import as_module, dim_of
 
 
 class Flow(nn.Module, ABC):
@@ -63,7 +67,14 @@ class Flow(nn.Module, ABC):
 
         Returns:
             The step; ``step.determinant.folded`` shows its folds.
+
+        Raises:
+            TypeError: If an argument is of another kind.
+            ValueError: If a shape does not fit, or a number is not finite.
         """
+        check_points(z)
+        check_finite_number("dt", dt)
+        check_log_det(log_det)
         return euler_step(self.potential, z, t, dt, log_det)
 
     def follow(
@@ -104,8 +115,9 @@ class Flow(nn.Module, ABC):
             >>> curve = flow.follow(torch.ones(3, 1), [0.0, 1.0], ODE(rtol=1e-6, atol=1e-6))
             >>> torch.testing.assert_close(curve.z[-1], torch.ones(3, 1).exp(), rtol=1e-4, atol=0)
         """
-        check_points(z0)
+        check_points(z0, dim_of(self.potential), name="z0")
         check_scheme(scheme)
+        check_running_cost(running_cost)
         return self._follow(z0, check_times(times, z0), scheme, running_cost, self._policy(on_fold))
 
     @abstractmethod
@@ -147,9 +159,13 @@ class Flow(nn.Module, ABC):
             >>> torch.testing.assert_close(trajectory.z[-1], torch.tensor([8.0, 0.125]).expand(4, 2))
             >>> torch.testing.assert_close(trajectory.log_det[-1], torch.zeros(4))
         """
-        check_points(z0)
-        if not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"steps: expected an integer of at least 0, got {steps!r}")
+        check_points(z0, dim_of(self.potential), name="z0")
+        check_steps("steps", steps)
+
+        check_finite_number("start", start)
+        if check_finite_number("dt", dt) == 0:
+            raise ValueError(f"dt: expected a number other than 0, got {dt!r}")
+        check_log_det(log_det)
         times = [start + n * dt for n in range(steps + 1)]
         return self._rollout(z0, times, dt, Euler(log_det), self._policy(on_fold))
 
@@ -193,7 +209,9 @@ class Flow(nn.Module, ABC):
             >>> expected = z0 @ torch.linalg.matrix_exp(matrix)
             >>> torch.testing.assert_close(trajectory.z[-1], expected, rtol=1e-3, atol=1e-3)
         """
-        check_points(z0)
+        check_points(z0, dim_of(self.potential), name="z0")
+        check_instance("scheme", scheme, ODE, "ODE(...); follow() takes every scheme")
+        check_running_cost(running_cost)
         return self._follow(z0, check_times(times, z0), scheme, running_cost, self._policy(on_fold))
 
     @overload
@@ -280,6 +298,7 @@ class Flow(nn.Module, ABC):
             >>> found = TransformedDistribution(base, [doubling])
             >>> torch.testing.assert_close(found.log_prob(z), expected.log_prob(z))
         """
+        check_times(times, real_times(times))
         return FlowTransform(self, times, scheme, on_fold)
 
     def push_forward(
@@ -325,6 +344,7 @@ class Flow(nn.Module, ABC):
         return scheme.density
 
     def _policy(self, on_fold: OnFold | None) -> OnFold:
+        check_policy(on_fold)
         return on_fold or ("warn" if self.training else "raise")
 
 
@@ -358,8 +378,6 @@ class PotentialFlow(Flow):
 
     def __init__(self, potential: Field) -> None:
         super().__init__()
-        if not callable(potential):
-            raise TypeError(f"potential: expected a callable u(z, t), got {type(potential).__name__}")
         self.potential = as_module(potential)
 
     def _follow(

@@ -11,7 +11,8 @@ from numpy.polynomial.legendre import leggauss
 from torch import Tensor, nn
 
 from latentflow.calculus import Derivative, Field, Jet, JetRequest, Time, evaluate_jet
-from latentflow.calculus.jets import NONE, check_requires, expand_time, outside_autocast, transformed
+from latentflow.calculus.checks import check_methods
+from latentflow.calculus.jets import NONE, check_points, check_requires, expand_time, outside_autocast, transformed
 from latentflow.flow.euler import Euler, stack_known
 from latentflow.flow.flow import Flow
 from latentflow.flow.inverse import InversionError, Newton, StepSolver
@@ -28,7 +29,7 @@ from latentflow.flow.trajectory import (
     evaluate_cost,
     report_folds,
 )
-from latentflow.potentials.algebra import Potential, ScaledPotential, as_module
+from latentflow.potentials.algebra import Potential, ScaledPotential, as_module, dim_of
 
 
 class HopfLaxFlow(Flow):
@@ -172,10 +173,14 @@ class HopfLaxPotential(Potential):
 
     def __init__(self, u0: Field, solver: StepSolver = Newton(order=2)) -> None:  # noqa: B008 - frozen
         super().__init__()
-        if not callable(u0):
-            raise TypeError(f"u0: expected a callable u(z, t), got {type(u0).__name__}")
-        self.u0 = as_module(u0)
+        self.u0 = as_module(u0, "u0")
+        check_methods("solver", solver, ("solve",), "Newton(), FixedPoint() or another StepSolver")
         self.solver = solver
+
+    @property
+    def dim(self) -> int | None:
+        """The number of coordinates, if the potential to start from knows it."""
+        return dim_of(self.u0)
 
     def start(self, z: Tensor, t: Time, solver: StepSolver | None = None) -> Tensor:
         r"""Find the point ``y`` at time 0 whose characteristic :math:`y + t \nabla u_0(y)` passes through ``z``.
@@ -189,9 +194,11 @@ class HopfLaxPotential(Potential):
             The starts, of shape ``(*batch, dim)``.
 
         Raises:
-            InversionError: If some are not found.
+            InversionError: If some are not found, or a point is not finite.
         """
+        check_points(z, self.dim)
         solver = self.solver if solver is None else solver
+        check_methods("solver", solver, ("solve",), "Newton(), FixedPoint(), another StepSolver or None")
         try:
             return solver.solve(ScaledPotential(self.u0, expand_time(t, z)), z, 0.0, 1.0)
         except InversionError as error:
@@ -199,6 +206,7 @@ class HopfLaxPotential(Potential):
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Evaluate the solution at ``z`` of shape ``(*batch, dim)`` and ``t``; the result is ``(*batch,)``."""
+        check_points(z, self.dim)
         return self.jet_rule(z, expand_time(t, z), JetRequest()).value
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
@@ -260,7 +268,7 @@ def characteristic_trajectory(
     elapsed = (times - times[0]).to(z0).reshape(-1, *(1,) * (z0.ndim - 1))
     z = z0 + elapsed.unsqueeze(-1) * jet.gradient
     check_finite(z, times)
-    trajectory = Trajectory(times.to(z0), z, None, elapsed * jet.gradient.square().sum(-1))
+    trajectory = Trajectory(times, z, None, elapsed * jet.gradient.square().sum(-1))
     if cost is not None:
         trajectory = replace(trajectory, cost=_integrate(cost, jet, y, times, carried))
     if log_det is None:

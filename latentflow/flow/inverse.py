@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentflow.calculus import Derivative, Field, Jet, JetRequest, evaluate_jet
-from latentflow.calculus.checks import check_count
+from latentflow.calculus.checks import check_count, check_positive
 from latentflow.calculus.jets import NONE
 
 HALVINGS = 30
@@ -85,6 +85,7 @@ class Newton:
         """Find the points from which a step leads to ``y``; see :class:`StepSolver`."""
         with torch.no_grad():
             here = _evaluate(u, y.detach(), y.detach(), t, dt, self.tolerance)
+            _require_finite(here)
             for _ in range(self.max_iterations):
                 if here.done.all():
                     break
@@ -142,6 +143,7 @@ class FixedPoint:
         target = y.detach()
         with torch.no_grad():
             here = _evaluate(u, target, target, t, dt, self.tolerance, hessian=False)
+            _require_finite(here)
             for _ in range(self.max_iterations):
                 if here.done.all():
                     break
@@ -196,6 +198,16 @@ def _newton_direction(here: _State) -> Tensor:
     return -convex
 
 
+def _require_finite(here: _State) -> None:
+    """Leave at once where no iteration can help."""
+    bad = ~torch.isfinite(here.residual).all(-1)
+    if bad.any():
+        raise InversionError(
+            f"the step from {int(bad.sum())} of {bad.numel()} points is not finite: the points or the gradient of u "
+            "there are NaN or infinite; use finite points and a smoother potential"
+        )
+
+
 def _require(here: _State, name: str, iterations: int, remedy: str = "") -> None:
     if here.done.all():
         return
@@ -225,7 +237,7 @@ def _correct(u: Field, root: Tensor, y: Tensor, t: float, dt: float, order: int)
 
 
 def _check(tolerance: float | None, max_iterations: int, order: int) -> None:
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance: expected a positive number or None, got {tolerance!r}")
+    if tolerance is not None:
+        check_positive("tolerance", tolerance)
     for name, value in (("max_iterations", max_iterations), ("order", order)):
         check_count(name, value)

@@ -22,9 +22,10 @@ from latentflow.calculus import (
     Time,
     hessian_vector_product,
 )
-from latentflow.calculus.checks import check_count
+from latentflow.calculus.checks import check_count, check_flag, check_methods, check_positive
 from latentflow.calculus.estimators import check_noise, draw_probes
 from latentflow.calculus.jets import check_points, transformed
+from latentflow.calculus.operators import check_estimator
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ class LogDet(Protocol):
         """Compute the determinant of a step of length ``dt`` from the jet at its start."""
 
 
+def check_log_det(log_det: LogDet | None) -> None:
+    """Check that a log-determinant has the methods of one, or is None; raise a TypeError otherwise."""
+    if log_det is not None:
+        check_methods("log_det", log_det, ("request", "determinant"), "SlogDet(), another LogDet or None")
+
+
 @dataclass(frozen=True)
 class SlogDet:
     r"""The exact log-determinant :math:`\log|\det(I + h \nabla^2 u)|`, by LU factorization.
@@ -68,7 +75,7 @@ class SlogDet:
     :math:`\det(I + h F^\top C F) = \det(I + h\,C F F^\top)` (Sylvester).
 
     Args:
-        eigenvalues: Whether to factorize by eigenvalues, which gives the smallest one, at a higher cost.
+        eigenvalues: Whether to compute the smallest eigenvalue as well, at a higher cost.
 
     Example:
         >>> from latentflow import PotentialFlow, QuadraticPotential
@@ -78,6 +85,9 @@ class SlogDet:
     """
 
     eigenvalues: bool = False
+
+    def __post_init__(self) -> None:
+        check_flag("eigenvalues", self.eigenvalues)
 
     @property
     def stochastic(self) -> bool:
@@ -95,13 +105,10 @@ class SlogDet:
         if jet.factors is not None and not self.eigenvalues:
             return _determinant_at_width(jet.factors, dt)
         jacobian = _identity_plus(dt * jet.hessian)
-        if self.eigenvalues:
-            eigenvalues = torch.linalg.eigvalsh(jacobian)
-            smallest = eigenvalues[..., 0]
-            return StepDeterminant(
-                eigenvalues.abs().log().sum(-1), eigenvalues.sign().prod(-1), smallest <= 0, smallest
-            )
         sign, log_det = _slogdet(jacobian)
+        if self.eigenvalues:  # not for the log-determinant: second derivatives of close eigenvalues are not finite
+            smallest = torch.linalg.eigvalsh(jacobian)[..., 0]
+            return StepDeterminant(log_det, sign, smallest <= 0, smallest)
         return StepDeterminant(log_det, sign, _not_positive(jacobian.detach()))
 
 
@@ -156,6 +163,9 @@ class FirstOrder:
     """
 
     laplacian: Estimator = field(default_factory=lambda: Exact())  # noqa: PLW0108 - torch.compile traces functions
+
+    def __post_init__(self) -> None:
+        check_estimator("laplacian", self.laplacian)
 
     @property
     def stochastic(self) -> bool:
@@ -227,8 +237,8 @@ class LogDetSeries:
     def __post_init__(self) -> None:
         for name, value in (("terms", self.terms), ("probes", self.probes)):
             check_count(name, value)
-        check_noise(self.noise)
-        if self.roulette is not None and not 0 < self.roulette < 1:
+        check_noise(self.noise, self.generator)
+        if self.roulette is not None and not check_positive("roulette", self.roulette) < 1:
             raise ValueError(f"roulette: expected a probability between 0 and 1, or None, got {self.roulette!r}")
 
     def request(self, u: Field, z: Tensor, t: Time) -> JetRequest:

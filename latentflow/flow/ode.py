@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,9 @@ from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.rk_common import RKAdaptiveStepsizeODESolver
 
 from latentflow.calculus import Estimator, Exact, JetRequest, evaluate_jet
+from latentflow.calculus.checks import MAX_STEPS, check_flag, check_instance, check_positive, describe
 from latentflow.calculus.jets import NONE, check_requires, expand_time, outside_autocast
+from latentflow.calculus.operators import check_estimator
 from latentflow.flow.trajectory import (
     RunningCost,
     Times,
@@ -36,6 +38,14 @@ SCIPY = "scipy_solver"
 
 
 LANDINGS = {"jump_t", "step_t"}
+
+
+STEPS_IN_AN_INTERVAL = 10_000
+"""The largest number of steps of an adaptive method in an interval, unless another one is asked for."""
+
+
+PROBES, PROBED_POINTS = 128, 4
+"""How many times of an interval, and about how many points, are looked at for structure."""
 
 
 LONG_STEP_ORDER = 5
@@ -66,6 +76,14 @@ class ODE:
     to them; a log-determinant by random probes, whose own error is far larger, to ``dim`` times as much. Adaptive
     methods choose one step for the whole batch from the root mean square of the errors, so a sample alone and the same
     sample in a batch agree to about the tolerance, not to the last digit; fixed-grid methods treat each sample alone.
+
+    **Structure in time.** A step can jump over a pulse that none of its stages meets. So the velocity of a few points
+    is first read at 128 times of an interval, and an adaptive method is made to step before and after a place where it
+    changes faster than around it. What is shorter than about a hundredth of an interval may still be missed: give
+    ``options={"step_t": [...]}`` or ``{"max_step": h}``, or more times.
+
+    **Length.** An adaptive method gives up after 10,000 steps in an interval, and a fixed grid of more than a million
+    is refused; ``options={"max_num_steps": n}`` allows more.
 
     **Stiffness.** The Jacobian of the velocity is the symmetric Hessian, and a step ``h`` along an eigenvalue
     :math:`\lambda < 0` is stable for :math:`h|\lambda| < 2` (Euler, midpoint), 2.8 (``rk4``), 3.3 (``dopri5``).
@@ -116,12 +134,16 @@ class ODE:
     divergence: Estimator | None = Exact()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
-        if self.method not in SOLVERS:
-            raise ValueError(f"method: expected one of {', '.join(map(repr, SOLVERS))}, got {self.method!r}")
+        if not isinstance(self.method, str) or self.method not in SOLVERS:
+            raise ValueError(f"method: expected one of {', '.join(map(repr, SOLVERS))}, got {describe(self.method)}")
+        check_flag("adjoint", self.adjoint)
+        if self.options is not None:
+            check_instance("options", self.options, Mapping, "a dictionary or None")
         step_size = (self.options or {}).get("step_size", 1.0)
         for name, number in (("rtol", self.rtol), ("atol", self.atol), ("step_size", step_size)):
-            if not (isinstance(number, (int, float)) and 0 < number < math.inf):
-                raise ValueError(f"{name}: expected a positive number, got {number!r}")
+            check_positive(name, cast("float", number))
+        if self.divergence is not None:
+            check_estimator("divergence", self.divergence)
 
     @property
     def density(self) -> Estimator | None:
@@ -176,12 +198,14 @@ def solve(
     times: Tensor,
     ode: ODE,
     scales: Sequence[float],
+    structure: Tensor,
     parameters: Sequence[Tensor] = (),
 ) -> State:
     """Solve an equation for the parts of a state, of shape ``(T+1, *shape)`` each.
 
-    The error of a part is weighed by its scale, and the largest one decides over a step; the adjoint equation
-    differentiates with respect to the parameters. A SolverError says that the solver gives up.
+    The error of a part is weighed by its scale, and the largest one decides over a step; the solver steps on the times
+    of ``structure`` as well; the adjoint equation differentiates with respect to the parameters. A SolverError says
+    that the solver gives up.
     """
     method, options = ode.method, dict[str, Any](ode.options or {})
     tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (*start, times, *parameters))
@@ -195,13 +219,18 @@ def solve(
     watch = _Watch(rates, scales)
     landings: dict[str, Tensor] = {}
     if issubclass(SOLVERS[method], RKAdaptiveStepsizeODESolver):
-        landings = _landings(options, times.detach())
+        landings = _landings(options, times.detach(), structure)
+        options.setdefault("max_num_steps", STEPS_IN_AN_INTERVAL)
         options.setdefault("dtype", times.dtype)
         options.setdefault("norm", watch.largest_error)
         if len(times) > 1 and SOLVERS[method].order <= LONG_STEP_ORDER:
             options.setdefault("first_step", (times[1] - times[0]).detach().abs())
-    elif "step_size" in options and "grid_constructor" not in options and not _is_adams(method):
-        options["grid_constructor"] = partial(_subdivide, options.pop("step_size"))
+    elif "step_size" in options and "grid_constructor" not in options:
+        steps = abs(float((times[-1] - times[0]).detach())) / options["step_size"]
+        if steps > options.get("max_num_steps", MAX_STEPS):
+            raise ValueError(f"step_size: expected at most {MAX_STEPS:,} steps between the times, got {steps:,.0f}")
+        if not _is_adams(method):
+            options["grid_constructor"] = partial(_subdivide, options.pop("step_size"))
     options |= landings
     arguments = {"rtol": ode.rtol, "atol": ode.atol, "method": method, "options": options}
     try:
@@ -221,13 +250,55 @@ def solve(
     return tuple(solution)
 
 
-def _landings(options: Mapping[str, object], times: Tensor) -> dict[str, Tensor]:
+@torch.no_grad()
+def find_structure(potential: nn.Module, z0: Tensor, times: Tensor, scheme: ODE) -> Tensor:
+    r"""Return the times before and after structure of the velocity that no stage of a long step may meet.
+
+    The velocity :math:`v_k` of a few points is read on a fine grid, along straight lines. Structure is where
+    :math:`|v_{k+1} - 2 v_k + v_{k-1}|` matters at the tolerance and is above 1/64 of the largest such difference nearby
+    with the distance of a quarter of an interval, of which a smooth velocity has less than a hundredth.
+    """
+    none, intervals = times[:0], len(times) - 1
+    count = max(16, min(PROBES, 4 * PROBES // max(intervals, 1)))
+    own_data = any(getattr(module, "per_sample", False) for module in potential.modules())
+    z = z0 if own_data else z0.reshape(-1, z0.shape[-1])[:: max(1, z0.shape[:-1].numel() // PROBED_POINTS)]
+    if intervals == 0 or z0.numel() == 0 or (own_data and z0.shape[:-1].numel() > PROBED_POINTS**2):
+        return none
+    fractions = (torch.arange(count, dtype=times.dtype, device=times.device) + 0.5) / count
+    probes = (times[:-1, None] + times.diff()[:, None] * fractions).flatten()
+    lines = (probes - times[0]).to(z0).reshape(-1, *(1,) * z.ndim)
+    at = probes.reshape(-1, *(1,) * (z.ndim - 1)).expand(-1, *z.shape[:-1])
+    try:
+        start = evaluate_jet(potential, z, times[0], JetRequest()).gradient
+        velocity = evaluate_jet(potential, z + lines * start, at, JetRequest()).gradient.reshape(len(probes), -1)
+    except (RuntimeError, ValueError, TypeError):  # a function of the user's for points of one batch shape only
+        return none
+    reach = count // 4
+    fine = nn.functional.pad(_second_difference(velocity, 1).T, (1, 1)).T
+    coarse = nn.functional.max_pool1d(_second_difference(velocity, reach).T, 2 * reach + 1, 1, reach)
+    coarse = nn.functional.pad(coarse.unsqueeze(1), (reach, reach), "replicate").squeeze(1).T
+    spacing = (probes[1] - probes[0]).abs().to(velocity)
+    tolerance = scheme.atol + scheme.rtol * float(z.abs().amax())
+    found = ((fine * spacing > tolerance) & (fine > coarse / 64)).any(1)
+    wide = nn.functional.max_pool1d(found.to(velocity)[None, None], 5, 1, 2)[0, 0] > 0
+    edges = nn.functional.pad(wide[1:] != wide[:-1], (1, 0))
+    few_stages = SOLVERS[scheme.method].order <= 2  # too few to see what is between the edges
+    landings: Tensor = probes[wide | edges if few_stages else edges]
+    return landings
+
+
+def _second_difference(velocity: Tensor, distance: int) -> Tensor:
+    middle = velocity[distance : len(velocity) - distance]
+    return (velocity[2 * distance :] - 2 * middle + velocity[: len(velocity) - 2 * distance]).abs()
+
+
+def _landings(options: Mapping[str, object], times: Tensor, structure: Tensor) -> dict[str, Tensor]:
     """Make the solver step on the requested times: what it interpolates is less accurate than its tolerance says."""
     given = {
         name: torch.as_tensor(options[name], dtype=times.dtype, device=times.device)
         for name in LANDINGS & options.keys()  # a list would keep its sign when time runs backwards
     }
-    steps: Tensor = torch.cat([times[1:], given.get("step_t", times[:0])]).unique()  # type: ignore[no-untyped-call]
+    steps: Tensor = torch.cat([times[1:], structure, given.get("step_t", times[:0])]).unique()  # type: ignore[no-untyped-call]
     if "jump_t" in given:
         steps = steps[~torch.isin(steps, given["jump_t"])]
     return given | {"step_t": steps}
@@ -315,7 +386,10 @@ def ode_trajectory(
     scales = [1.0] * len(start)
     if divergence is not None and divergence.stochastic:
         scales[1] = max(z0.shape[-1], 1)  # the noise of the probes is far larger
-    points, *rest = solve(rates, start, times, scheme, scales, [*_learnable(potential), *_learnable(cost)])
+    adaptive = issubclass(SOLVERS[scheme.method], RKAdaptiveStepsizeODESolver)
+    structure = find_structure(potential, z0, times.detach(), scheme) if adaptive else times[:0].detach()
+    learnable = [*_learnable(potential), *_learnable(cost)]
+    points, *rest = solve(rates, start, times, scheme, scales, structure, learnable)
     check_finite(points, times)
     log_det = None if divergence is None else rest.pop(0)
     action = rest.pop(0)
@@ -323,4 +397,4 @@ def ode_trajectory(
     for name, values in (("log_det", log_det), ("cost", total)):
         if values is not None:
             check_numbers(name, values)
-    return Trajectory(times.to(z0), points, log_det, action, cost=total, scheme=scheme)
+    return Trajectory(times, points, log_det, action, cost=total, scheme=scheme)

@@ -6,10 +6,21 @@ from typing import ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 from torch.distributions.transforms import Transform
 
-from latentflow.flow.trajectory import DensitySource, OnFold, Scheme, Times, Trajectory, check_scheme
+from latentflow.calculus.checks import check_flag, check_instance, check_methods
+from latentflow.calculus.jets import check_points
+from latentflow.flow.trajectory import (
+    DensitySource,
+    OnFold,
+    Scheme,
+    Times,
+    Trajectory,
+    check_policy,
+    check_scheme,
+    real_times,
+)
 
 Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 """A shape of samples or of a batch."""
@@ -40,9 +51,13 @@ class FlowTransform(Transform):
 
     Args:
         flow: The flow.
-        times: The times of the flow, from its start to its end.
+        times: The times of the flow, from its start to its end; the flow checks their order when it is followed.
         scheme: The scheme.
         on_fold: See :meth:`Flow.follow`.
+
+    Raises:
+        TypeError: If an argument is of another kind.
+        ValueError: If ``on_fold`` is unknown.
     """
 
     domain = constraints.real_vector
@@ -51,7 +66,10 @@ class FlowTransform(Transform):
 
     def __init__(self, flow: Followable, times: Times, scheme: Scheme, on_fold: OnFold | None = None) -> None:
         super().__init__()
+        check_methods("flow", flow, ("follow", "inverse", "density_source"), "a Flow")
         check_scheme(scheme)
+        check_policy(on_fold)
+        real_times(times)
         self.flow = flow
         self.times = times
         self.scheme = scheme
@@ -133,6 +151,14 @@ class FlowTransform(Transform):
 
     __hash__ = object.__hash__
 
+    def same_map(self, other: FlowTransform) -> bool:
+        """Return whether another transform is the same map: of one flow, along the same times by the same scheme."""
+        if self is other:
+            return True
+        ours, theirs = real_times(self.times), real_times(other.times)
+        same_times = ours.shape == theirs.shape and bool((ours == theirs.to(ours)).all())
+        return same_times and self.flow == other.flow and self.scheme == other.scheme
+
 
 class PushForward(Distribution):
     r"""The distribution of :math:`z_T` when :math:`z_0` has a given one; made by :meth:`Flow.push_forward`.
@@ -160,6 +186,9 @@ class PushForward(Distribution):
     def __init__(self, base: Distribution, transform: FlowTransform, validate_args: bool | None = None) -> None:
         if not isinstance(base, Distribution):
             raise TypeError(f"base: expected a torch.distributions.Distribution, got {type(base).__name__}")
+        check_instance("transform", transform, FlowTransform, "the transform of a flow")
+        if validate_args is not None:
+            check_flag("validate_args", validate_args)
         if len(base.event_shape) != 1:
             raise ValueError(
                 f"base: expected events of shape (dim,), got {tuple(base.event_shape)}; "
@@ -228,9 +257,21 @@ class PushForward(Distribution):
         Raises:
             ValueError: If the shape does not fit; see also :meth:`Flow.push_forward`.
         """
-        if self._validate_args:
-            self._validate_sample(value)
+        check_points(value, self.event_shape[-1], name="value")
+        if self._validate_args and value.isnan().any():
+            raise ValueError("value: expected numbers, got NaN")
         shape: torch.Size = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)  # type: ignore[no-untyped-call]
         z0, log_det = self.transform.inverse_and_log_det(value.expand(shape).contiguous())
+        if z0.numel() == 0:  # torch's own distributions do not take empty batches
+            return log_det
         log_q0: Tensor = self.base.log_prob(z0)
         return log_q0 + log_det
+
+
+@register_kl(PushForward, PushForward)  # type: ignore[no-untyped-call,untyped-decorator]
+def _kl_of_one_map(p: PushForward, q: PushForward) -> Tensor:
+    r"""Compute :math:`KL(f_\# p \| f_\# q) = KL(p \| q)` for an injective map; other maps have no closed form."""
+    if not p.transform.same_map(q.transform):
+        raise NotImplementedError
+    divergence: Tensor = kl_divergence(p.base, q.base)
+    return divergence

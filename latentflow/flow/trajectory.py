@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Derivative, Jet
+from latentflow.calculus.checks import check_flag, check_generator, check_methods, check_tensor, describe
 
 Times: TypeAlias = Tensor | Sequence[float]
 """Times in strictly increasing or decreasing order, of shape ``(T+1,)``."""
@@ -18,13 +19,15 @@ Times: TypeAlias = Tensor | Sequence[float]
 OnFold: TypeAlias = Literal["raise", "warn", "ignore"]
 """What happens where a map folds, that is where it is not locally the gradient of a convex function."""
 
+POLICIES = ("raise", "warn", "ignore")
+
 
 @dataclass(frozen=True, repr=False)
 class Trajectory:
     r"""Points, log-determinants and cost along a flow, at the times :math:`t_0, \dots, t_T`.
 
     Attributes:
-        times: The times :math:`t_n`, of shape ``(T+1,)``.
+        times: The times :math:`t_n`, of shape ``(T+1,)``, in float64 where the device has it, whatever the points are.
         z: The points :math:`z_{t_n}`, of shape ``(T+1, *batch, dim)``.
         log_det: :math:`\log|\det \partial z_{t_n} / \partial z_{t_0}|`, of shape ``(T+1, *batch)``, so that
             :math:`\log q_t(z_t) = \log q_0(z_0)` minus it; None if it was not requested.
@@ -54,6 +57,15 @@ class Trajectory:
     cost: Tensor | None = None
     scheme: Scheme | None = None
 
+    def __post_init__(self) -> None:
+        check_tensor("times", self.times, ("T+1",))
+        check_tensor("z", self.z, ("T+1", "*batch", "dim"))
+        if len(self.z) != len(self.times):
+            raise ValueError(f"z: expected points at {len(self.times)} times, got {len(self.z)}")
+        check_tensor("action", self.action, tuple(self.z.shape[:-1]))
+        if self.log_det is not None:
+            check_tensor("log_det", self.log_det, tuple(self.z.shape[:-1]))
+
     def __repr__(self) -> str:
         parts = []
         for entry in fields(self):
@@ -79,6 +91,8 @@ class Trajectory:
             >>> points, times = trajectory.sample()
             >>> torch.testing.assert_close(points, (times / 2).unsqueeze(-1).expand(1, 4, 2))
         """
+        check_generator(generator)
+        check_flag("detach", detach)
         z = self.z.detach() if detach else self.z
         before, after = z[:-1], z[1:]
         fraction = torch.rand(before.shape[:-1], generator=generator, dtype=z.dtype, device=z.device)
@@ -148,8 +162,20 @@ class Scheme(Protocol):
 
 def check_scheme(scheme: Scheme) -> None:
     """Check that a scheme has the methods of one; raise a TypeError otherwise."""
-    if not isinstance(scheme, Scheme):
-        raise TypeError(f"scheme: expected Euler(...), ODE(...) or another Scheme, got {scheme!r}")
+    methods = ("follow", "invert", "without_density")
+    check_methods("scheme", scheme, methods, "Euler(...), ODE(...) or another Scheme")
+
+
+def check_running_cost(cost: RunningCost | None) -> None:
+    """Check that a running cost has the method of one; raise a TypeError otherwise."""
+    if cost is not None:
+        check_methods("running_cost", cost, ("running_cost",), "a RunningCost such as a PDEResidual, or None")
+
+
+def check_policy(on_fold: OnFold | None) -> None:
+    """Check a policy for folds; raise a ValueError unless it is a word of it or None."""
+    if on_fold is not None and (not isinstance(on_fold, str) or on_fold not in POLICIES):
+        raise ValueError(f"on_fold: expected 'raise', 'warn' or 'ignore', got {describe(on_fold)}")
 
 
 def evaluate_cost(cost: RunningCost, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
@@ -163,10 +189,7 @@ def evaluate_cost(cost: RunningCost, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
 def check_times(times: Times, z: Tensor) -> Tensor:
     """Return times on the device of ``z``, in float64 if possible; raise a TypeError or ValueError otherwise."""
     dtype = torch.float32 if z.device.type == "mps" else torch.float64
-    try:
-        result = torch.as_tensor(times, dtype=dtype, device=z.device)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"times: expected a tensor or sequence of numbers, got {times!r}") from error
+    result = real_times(times).to(z.device, dtype)
     if result.ndim != 1 or len(result) == 0:
         raise ValueError(f"times: expected shape (T+1,) with at least one time, got {tuple(result.shape)}")
     steps = result.detach().diff()
@@ -175,6 +198,20 @@ def check_times(times: Times, z: Tensor) -> Tensor:
             f"times: expected finite times in strictly increasing or decreasing order, got {result.tolist()}"
         )
     return result
+
+
+def real_times(times: Times) -> Tensor:
+    """Return times as a tensor, those of a sequence in float64; raise a TypeError unless they are real numbers."""
+    if isinstance(times, Tensor):
+        if times.is_complex() or times.dtype is torch.bool:
+            raise TypeError(f"times: expected real times, got a tensor of {times.dtype}")
+        return times
+    if isinstance(times, (str, bytes)) or not isinstance(times, Sequence):
+        raise TypeError(f"times: expected a tensor or sequence of numbers, got {describe(times)}")
+    try:
+        return torch.as_tensor(times, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"times: expected a tensor or sequence of numbers, got {list(times)!r}") from error
 
 
 def check_finite(points: Tensor, times: Tensor) -> None:
@@ -221,8 +258,7 @@ def report_folds(trajectory: Trajectory, policy: OnFold, reason: str = STEP_FOLD
 
     The ``reason`` explains the fold in the message; steps undone are counted from the other end.
     """
-    if policy not in ("raise", "warn", "ignore"):
-        raise ValueError(f"on_fold: expected 'raise', 'warn' or 'ignore', got {policy!r}")
+    check_policy(policy)
     if policy == "ignore" or trajectory.folded is None or not trajectory.folded.any():
         return
     flat, times = trajectory.folded.reshape(len(trajectory.folded), -1), trajectory.times.detach()

@@ -91,7 +91,11 @@ class InBox:
                 check_finite_tensor(name, corner)
             else:
                 check_finite_number(name, corner)
-        size = torch.as_tensor(self.high) - torch.as_tensor(self.low)
+        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        for name, bound, other in (("low", low, high), ("high", high, low)):
+            if bound.ndim > 1 or (bound.ndim == other.ndim == 1 and len(bound) != len(other)) or bound.numel() == 0:
+                raise ValueError(f"{name}: expected a number or shape (dim,), got {tuple(bound.shape)}")
+        size = high - low
         if not (torch.isfinite(size) & (size > 0)).all():
             raise ValueError(f"high: expected finite numbers above low = {self.low}, got {self.high}")
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from latentflow.calculus import Field, Jet, JetRequest, Time, evaluate_jet
 from latentflow.calculus.checks import (
     check_count,
+    check_finite_tensor,
     check_generator,
     check_methods,
     check_nonnegative,
@@ -198,6 +199,7 @@ class CausalWeighting:
         """Compute the weights ``(*batch,)`` from squared residuals and times of that shape."""
         check_tensor("squared_residual", squared_residual)
         check_tensor("t", t, tuple(squared_residual.shape))
+        check_finite_tensor("t", t)
         if squared_residual.numel() == 0:
             return torch.ones_like(squared_residual)
         square, time = squared_residual.detach().flatten(), t.detach().flatten()

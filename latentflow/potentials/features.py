@@ -268,7 +268,8 @@ class _Waves(TimeEmbedding):
 
 
 def _check_even(features: int) -> None:
-    if not isinstance(features, int) or features < 2 or features % 2:
+    check_count("features", features)
+    if features % 2:
         raise ValueError(f"features: expected a positive even integer, got {describe(features)}")
 
 

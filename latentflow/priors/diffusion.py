@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 import torch
@@ -10,7 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from latentflow.calculus import Time
-from latentflow.calculus.checks import check_count, check_index
+from latentflow.calculus.checks import Events, Mixture, check_callable, check_count, check_index, check_positive
+from latentflow.calculus.jets import check_time
 from latentflow.calculus.positive import inverse_softplus
 
 
@@ -35,11 +35,21 @@ class Prior(Protocol):
 
 
 def check_elapsed(t: Time, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
-    """Return a time as a tensor; raise a ValueError if one is negative or NaN."""
+    """Return a time as a tensor; raise a TypeError or ValueError unless it is real and at least 0."""
+    check_time(t)
     time = torch.as_tensor(t, dtype=dtype, device=device)
     if not (time >= 0).all():
         raise ValueError(f"t: expected times of at least 0, got {float(time.detach().min())}")
+    if torch.isinf(time).any():
+        raise ValueError("t: expected finite times, got infinity")
     return time
+
+
+def check_arguments(t: Time, k: int | Tensor | None) -> None:
+    """Check the arguments of a prior that does not depend on them; raise a TypeError or ValueError as others do."""
+    check_elapsed(t)
+    if k is not None:
+        check_index(k, 2**31)
 
 
 def check_field(k: int | Tensor | None, fields: int, device: torch.device | None = None) -> Tensor:
@@ -67,6 +77,9 @@ class GaussianPrior(nn.Module):
     Args:
         dim: The number of coordinates.
 
+    Raises:
+        ValueError: If ``dim`` is not positive; see also :class:`Prior`.
+
     Example:
         >>> prior = GaussianPrior(3)
         >>> expected = torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3))
@@ -78,11 +91,14 @@ class GaussianPrior(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        check_count("dim", dim)
+        self.dim = dim
         self.register_buffer("mean", torch.zeros(dim), persistent=False)
 
-    def forward(self, t: Time = 0.0, k: int | Tensor | None = None) -> Distribution:  # noqa: ARG002 - a prior's signature
+    def forward(self, t: Time = 0.0, k: int | Tensor | None = None) -> Distribution:
         """Build the distribution, the same for all ``t`` and ``k``."""
-        return Independent(Normal(self.mean, torch.ones_like(self.mean)), 1)
+        check_arguments(t, k)
+        return Events(Normal(self.mean, torch.ones_like(self.mean), validate_args=False), 1, validate_args=False)
 
 
 def heat_flow(distribution: Distribution, variance: Tensor) -> Distribution:
@@ -95,11 +111,11 @@ def heat_flow(distribution: Distribution, variance: Tensor) -> Distribution:
     if isinstance(distribution, MixtureSameFamily):
         components = heat_flow(distribution.component_distribution, variance.unsqueeze(-1))
         logits: Tensor = distribution.mixture_distribution.logits
-        return MixtureSameFamily(Categorical(logits=logits.expand(components.batch_shape)), components)
+        return Mixture(Categorical(logits=logits.expand(components.batch_shape)), components, validate_args=False)
     if isinstance(distribution, Independent) and isinstance(distribution.base_dist, Normal):
         normal = distribution.base_dist
         scale = (normal.variance + variance.unsqueeze(-1)).sqrt()
-        return Independent(Normal(normal.loc, scale), 1)
+        return Events(Normal(normal.loc, scale, validate_args=False), 1, validate_args=False)
     if isinstance(distribution, MultivariateNormal):
         covariance: Tensor = distribution.covariance_matrix
         eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
@@ -138,9 +154,9 @@ class DiffusedPrior(nn.Module):
 
     def __init__(self, prior: Prior, fields: int = 1, diffusivity: float = 1e-2) -> None:
         super().__init__()
+        check_callable("prior", prior, "a prior")
         check_count("fields", fields)
-        if not 0 < diffusivity < math.inf:
-            raise ValueError(f"diffusivity: expected a positive number, got {diffusivity!r}")
+        check_positive("diffusivity", diffusivity)
         self.prior = prior
         self.raw = nn.Parameter(torch.full((fields,), inverse_softplus(diffusivity)))
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Distribution, Normal
 
 from latentflow.calculus import Time
-from latentflow.calculus.checks import check_count
+from latentflow.calculus.checks import Events, Mixture, check_callable, check_count, check_generator, check_tensor
+from latentflow.priors.diffusion import check_arguments
 
 
 class MixturePrior(nn.Module):
@@ -45,14 +46,16 @@ class MixturePrior(nn.Module):
         super().__init__()
         check_count("dim", dim)
         check_count("components", components)
+        check_generator(generator)
         self.logits = nn.Parameter(torch.zeros(components))
         self.mean = nn.Parameter(torch.randn(components, dim, generator=generator) / math.sqrt(2))
         self.log_scale = nn.Parameter(torch.full((components, dim), -math.log(2) / 2))
 
-    def forward(self, t: Time = 0.0, k: int | Tensor | None = None) -> Distribution:  # noqa: ARG002 - a prior's signature
+    def forward(self, t: Time = 0.0, k: int | Tensor | None = None) -> Distribution:
         """Build the distribution, the same for all ``t`` and ``k``."""
-        components = Independent(Normal(self.mean, self.log_scale.exp()), 1)
-        return MixtureSameFamily(Categorical(logits=self.logits), components)
+        check_arguments(t, k)
+        components = Events(Normal(self.mean, self.log_scale.exp(), validate_args=False), 1, validate_args=False)
+        return Mixture(Categorical(logits=self.logits), components, validate_args=False)
 
 
 MARGIN = 0.01
@@ -92,9 +95,8 @@ class VampPrior(nn.Module):
 
     def __init__(self, encoder: Callable[[Tensor], Distribution], pseudo_inputs: Tensor) -> None:
         super().__init__()
-        if not isinstance(pseudo_inputs, Tensor) or not pseudo_inputs.is_floating_point():
-            found = pseudo_inputs.dtype if isinstance(pseudo_inputs, Tensor) else type(pseudo_inputs).__name__
-            raise TypeError(f"pseudo_inputs: expected a floating-point tensor, got {found}")
+        check_callable("encoder", encoder, "a callable from inputs to a distribution")
+        check_tensor("pseudo_inputs", pseudo_inputs)
         if pseudo_inputs.ndim < 2 or len(pseudo_inputs) == 0:
             raise ValueError(f"pseudo_inputs: expected shape (components, *input), got {tuple(pseudo_inputs.shape)}")
         if not ((pseudo_inputs >= 0) & (pseudo_inputs <= 1)).all():
@@ -111,8 +113,9 @@ class VampPrior(nn.Module):
         r"""The pseudo-inputs :math:`v_n`, of shape ``(components, *input)``, in (0, 1)."""
         return self.raw.sigmoid()
 
-    def forward(self, t: Time = 0.0, k: int | Tensor | None = None) -> Distribution:  # noqa: ARG002 - a prior's signature
+    def forward(self, t: Time = 0.0, k: int | Tensor | None = None) -> Distribution:
         """Encode the pseudo-inputs and build the distribution, the same for all ``t`` and ``k``."""
+        check_arguments(t, k)
         components = self.encoder(self.pseudo_inputs)
         if components.batch_shape != self.raw.shape[:1] or len(components.event_shape) != 1:
             raise ValueError(
@@ -120,4 +123,4 @@ class VampPrior(nn.Module):
                 f"got batch shape {tuple(components.batch_shape)} and events of shape {tuple(components.event_shape)}"
             )
         logits = self.raw.new_zeros(len(self.raw))
-        return MixtureSameFamily(Categorical(logits=logits), components)
+        return Mixture(Categorical(logits=logits), components, validate_args=False)

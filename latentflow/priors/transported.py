@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Field, Time
+from latentflow.calculus.checks import check_callable, describe
 from latentflow.flow import Euler, Flow, FlowTransform, OnFold, PotentialFlow, PushForward, Scheme, Times, Trajectory
-from latentflow.flow.trajectory import DensitySource
+from latentflow.flow.trajectory import DensitySource, check_scheme
 from latentflow.potentials import PotentialBank
 from latentflow.potentials.algebra import as_module
 from latentflow.priors.diffusion import Prior, check_elapsed, check_field, common_shape
@@ -56,10 +57,10 @@ class TransportedPrior(nn.Module):
         dynamics: Callable[[Field], Flow] = PotentialFlow,
     ) -> None:
         super().__init__()
-        if not callable(potential):
-            raise TypeError(f"potential: expected a callable u(z, t) or a bank, got {type(potential).__name__}")
-        if not callable(getattr(scheme, "follow", None)):
-            raise TypeError(f"scheme: expected Euler(...), ODE(...) or a scheme of your own, got {scheme!r}")
+        check_callable("prior", prior, "a prior")
+        check_scheme(scheme)
+        if not callable(dynamics):
+            raise TypeError(f"dynamics: expected a class of flows or a function, got {describe(dynamics)}")
         self.prior = prior
         self.potential = as_module(potential)
         self.scheme = scheme
@@ -72,6 +73,8 @@ class TransportedPrior(nn.Module):
         """
         start = self.prior(t=0.0, k=k)
         time = check_elapsed(t, None if isinstance(t, Tensor) else torch.float64)
+        if not time.is_floating_point():
+            time = time.to(torch.float64)
         if isinstance(self.scheme, Euler) and not (time == time.round()).all():
             raise ValueError(f"t: expected whole numbers with Euler steps, got {time.tolist()}")
         index = check_field(k, len(self.potential)) if isinstance(self.potential, PotentialBank) else torch.tensor(0)
@@ -95,6 +98,11 @@ class _StoppedFlow:
 
     prior: TransportedPrior
     index: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _StoppedFlow) and self.prior is other.prior and torch.equal(self.index, other.index)
+
+    __hash__ = object.__hash__
 
     @property
     def training(self) -> bool:
@@ -145,7 +153,7 @@ class _StoppedFlow:
             action.append(action[-1].index_put(rows, trajectory.action[-1], accumulate=True))
             if trajectory.log_det is not None:
                 log_det.append(log_det[-1].index_put(rows, trajectory.log_det[-1], accumulate=True))
-        times = torch.tensor(stops, dtype=z.dtype, device=z.device)
+        times = torch.tensor(stops, dtype=torch.float32 if z.device.type == "mps" else torch.float64, device=z.device)
         return Trajectory(
             times.flip(0) if back else times,
             torch.stack(points).reshape(len(points), *z.shape),

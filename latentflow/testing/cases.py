@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Derivative, Field, InnerHessian, Jet, JetRequest, Time, evaluate_jet
+from latentflow.calculus.checks import check_count, check_positive, check_seed, check_widths
 from latentflow.calculus.jets import NONE, WITH_PROBES, WITHOUT_PROBES
 
 
@@ -118,6 +119,16 @@ def weighted_slopes(field: Tensor, inputs: dict[str, Tensor]) -> dict[str, Tenso
 Subject = TypeVar("Subject")
 
 
+def check_case(dim: int, batch: Sequence[int], seed: int, tolerance: float | None = None) -> None:
+    """Check the numbers of a case; raise a TypeError or ValueError that names one that is out of range."""
+    check_count("dim", dim)
+    if math.prod(check_widths("batch", batch)) < 2:
+        raise ValueError(f"batch: expected a shape of at least two samples, got {tuple(batch)}")
+    check_seed(seed)
+    if tolerance is not None:
+        check_positive("tolerance", tolerance)
+
+
 @dataclass(frozen=True)
 class Case:
     """A copy of the user's potential, points ``(*batch, dim)``, times ``(*batch,)``, probes and a tolerance."""
@@ -131,6 +142,7 @@ class Case:
     @staticmethod
     def draw(u: Field, dim: int, batch: Sequence[int], seed: int, dtype: torch.dtype, tolerance: float | None) -> Case:
         """Copy the potential and draw the points; see :func:`check_potential`."""
+        check_case(dim, batch, seed, tolerance)
         generator = torch.Generator().manual_seed(seed)
         z = torch.randn(*batch, dim, generator=generator, dtype=torch.float64)
         t = torch.rand(*batch, generator=generator, dtype=torch.float64)

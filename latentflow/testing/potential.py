@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Derivative, Estimator, Field, JetRequest, Time, jet, laplacian
+from latentflow.calculus.checks import check_callable, check_count
 from latentflow.calculus.jets import expand_time
+from latentflow.calculus.operators import check_estimator as check_operator
 from latentflow.flow import ODE, PotentialFlow
 from latentflow.potentials import Potential
 from latentflow.potentials.algebra import SupportsLipschitz
 from latentflow.potentials.bank import has_samples
 from latentflow.testing.cases import (
     Case,
+    check_case,
     converted,
     describe,
     explained,
@@ -101,8 +104,7 @@ def check_potential(
         ... except AssertionError as error:
         ...     assert str(error).startswith("laplacian, request of laplacian: expected what automatic")
     """
-    if math.prod(batch) < 2:
-        raise ValueError(f"batch: expected a shape of at least two samples, got {tuple(batch)}")
+    check_callable("u", u)
     case = Case.draw(u, dim, batch, seed, dtype, tolerance)
     with torch.enable_grad():
         _check_inputs(case)
@@ -272,6 +274,9 @@ def check_estimator(estimator: Estimator, dim: int = 5, draws: int = 4000, seed:
         ... except AssertionError as error:
         ...     assert "standard errors" in str(error)
     """
+    check_operator("estimator", estimator)
+    check_count("draws", draws)
+    check_case(dim, (draws, 2), seed)
     generator = torch.Generator().manual_seed(seed)
     root = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
     matrix, point = root @ root.mT, torch.randn(dim, generator=generator, dtype=torch.float64)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
 from latentflow.calculus import Time
+from latentflow.calculus.checks import check_callable, check_count
 from latentflow.priors import Prior
-from latentflow.testing.cases import converted, explained, require_close, require_finite
+from latentflow.testing.cases import check_case, converted, explained, require_close, require_finite
 
 MASS_TOLERANCE = 5e-3  # a kink, as that of a Laplace distribution, costs the grid half of it
 
@@ -81,6 +82,9 @@ def check_prior(
         ... except AssertionError as error:
         ...     assert str(error).startswith("event_shape, t = 0: expected (2,), got ()")
     """
+    check_callable("prior", prior, "a prior")
+    check_case(dim, (draws, 2), seed)
+    check_count("fields", fields)
     if len(times) < 2:
         raise ValueError(f"times: expected two or more, got {len(times)}")
     case = _Case(_evaluated(prior, dtype), dim, fields, times, dtype)

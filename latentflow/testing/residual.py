@@ -10,9 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Field, Jet, JetRequest, Time, evaluate_jet
+from latentflow.calculus.checks import check_instance
 from latentflow.calculus.jets import WITHOUT_PROBES, expand_time
 from latentflow.pde import PDEResidual
-from latentflow.testing.cases import Case, converted, explained, require_close, require_finite, slopes_of, tensors
+from latentflow.testing.cases import (
+    Case,
+    check_case,
+    converted,
+    explained,
+    require_close,
+    require_finite,
+    slopes_of,
+    tensors,
+)
 
 STEP = 1e-5
 SLOPE_TOLERANCE = 1e-6
@@ -74,8 +84,8 @@ def check_residual(
         ... except AssertionError as error:
         ...     assert "requires" in str(error)
     """
-    if math.prod(batch) < 2:
-        raise ValueError(f"batch: expected a shape of at least two samples, got {tuple(batch)}")
+    check_instance("residual", residual, PDEResidual, "a PDEResidual")
+    check_case(dim, batch, seed)
     field = _Swell(dim) if u is None else u
     case = Case.draw(field, dim, batch, seed, torch.float64, None)
     subject = _Subject(converted(residual, torch.float64, "residual"), case)

@@ -9,6 +9,7 @@ from latentflow.transport.gaussian import gaussian_transport_potential as gaussi
 from latentflow.transport.gaussian import gaussian_wasserstein2 as gaussian_wasserstein2
 from latentflow.transport.gaussian import mccann_interpolation as mccann_interpolation
 from latentflow.transport.wasserstein import BlurWarning as BlurWarning
+from latentflow.transport.wasserstein import ConvergenceWarning as ConvergenceWarning
 from latentflow.transport.wasserstein import barycentric_map as barycentric_map
 from latentflow.transport.wasserstein import wasserstein2 as wasserstein2
 from latentflow.transport.wasserstein import wasserstein2_1d as wasserstein2_1d
@@ -16,6 +17,7 @@ from latentflow.transport.wasserstein import wasserstein2_1d as wasserstein2_1d
 __all__ = [
     "BlurWarning",
     "Certificate",
+    "ConvergenceWarning",
     "GaussianTransportPotential",
     "barycentric_map",
     "benamou_brenier_action",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from latentflow.calculus import Derivative, Field, JetRequest, Time, evaluate_jet
-from latentflow.calculus.checks import check_count
+from latentflow.calculus.checks import check_callable, check_count, check_generator, check_instance, check_positive
 from latentflow.calculus.jets import check_points, expand_time, outside_autocast
 from latentflow.flow import Trajectory
 from latentflow.transport.wasserstein import Clouds, check_blur
@@ -38,6 +38,7 @@ def benamou_brenier_action(trajectory: Trajectory) -> Tensor:
         >>> trajectory = PotentialFlow(lambda z, t: 3 * z[..., 0]).rollout(torch.randn(5, 2), steps=2)
         >>> torch.testing.assert_close(benamou_brenier_action(trajectory), torch.tensor(9.0))  # W2^2 = 36, in time 2
     """
+    check_instance("trajectory", trajectory, Trajectory, "a Trajectory")
     return trajectory.action[-1].abs().mean() / 2
 
 
@@ -208,8 +209,12 @@ def transport_certificate(
     check_count("samples", samples)
     check_count("resamples", resamples)
     check_blur(blur, scaling)
-    if not 0 < level < 1:
+    if not check_positive("level", level) < 1:
         raise ValueError(f"level: expected a number between 0 and 1, got {level!r}")
+    check_instance("trajectory", trajectory, Trajectory, "a Trajectory")
+    if potential is not None:
+        check_callable("potential", potential, "a callable u(z, t) or None")
+    check_generator(generator)
     pairs = _Pairs.build(trajectory, samples, generator)
     moved = (pairs.end - pairs.start).square().sum(-1)
     displacement = moved.mean()

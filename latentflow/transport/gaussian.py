@@ -9,6 +9,15 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from latentflow.calculus import Jet, JetRequest, Time
+from latentflow.calculus.checks import (
+    check_callable,
+    check_finite_number,
+    check_finite_tensor,
+    check_flag,
+    check_instance,
+    check_like,
+    check_tensor,
+)
 from latentflow.calculus.jets import check_points, expand_time
 from latentflow.potentials import Potential
 from latentflow.transport.wasserstein import root_of_square
@@ -21,11 +30,12 @@ def gaussian_wasserstein2(m0: Tensor, S0: Tensor, m1: Tensor, S1: Tensor, *, squ
         W_2^2 = |m_1 - m_0|^2 + \operatorname{tr}\bigl(S_0 + S_1 - 2 (S_0^{1/2} S_1 S_0^{1/2})^{1/2}\bigr)
 
     The trace of the root is the sum of the singular values of :math:`L_1^\top L_0` with the Cholesky factors, whose
-    gradient exists for equal covariances as well.
+    gradient exists for equal covariances as well. A covariance may be singular, that of a point for instance; then
+    there are gradients to the means only.
 
     Args:
         m0: The first mean, of shape ``(*batch, dim)``.
-        S0: The first covariance, symmetric and positive definite, of shape ``(*batch, dim, dim)``.
+        S0: The first covariance, symmetric and positive semidefinite, of shape ``(*batch, dim, dim)``.
         m1: The second mean, of shape ``(*batch, dim)``.
         S1: The second covariance, of shape ``(*batch, dim, dim)``.
         squared: Whether to return :math:`W_2^2`, which is differentiable at zero.
@@ -35,8 +45,9 @@ def gaussian_wasserstein2(m0: Tensor, S0: Tensor, m1: Tensor, S1: Tensor, *, squ
         distance is accurate to the root of the rounding error of the traces.
 
     Raises:
-        TypeError: If a mean is not a floating-point tensor.
-        ValueError: If a shape does not fit, or a covariance is not symmetric and positive definite.
+        TypeError: If an argument is not a floating-point tensor, or the dtypes differ.
+        ValueError: If a shape does not fit, a mean is not finite, a covariance is not symmetric and positive
+            semidefinite, or a gradient to a singular one is wanted.
 
     References:
         | On a Formula for the L2 Wasserstein Metric between Measures on Euclidean and Hilbert Spaces (Gelbrich, 1990)
@@ -45,8 +56,11 @@ def gaussian_wasserstein2(m0: Tensor, S0: Tensor, m1: Tensor, S1: Tensor, *, squ
     Example:
         >>> m, S = torch.zeros(2), torch.eye(2)
         >>> torch.testing.assert_close(gaussian_wasserstein2(m, S, m + 3, 4 * S, squared=True), torch.tensor(20.0))
+        >>> torch.testing.assert_close(gaussian_wasserstein2(m, S, m, 0 * S, squared=True), torch.tensor(2.0))
     """
-    L0, L1 = _factor("m0", m0, "S0", S0), _factor("m1", m1, "S1", S1)
+    check_flag("squared", squared)
+    L0, L1 = _factor("m0", m0, "S0", S0, singular=True), _factor("m1", m1, "S1", S1, singular=True)
+    check_like("m1", m1, m0)
     if m0.shape[-1] != m1.shape[-1]:
         raise ValueError(f"m1: expected shape (*batch, {m0.shape[-1]}), got {tuple(m1.shape)}")
     shared: Tensor = torch.linalg.svdvals(L1.mT @ L0).sum(-1)
@@ -87,12 +101,12 @@ class GaussianTransportPotential(Potential):
 
     def __init__(self, matrix: Tensor, start: Tensor, end: Tensor) -> None:
         super().__init__()
+        check_tensor("start", start, ("dim",))
         self.dim = len(start)
-        if matrix.shape != (self.dim, self.dim) or end.shape != (self.dim,):
-            raise ValueError(
-                f"matrix: expected shape ({self.dim}, {self.dim}) and an end of shape ({self.dim},), "
-                f"got {tuple(matrix.shape)} and {tuple(end.shape)}"
-            )
+        check_tensor("matrix", matrix, (self.dim, self.dim), like=start)
+        check_tensor("end", end, (self.dim,), like=start)
+        for name, tensor in (("matrix", matrix), ("start", start), ("end", end)):
+            check_finite_tensor(name, tensor)
         values, axes = torch.linalg.eigh(matrix.detach())
         self.register_buffer("matrix", matrix.detach().clone())
         self.register_buffer("vector", (end - matrix @ start).detach())
@@ -101,14 +115,14 @@ class GaussianTransportPotential(Potential):
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Compute the potential ``(*batch,)`` at ``z`` of shape ``(*batch, dim)``."""
-        check_points(z, self.dim)
+        check_points(z, self.dim, self.matrix)
         time, rates, vector = expand_time(t, z).unsqueeze(-1), self.rates, self.vector @ self.axes
         along = z @ self.axes
         return (((rates * along / 2 + vector) * along - time * vector.square() / 2) / (1 + time * rates)).sum(-1)
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         """Return the derivatives in closed form."""
-        check_points(z, self.dim)
+        check_points(z, self.dim, self.matrix)
         stretch = 1 + expand_time(t, z).unsqueeze(-1) * self.rates
         curvature = self.rates / stretch
         along = (self.rates * (z @ self.axes) + self.vector @ self.axes) / stretch  # the velocity in the axes
@@ -130,7 +144,7 @@ class GaussianTransportPotential(Potential):
 
     def transport(self, z: Tensor) -> Tensor:
         """Map points ``(*batch, dim)`` from time 0 to time 1 by the optimal map."""
-        check_points(z, self.dim)
+        check_points(z, self.dim, self.matrix)
         return z @ self.matrix + self.vector
 
     def interpolate(self, normal: MultivariateNormal, t: float) -> MultivariateNormal:
@@ -138,6 +152,8 @@ class GaussianTransportPotential(Potential):
 
         This is McCann's interpolation if ``normal`` is :math:`N(m_0, S_0)`.
         """
+        check_instance("normal", normal, MultivariateNormal, "a MultivariateNormal")
+        check_finite_number("t", t)
         eye = torch.eye(self.dim, dtype=self.matrix.dtype, device=self.matrix.device)
         map_ = torch.lerp(eye, self.matrix, t)
         return MultivariateNormal(map_ @ normal.loc + t * self.vector, map_ @ normal.covariance_matrix @ map_)
@@ -150,14 +166,16 @@ def gaussian_transport_potential(m0: Tensor, S0: Tensor, m1: Tensor, S1: Tensor)
         m0: The mean at time 0, of shape ``(dim,)``.
         S0: The covariance at time 0, symmetric and positive definite, of shape ``(dim, dim)``.
         m1: The mean at time 1, of shape ``(dim,)``.
-        S1: The covariance at time 1, of shape ``(dim, dim)``.
+        S1: The covariance at time 1, of shape ``(dim, dim)``, which may be singular: the map is finite, the potential
+            at time 1 is not.
 
     Returns:
         The potential.
 
     Raises:
         TypeError: If a mean is not a floating-point tensor.
-        ValueError: If a shape does not fit, or a covariance is not symmetric and positive definite.
+        ValueError: If a shape does not fit, a mean is not finite, ``S0`` is not symmetric and positive definite, or
+            ``S1`` is not symmetric and positive semidefinite.
 
     References:
         | On Wasserstein geometry of Gaussian measures (Takatsu, 2011)
@@ -172,20 +190,23 @@ def gaussian_transport_potential(m0: Tensor, S0: Tensor, m1: Tensor, S1: Tensor)
         >>> torch.testing.assert_close(u.matrix @ S @ u.matrix, torch.eye(2))
     """
     L0 = _factor("m0", m0, "S0", S0)
-    _factor("m1", m1, "S1", S1)
+    _factor("m1", m1, "S1", S1, singular=True)
+    check_like("m1", m1, m0)
     if m0.ndim != 1 or m1.shape != m0.shape:
         raise ValueError(f"m0, m1: expected one shape (dim,) for both, got {tuple(m0.shape)} and {tuple(m1.shape)}")
+    for name, covariance in (("S0", S0), ("S1", S1)):
+        check_tensor(name, covariance, (len(m0), len(m0)))
     values, axes = torch.linalg.eigh(L0.mT @ S1 @ L0)
     inverse: Tensor = torch.linalg.solve_triangular(L0, torch.eye(len(m0)).to(L0), upper=False)
-    half = inverse.mT @ axes * values.pow(0.25)
+    half = inverse.mT @ axes * values.clamp(min=0.0).pow(0.25)
     return GaussianTransportPotential(half @ half.mT, m0, m1)
 
 
-def _factor(mean_name: str, mean: Tensor, name: str, covariance: Tensor) -> Tensor:
-    """Check a Gaussian and return the Cholesky factor of its covariance."""
-    if not isinstance(mean, Tensor) or not mean.is_floating_point():
-        kind = mean.dtype if isinstance(mean, Tensor) else type(mean).__name__
-        raise TypeError(f"{mean_name}: expected a floating-point tensor, got {kind}")
+def _factor(mean_name: str, mean: Tensor, name: str, covariance: Tensor, *, singular: bool = False) -> Tensor:
+    """Check a Gaussian and return a factor of its covariance: that of Cholesky, or one by eigenvalues if singular."""
+    check_tensor(mean_name, mean)
+    check_finite_tensor(mean_name, mean)
+    check_tensor(name, covariance, like=mean)
     if mean.ndim == 0 or covariance.ndim < 2 or covariance.shape[-2:] != (mean.shape[-1], mean.shape[-1]):
         raise ValueError(
             f"{name}: expected shape (*batch, dim, dim) for a mean of shape (*batch, dim), "
@@ -194,11 +215,23 @@ def _factor(mean_name: str, mean: Tensor, name: str, covariance: Tensor) -> Tens
     size = covariance.detach().abs().amax() if covariance.numel() > 0 else covariance.new_zeros(())
     if not ((covariance - covariance.mT).abs() <= torch.finfo(covariance.dtype).eps ** 0.5 * size).all():
         raise ValueError(f"{name}: expected a symmetric matrix, got one that is not, or holds NaN")
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(covariance)
-    if failed.any():
+    if not failed.any():
+        return factor
+    if not singular:
         raise ValueError(f"{name}: expected a positive definite matrix, got one that is not")
-    result: Tensor = factor
-    return result
+    values, axes = torch.linalg.eigh(covariance.detach())
+    if not (values[..., 0] >= -ROUNDING * torch.finfo(values.dtype).eps * values[..., -1].abs()).all():
+        raise ValueError(f"{name}: expected a positive semidefinite matrix, got one with a negative eigenvalue")
+    if covariance.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name}: expected a positive definite matrix where it needs a gradient, got a singular one")
+    root: Tensor = axes * values.clamp(min=0.0).sqrt().unsqueeze(-2)
+    return root
+
+
+ROUNDING = 64
+"""The rounding error of an eigenvalue that should be zero, in machine epsilons of the largest, at most."""
 
 
 def mccann_interpolation(x: Tensor, y: Tensor | Callable[[Tensor], Tensor], t: Time) -> Tensor:
@@ -224,8 +257,11 @@ def mccann_interpolation(x: Tensor, y: Tensor | Callable[[Tensor], Tensor], t: T
         >>> x = torch.zeros(3, 2)
         >>> torch.testing.assert_close(mccann_interpolation(x, lambda x: x + 4, 0.25), torch.ones(3, 2))
     """
-    check_points(x)
+    check_points(x, name="x")
+    if not isinstance(y, Tensor):
+        check_callable("y", y, "a tensor of points or a map")
     partners = y if isinstance(y, Tensor) else y(x)
+    check_tensor("y", partners, like=x)
     if partners.shape != x.shape:
         raise ValueError(f"y: expected the shape of x, {tuple(x.shape)}, got {tuple(partners.shape)}")
     return x + expand_time(t, x).unsqueeze(-1) * (partners - x)

@@ -9,19 +9,18 @@ import torch
 from geomloss import SamplesLoss
 from torch import Tensor
 
+from latentflow.calculus.checks import check_count, check_flag, check_like, check_positive, check_tensor
+
 
 def check_clouds(x: Tensor, y: Tensor) -> None:
     """Check clouds ``(*batch, n, dim)`` and ``(*batch, m, dim)``; raise a TypeError or ValueError if one is wrong."""
     for name, cloud in (("x", x), ("y", y)):
-        if not isinstance(cloud, Tensor) or not cloud.is_floating_point():
-            kind = cloud.dtype if isinstance(cloud, Tensor) else type(cloud).__name__
-            raise TypeError(f"{name}: expected a floating-point tensor, got {kind}")
-        if cloud.ndim < 2 or cloud.shape[-2] == 0:
+        check_tensor(name, cloud)
+        if cloud.ndim < 2 or cloud.shape[-2] == 0 or cloud.shape[-1] == 0:
             raise ValueError(f"{name}: expected shape (*batch, points, dim) with points, got {tuple(cloud.shape)}")
         if not torch.isfinite(cloud).all():
             raise ValueError(f"{name}: expected finite points, got others")
-    if x.dtype != y.dtype:
-        raise TypeError(f"y: expected the dtype of x, {x.dtype}, got {y.dtype}")
+    check_like("y", y, x)
     if x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-1]:
         raise ValueError(f"y: expected the batch shape and dim of x, {tuple(x.shape)}, got {tuple(y.shape)}")
 
@@ -30,6 +29,7 @@ def expand_weights(name: str, weights: Tensor | None, shape: torch.Size, like: T
     """Expand weights, equal ones if None, to ``(*batch, n)``; raise a ValueError unless they are a distribution."""
     if weights is None:
         return like.new_full(shape, 1 / shape[-1])
+    check_tensor(name, weights)
     if weights.ndim == 0 or weights.shape[-1] != shape[-1] or weights.ndim > len(shape):
         raise ValueError(f"{name}: expected shape {tuple(shape)} or {tuple(shape[-1:])}, got {tuple(weights.shape)}")
     try:
@@ -41,6 +41,13 @@ def expand_weights(name: str, weights: Tensor | None, shape: torch.Size, like: T
     if not (weights >= 0).all() or not ((total - 1).abs() <= torch.finfo(total.dtype).eps ** 0.5).all():
         raise ValueError(f"{name}: expected weights of at least 0 that sum to 1, got sums {total.flatten().tolist()}")
     return weights
+
+
+def without_weightless(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Put points of weight zero, of ``(*batch, n, dim)``, onto the heaviest one; then they take part in nothing."""
+    here = weights > 0
+    heaviest = points.gather(-2, weights.argmax(-1)[..., None, None].expand(*weights.shape[:-1], 1, points.shape[-1]))
+    return torch.where(here.unsqueeze(-1), points, heaviest.detach()), torch.where(here, weights, 0.0)
 
 
 def root_of_square(squared: Tensor) -> Tensor:
@@ -79,6 +86,7 @@ class Clouds:
         a = expand_weights("x_weights", x_weights, x.shape[:-1], x).reshape(-1, x.shape[-2])
         b = expand_weights("y_weights", y_weights, y.shape[:-1], y).reshape(-1, y.shape[-2])
         x, y = x.reshape(len(a), *x.shape[-2:]), y.reshape(len(b), *y.shape[-2:])
+        (x, a), (y, b) = without_weightless(x, a), without_weightless(y, b)
         x_mean, y_mean = (a.unsqueeze(-1) * x).sum(-2), (b.unsqueeze(-1) * y).sum(-2)
         x, y = x - x_mean.unsqueeze(-2), y - y_mean.unsqueeze(-2)
         size = sum(
@@ -111,9 +119,9 @@ class Clouds:
 
 def check_blur(blur: float, scaling: float) -> None:
     """Check the numbers of Sinkhorn's iterations; raise a ValueError if one is out of range."""
-    if not 0 < blur < 1:
+    if not check_positive("blur", blur) < 1:
         raise ValueError(f"blur: expected a number between 0 and 1, in units of the size of the clouds, got {blur!r}")
-    if not 0 < scaling < 1:
+    if not check_positive("scaling", scaling) < 1:
         raise ValueError(f"scaling: expected a number between 0 and 1, got {scaling!r}")
 
 
@@ -136,6 +144,8 @@ def wasserstein2(
     is the debiased Sinkhorn divergence with the cost :math:`\tfrac12 |x - y|^2`. The difference of the means enters
     exactly; the rest is blurred at the length ``blur * size``, with the size the sum of the largest distances from the
     means. Memory grows like ``(n + m)^2``.
+
+    A point of weight zero takes no part, wherever it is, and neither it nor its weight has a gradient.
 
     Between samples, :math:`W_2` is larger than between their distributions: above ``dim = 4`` the excess of
     :math:`W_2^2` falls like :math:`n^{-2/\mathrm{dim}}`.
@@ -169,6 +179,7 @@ def wasserstein2(
         >>> shift = torch.tensor([0.0, 3.0, 4.0], dtype=torch.float64)
         >>> torch.testing.assert_close(wasserstein2(x, x + shift), torch.tensor(5.0, dtype=torch.float64))
     """
+    check_flag("squared", squared)
     clouds = Clouds.build(x, y, x_weights, y_weights)
     f, g = clouds.potentials(blur, scaling, debias=True)
     divergence = (clouds.x_weights * f).sum(-1) + (clouds.y_weights * g).sum(-1)
@@ -193,6 +204,8 @@ def barycentric_map(
     *,
     blur: float = 0.01,
     scaling: float = 0.98,
+    tolerance: float = 1e-3,
+    max_iterations: int = 2000,
 ) -> Tensor:
     r"""Compute the barycentric map of the entropic transport plan, the mean image of each point.
 
@@ -200,7 +213,9 @@ def barycentric_map(
         T(x_i) = \frac{\sum_j \pi_{ij} y_j}{\sum_j \pi_{ij}} , \qquad
         \pi_{ij} \propto a_i b_j \exp\frac{f_i + g_j - |x_i - y_j|^2 / 2}{\varepsilon} .
 
-    For a small blur this is the optimal assignment where there is one.
+    For a small blur this is the optimal assignment where there is one. Sinkhorn's iterations go on at the last blur
+    until the second marginal of the plan, :math:`\sum_i \pi_{ij}`, is within ``tolerance`` of the weights in total
+    variation; the image of a point of weight zero is that of the entropic map at its place.
 
     Args:
         x: The first cloud, of shape ``(*batch, n, dim)``.
@@ -209,12 +224,17 @@ def barycentric_map(
         y_weights: See :func:`wasserstein2`.
         blur: See :func:`wasserstein2`.
         scaling: See :func:`wasserstein2`.
+        tolerance: The share of the mass that may go to wrong places, relative to 1.
+        max_iterations: How many iterations to make at the last blur at most; each takes time ``n m``.
 
     Returns:
         The images of the points of ``x``, of its shape, without gradients.
 
     Raises:
         TypeError, ValueError: See :func:`wasserstein2`.
+
+    Warns:
+        ConvergenceWarning: If the marginal is not within the tolerance after all iterations.
 
     References:
         | Entropic estimation of optimal transport maps (Pooladian, Niles-Weed, 2021)
@@ -225,11 +245,50 @@ def barycentric_map(
         >>> y = torch.tensor([[2.0, 1.0], [2.0, 0.0]])
         >>> torch.testing.assert_close(barycentric_map(x, y), y.flip(0))
     """
+    check_positive("tolerance", tolerance)
+    check_count("max_iterations", max_iterations)
     clouds = Clouds.build(x, y, x_weights, y_weights)
     _, g = clouds.potentials(blur, scaling, debias=False)
-    cost = torch.cdist(clouds.x, clouds.y, compute_mode="donot_use_mm_for_euclid_dist").square() / 2
-    logits = (g.unsqueeze(-2) - cost) / blur**2 + clouds.y_weights.log().unsqueeze(-2)
-    return (logits.softmax(-1) @ y.reshape(len(g), *y.shape[-2:])).reshape(x.shape)
+    cost = torch.cdist(clouds.x, clouds.y, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * blur**2)
+    g = _converged(g / blur**2, cost, clouds, tolerance, max_iterations)
+    logits = g.unsqueeze(-2) - cost + clouds.y_weights.log().unsqueeze(-2)
+    there = torch.where(clouds.y_weights.unsqueeze(-1) > 0, y.reshape(len(g), *y.shape[-2:]), 0.0)
+    images = logits.softmax(-1) @ there
+    weightless = clouds.x_weights == 0
+    if weightless.any():
+        unit = torch.where(clouds.size > 0, clouds.size, 1.0)[:, None, None]
+        own = (x.reshape(len(g), *x.shape[-2:]) - clouds.x_mean.unsqueeze(-2)) / unit
+        pull = (own @ clouds.y.mT - clouds.y.square().sum(-1).unsqueeze(-2) / 2) / blur**2  # far points do not overflow
+        far = pull + (g + clouds.y_weights.log()).unsqueeze(-2)
+        images = torch.where(weightless.unsqueeze(-1), far.softmax(-1) @ there, images)
+    return images.reshape(x.shape)
+
+
+class ConvergenceWarning(RuntimeWarning):
+    """A warning that Sinkhorn's iterations did not reach their tolerance."""
+
+
+def _converged(g: Tensor, cost: Tensor, clouds: Clouds, tolerance: float, max_iterations: int) -> Tensor:
+    """Iterate on potentials ``(batch, m)``, in units of the squared blur, until the second marginal is right."""
+    log_a, log_b = clouds.x_weights.log().unsqueeze(-1), clouds.y_weights.log()
+    if len(g) == 0:
+        return g
+    error = g.new_zeros(())
+    for _ in range(max_iterations):
+        f = -(g + log_b).unsqueeze(-2).sub(cost).logsumexp(-1)  # the first marginal is right from here on
+        reached = (f.unsqueeze(-1) - cost + log_a).logsumexp(-2)
+        error = ((g + reached).exp() - 1).mul(clouds.y_weights).nan_to_num(nan=0.0).abs().sum(-1)
+        if (error <= tolerance).all():
+            return g
+        g = torch.where((clouds.y_weights > 0) & (error > tolerance).unsqueeze(-1), -reached, g)
+    warnings.warn(
+        f"barycentric_map: {float(error.amax()):.2g} of the mass goes to wrong places after {max_iterations} "
+        f"iterations, more than the tolerance {tolerance:g}; use a larger blur, a scaling nearer to 1 "
+        "or more iterations",
+        ConvergenceWarning,
+        stacklevel=4,
+    )
+    return g
 
 
 def wasserstein2_1d(
@@ -267,11 +326,14 @@ def wasserstein2_1d(
         >>> half = torch.tensor([0.25, 0.75])
         >>> torch.testing.assert_close(wasserstein2_1d(x, x, half, squared=True), torch.tensor(1.0))
     """
+    check_flag("squared", squared)
     for name, points in (("x", x), ("y", y)):
         if isinstance(points, Tensor) and points.ndim == 0:
             raise ValueError(f"{name}: expected shape (*batch, points), got ()")
     check_clouds(*(points.unsqueeze(-1) if isinstance(points, Tensor) else points for points in (x, y)))
     a, b = expand_weights("x_weights", x_weights, x.shape, x), expand_weights("y_weights", y_weights, y.shape, y)
+    (moved_x, a), (moved_y, b) = without_weightless(x.unsqueeze(-1), a), without_weightless(y.unsqueeze(-1), b)
+    x, y = moved_x.squeeze(-1), moved_y.squeeze(-1)
     (x, i), (y, j) = x.sort(-1), y.sort(-1)
     below_x, below_y = a.gather(-1, i).cumsum(-1), b.gather(-1, j).cumsum(-1)
     knots = torch.cat([torch.zeros_like(x[..., :1]), below_x, below_y], -1).sort(-1).values

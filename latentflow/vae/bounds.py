@@ -128,6 +128,8 @@ class DeterministicBound:
         on_fold: OnFold | None = None,
     ) -> Trajectory:
         """Follow the flow from ``z0``, of shape ``(*batch, dim)``."""
+        check_points(z0, name="z0")
+        check_methods("flow", flow, ("rollout",), "a Flow")
         return flow.rollout(z0, steps, log_det=self.log_det, on_fold=on_fold)
 
 
@@ -281,6 +283,7 @@ class StochasticBound(nn.Module):
         on_fold: OnFold | None = None,  # noqa: ARG002 - noise spreads a fold: there is none to report
     ) -> StochasticTrajectory:
         """Draw a trajectory of the posterior; see :class:`Bound`."""
+        check_methods("flow", flow, ("rollout",), "a Flow")
         check_points(z0, name="z0")
         check_steps("steps", steps)
         check_generator(generator)

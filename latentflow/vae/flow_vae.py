@@ -16,13 +16,14 @@ from latentflow.calculus.checks import (
     check_count,
     check_generator,
     check_images,
+    check_index,
     check_instance,
     check_methods,
     check_nonnegative,
     check_steps,
-    check_tensor,
     describe,
 )
+from latentflow.calculus.jets import check_points
 from latentflow.flow import Flow, OnFold, PotentialFlow
 from latentflow.pde import AlongPath, Collocation, PDEResidual
 from latentflow.potentials import PotentialBank
@@ -173,8 +174,10 @@ class FlowVAE(nn.Module):
         on_fold: OnFold | None = None,
     ) -> None:
         super().__init__()
-        for name, part in (("encoder", encoder), ("decoder", decoder), ("prior", prior), ("dynamics", dynamics)):
+        for name, part in (("encoder", encoder), ("decoder", decoder), ("prior", prior)):
             check_callable(name, part, "a callable")
+        if not callable(dynamics):
+            raise TypeError(f"dynamics: expected a class of flows or a function, got {describe(dynamics)}")
         check_instance("bank", bank, PotentialBank, "a PotentialBank")
         if residual is not None:
             check_methods("residual", residual, ("loss",), "a PDEResidual or None")
@@ -223,7 +226,7 @@ class FlowVAE(nn.Module):
             The distribution :math:`p(x | z)`, with events of shape ``(channels, height, width)``; its mean is the
             picture.
         """
-        check_tensor("z", z, ("*batch", "dim"))
+        check_points(z)
         decoded = self.decoder(z.reshape(-1, z.shape[-1])).to(z.dtype)  # autocast may have lowered it
         return self.likelihood(decoded.reshape(*z.shape[:-1], *decoded.shape[1:]))
 
@@ -275,6 +278,8 @@ class FlowVAE(nn.Module):
             check_instance("k", k, Tensor, "an int64 tensor or None")
         if k is not None and k.shape != frames.shape[:1]:
             raise ValueError(f"k: expected shape ({len(frames)},), got {tuple(k.shape)}")
+        if k is not None:
+            check_index(k, len(self.bank))
         assignment: Assignment
         label_kl = collapse = frames.new_zeros(())
         if k is not None:
@@ -328,8 +333,8 @@ class FlowVAE(nn.Module):
     def _check(self, frames: Tensor, generator: torch.Generator | None) -> None:
         check_images("frames", frames, ("batch", "T+1", "channels", "height", "width"))
         check_generator(generator)
-        if frames.shape[1] == 0:
-            raise ValueError(f"frames: expected at least one frame in a sequence, got {tuple(frames.shape)}")
+        if frames.numel() == 0:
+            raise ValueError(f"frames: expected at least one sequence of one frame, got {tuple(frames.shape)}")
         support = getattr(self.likelihood, "support", None)
         if support is constraints.unit_interval and frames.numel() > 0:
             low, high = frames.detach().aminmax()
@@ -388,6 +393,8 @@ class FlowVAE(nn.Module):
         """
         check_images("x0", x0, ("batch", "channels", "height", "width"))
         check_steps("steps", steps)
+        if len(x0) == 0:
+            raise ValueError("x0: expected at least one image, got none")
         z0 = self.encode(x0).mean
         with torch.autocast(z0.device.type, enabled=False):
             z = self.flow_of(k).rollout(z0, steps, log_det=None, on_fold=self.on_fold).z

@@ -100,7 +100,7 @@ def _groups(log_weights: Tensor, samples: int | None) -> Tensor:
         raise ValueError("log_weights: expected numbers below infinity, got NaN or infinity")
     count = len(log_weights)
     size = count if samples is None else samples
-    if not isinstance(size, int) or not 1 <= size <= count:
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= count:
         raise ValueError(f"samples: expected an integer in 1..{count}, got {samples!r}")
     groups = count // size
     return log_weights[: groups * size].reshape(groups, size, *log_weights.shape[1:]).double()

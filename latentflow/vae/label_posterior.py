@@ -205,6 +205,6 @@ class MLPSequenceClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map sequences ``(batch, T+1, channels, height, width)`` to logits ``(batch, K)``."""
-        check_images("x", x, ("batch", self.frames, *self.shape))
+        check_images("x", x, ("batch", self.frames, *self.shape), next(self.parameters()))
         logits: Tensor = self.layers(x.flatten(1))
         return logits

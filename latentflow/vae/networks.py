@@ -72,7 +72,7 @@ class MLPEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Distribution:
         """Map images ``(batch, channels, height, width)`` to a distribution with events of shape ``(dim,)``."""
-        check_images("x", x, ("batch", *self.shape))
+        check_images("x", x, ("batch", *self.shape), self.head.linear.weight)
         posterior: Distribution = self.head(self.layers(x))
         return posterior
 

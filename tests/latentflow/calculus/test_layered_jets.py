@@ -275,7 +275,7 @@ def test_no_directions_at_all(u, batch):
 
 def test_products_need_probes():
     """Catches a request that is silently unanswered."""
-    with pytest.raises(ValueError, match="request: expected probes, got products"):
+    with pytest.raises(ValueError, match="probes: expected a tensor for products, got None"):
         JetRequest(Derivative.PRODUCTS)
-    with pytest.raises(ValueError, match="request: expected QUADRATIC or PRODUCTS with probes, got laplacian"):
+    with pytest.raises(ValueError, match="derivatives: expected QUADRATIC or PRODUCTS with probes, got laplacian"):
         JetRequest(Derivative.LAPLACIAN, torch.ones(2, 1, 3))

@@ -127,5 +127,5 @@ def test_what_needs_more_than_a_name(requires):
 )
 def test_probes_belong_to_a_request_for_them(arguments):
     """Catches probes that are ignored, and products without directions."""
-    with pytest.raises(ValueError, match=r"^request: expected"):
+    with pytest.raises(ValueError, match=r"^(probes|derivatives): expected"):
         JetRequest(*arguments)

@@ -166,5 +166,5 @@ def test_the_flow_and_the_random_numbers_stay_as_they_were():
 
 def test_too_few_samples():
     """Catches a check of one sample, which cannot tell whether samples are mixed."""
-    with pytest.raises(ValueError, match=r"^batch: expected at least two samples"):
+    with pytest.raises(ValueError, match=r"^batch: expected a shape of at least two samples"):
         check_flow(PotentialFlow(U), 2, batch=(1,))

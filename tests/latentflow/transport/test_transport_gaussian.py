@@ -123,11 +123,19 @@ def test_the_action_has_no_direction(times):
     ("call", "message"),
     [
         (
-            lambda: gaussian_transport_potential(*(normal(0, 3, 2), torch.eye(2)) * 2),
+            lambda: gaussian_transport_potential(*(normal(0, 3, 2), torch.eye(2).double()) * 2),
             "m0, m1: expected one shape",
         ),
-        (lambda: gaussian_transport_potential(normal(0, 2), -torch.eye(2), normal(0, 2), torch.eye(2)), "S0: expected"),
-        (lambda: GaussianTransportPotential(torch.eye(3), normal(0, 2), normal(0, 2)), "matrix: expected shape"),
+        (
+            lambda: gaussian_transport_potential(
+                normal(0, 2), -torch.eye(2).double(), normal(0, 2), torch.eye(2).double()
+            ),
+            "S0: expected",
+        ),
+        (
+            lambda: GaussianTransportPotential(torch.eye(3).double(), normal(0, 2), normal(0, 2)),
+            "matrix: expected shape",
+        ),
         (lambda: gaussian_transport_potential(*gaussians(2, 0))(normal(0, 4, 3), torch.tensor(0.0)), "z: expected"),
         (lambda: gaussian_transport_potential(*gaussians(2, 0)).transport(normal(0, 4, 3)), "z: expected"),
         (lambda: transport_defect(net(2, 0), normal(0, 4, 2), torch.zeros(3)), "t: expected"),
