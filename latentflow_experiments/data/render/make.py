@@ -247,8 +247,8 @@ def make(family: Family, folder: Path, *, size: int | None = None, workers: int 
     Raises:
         DataError: If the folder holds other images, or pieces of another stand-in, which are left as they are; or if
             it cannot be written to, or there is no room. Of a file nothing is left then that is not whole.
-        ExperimentError: If MuJoCo or the libraries that it renders with are missing, another process is making images in
-            the folder, or one that renders was killed.
+        ExperimentError: If MuJoCo or the libraries that it renders with are missing, another process is making images
+            in the folder, or one that renders was killed.
         ValueError: If ``size`` is too small for sequences.
     """
     digits = family.subset(len(family.grid) if size is None else size)

@@ -40,9 +40,9 @@ class CachedFrames:
 
     Image ``i`` has its place in slot ``i mod slots``, and takes it from whichever image is there. A slot is marked as
     free before its pixels are written and as taken after, so that a process that is killed leaves no wrong image
-    behind; of several processes one at a time writes. When a process first reads an image, it is compared with its check
-    sum; one that is damaged is read from the store again. The file belongs to one set of images, by their SHA-256 and
-    shape, and takes the place of one of the same set with another limit.
+    behind; of several processes one at a time writes. When a process first reads an image, it is compared with its
+    check sum; one that is damaged is read from the store again. The file belongs to one set of images, by their
+    SHA-256 and shape, and takes the place of one of the same set with another limit.
 
     Args:
         store: The images.

@@ -29,6 +29,7 @@ from latentflow_experiments.data.reading import (
 from latentflow_experiments.data.stores.layout import (
     Layout,
     Report,
+    check_mark,
     digits_of_rows,
     file_sha256,
     mark_faults,
@@ -83,6 +84,7 @@ class H5Frames:
         self.digits = layout.digits
         self.grid = FactorGrid(family.grid.names, tuple(map(len, self.digits)))
         self.synthetic = read_h5_mark(self._file, path)
+        check_mark(self.synthetic, self.digits, family, path)
         self._sums = read_sums(self._file, path, len(self.grid))
 
     def read(self, indices: Indices) -> Pixels:

@@ -167,6 +167,27 @@ def mark_faults(mark: dict[str, object], digits: tuple[tuple[int, ...], ...]) ->
     return [f"synthetic: expected the digits {[list(kept) for kept in digits]}, those of the images, got {brief(said)}"]
 
 
+def check_mark(mark: dict[str, object] | None, digits: tuple[tuple[int, ...], ...], family: Family, path: Path) -> None:
+    """Refuse a stand-in that says that it is something else.
+
+    Args:
+        mark: What it says of its making; None if it says nothing.
+        digits: The values of each factor that are there.
+        family: The family as which it is opened.
+        path: Where it is from.
+
+    Raises:
+        DataError: If it names another family or other values.
+    """
+    if mark is None:
+        return
+    said = mark.get("family", family.name)
+    if said != family.name:
+        raise DataError(f"{path}: expected a stand-in for {family.name}, got one for {brief(said)}")
+    for fault in mark_faults(mark, digits):
+        raise DataError(f"{path}: {fault}")
+
+
 _SHOWN = 20
 
 

@@ -31,6 +31,7 @@ from latentflow_experiments.data.reading import (
 from latentflow_experiments.data.stores.layout import (
     Layout,
     Report,
+    check_mark,
     digits_of_rows,
     file_sha256,
     mark_faults,
@@ -80,6 +81,7 @@ class NpzFrames:
         self.digits = layout.digits
         self.grid = FactorGrid(family.grid.names, tuple(map(len, self.digits)))
         self.synthetic = read_npz_mark(path)
+        check_mark(self.synthetic, self.digits, family, path)
 
     def read(self, indices: Indices) -> Pixels:
         """Read images, 0 and 255."""

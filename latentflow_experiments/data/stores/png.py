@@ -25,7 +25,7 @@ from latentflow_experiments.data.reading import (
     read_limited,
     reading,
 )
-from latentflow_experiments.data.stores.layout import Report, digits_of_rows, mark_digits
+from latentflow_experiments.data.stores.layout import Report, check_mark, digits_of_rows, mark_digits
 from latentflow_experiments.errors import DataError, printable
 
 MARK = "SYNTHETIC.json"
@@ -70,6 +70,7 @@ class PngFrames:
             raise DataError(f"{self.path}: names: {error}; `latentflow data check` lists what is missing") from error
         self.grid = FactorGrid(family.grid.names, tuple(map(len, self.digits)))
         self.synthetic = read_png_mark(self.path)
+        check_mark(self.synthetic, self.digits, family, self.path.parent / MARK)
         self._numbers = numbers
 
     def read(self, indices: Indices) -> Pixels:
