@@ -381,6 +381,9 @@ def check_h5(path: Path, family: Family, originals: Sequence[PublicFile]) -> Rep
     """
     try:
         check_size(path, family)
+    except DataError as error:
+        return Report(path, family.title, 0, False, (str(error),))
+    try:
         opened = open_h5(path)
     except DataError as error:
         return Report(path, family.title, 0, False, (str(error), *published_faults(path, originals)))

@@ -403,6 +403,10 @@ def check_npz(path: Path, family: Family, originals: Sequence[PublicFile]) -> Re
     Returns:
         The report.
     """
+    try:
+        check_size(path, family)
+    except DataError as error:
+        return Report(path, family.title, 0, False, (str(error),))
     layout = read_layout(path, family)
     faults = [f"{path}: {fault}" for fault in layout.faults]
     mark: dict[str, object] | None = None
