@@ -179,32 +179,38 @@ def _status(field: str) -> int:
 def _judge(name: str, place: Path) -> tuple[str, str]:  # noqa: PLR0911 - an outcome each
     """Check, open and read a set; give the outcome and a detail."""
     pooch.os_cache = lambda _: str(place / "home")
-    faults: tuple[str, ...] = ()
+    faults: list[str] = []
     try:
         if name in ("index", "cache"):
             same = _same(_cached(name, place), name)
         else:
-            with suppress(ExperimentError):
-                report = check_folder(place)
-                faults = (*report.faults, *([] if report.text().replace("\n", "").isprintable() else ["\n"]))
+            faults = _check(place)
             same = all(_same(pixels, name) for pixels in _readings(name, place))
     except ExperimentError as error:
         text = str(error)
         if not text.isprintable() or len(text) > 2000:
             return "traceback", f"expected one line, got {text!r}"
         return ("memory" if "MemoryError" in text else "refused"), text
-    except MemoryError as error:
-        return "memory", repr(error)
     except BaseException as error:  # whatever it is, it is what the campaign looks for
-        return "traceback", f"{type(error).__name__}: {error}"
-    if any(not fault.isprintable() for fault in faults):
-        return "traceback", "a fault that is not printable"
+        return "memory" if isinstance(error, MemoryError) else "traceback", f"{type(error).__name__}: {error}"
+    for fault in faults:
+        if "MemoryError" in fault or not fault.isprintable():
+            return "memory" if "MemoryError" in fault else "traceback", repr(fault)
     if same:
         return "harmless", ""
     if name in _UNSUMMED or name.endswith("of others"):
         known = name != "mnist raw" and bool(faults)
         return ("detectable" if known else "unchecked"), faults[0] if faults else ""
-    return "silent", f"faults of the check: {faults[:1]}"
+    return "silent", f"faults of the check: {faults[0] if faults else 'none'}"
+
+
+def _check(place: Path) -> list[str]:
+    """Check a set; give the lines of the report, or the error, and the faults before them."""
+    try:
+        report = check_folder(place)
+    except ExperimentError as error:
+        return [str(error)]
+    return [*report.faults, *(report.text().splitlines() if report.faults else [])]
 
 
 def _readings(name: str, place: Path) -> Iterator[Pixels]:

@@ -169,7 +169,7 @@ def truncate(path: Path, rng: Rng) -> str:
     return "truncated"
 
 
-def _block(data: bytes, rng: Rng) -> slice:
+def _block(data: bytes | bytearray, rng: Rng) -> slice:
     length = int(min(len(data), rng.choice([1, 8, 64, 512, 4096])))
     start = int(rng.integers(len(data) - length + 1))
     return slice(start, start + length)
@@ -496,7 +496,7 @@ def idx_content(place: Path, rng: Rng) -> str:
     path = _target(place, rng)
     packed = path.suffix == ".gz"
     data = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
-    word = int(rng.integers(4)) * 4
+    word = int(rng.integers(1 + data[3])) * 4  # of the header
     edited = data[:word] + struct.pack(">I", int(rng.choice(_HUGE))) + data[word + 4 :]
     pack = gzip.compress if packed else bytes
     contents = (

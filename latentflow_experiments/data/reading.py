@@ -69,8 +69,9 @@ def brief(value: object, longest: int = 300) -> str:
         >>> brief([1] * 1000, longest=12), brief(MemoryError())
         ('[1, 1, 1,...', 'MemoryError')
     """
-    text = str(value) or type(value).__name__ if isinstance(value, BaseException) else repr(value)
-    return printable(text, longest)
+    if isinstance(value, BaseException):
+        return printable(str(value) if any(value.args) else type(value).__name__, longest)
+    return printable(repr(value), longest)
 
 
 @contextmanager
