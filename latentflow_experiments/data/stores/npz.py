@@ -44,6 +44,7 @@ from latentflow_experiments.records import clear_temporaries, replacing
 _BLOCK = 256  # images unpacked at once
 _LONG = 50_000  # images from which on unpacking shows a bar
 _AT_ONCE = 2**21  # bytes read from the file at once: more than a block, or than a table of contents has
+_PIECE = 2**20  # bytes of an array read at once
 _HEADER = 2**16  # bytes of the header of an array
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a limit
 _KEYS = frozenset(("imgs", "latents_classes", "latents_values", "latents_names", "metadata", "synthetic"))
@@ -88,7 +89,8 @@ class NpzFrames:
         self.grid.checked(indices)
         if not self._sound(indices):
             self._forget()
-            self._index_path.unlink(missing_ok=True)
+            with reading(self._index_path, "an index that can be made again"):
+                self._index_path.unlink(missing_ok=True)
             if not self._sound(indices):
                 raise DataError(f"{self._index_path}: expected the images that were written, got others")
         bits = np.unpackbits(self._index[indices, :-_SUM], axis=1, count=self._pixels)
@@ -275,7 +277,8 @@ def read_member(path: Path, name: str, most: int) -> NDArray[Any]:
         size = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or size > most:
             raise DataError(f"{path}: expected an array {name} of at most {most:,} bytes, got shape {brief(shape)}")
-        data = file.read(size)
+        pieces = [file.read(min(_PIECE, size - start)) for start in range(0, size, _PIECE)]
+        data = b"".join(pieces)
         if len(data) != size or file.read(1):
             raise ValueError(f"{'fewer' if len(data) != size else 'more'} than the {size:,} bytes of its header")
         return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")

@@ -46,7 +46,7 @@ from latentflow_experiments.data.sets.mnist import read_idx
 from latentflow_experiments.data.sets.shapes3d import SHAPES3D
 from latentflow_experiments.data.stores.cache import CachedFrames
 from latentflow_experiments.data.stores.h5 import H5Frames
-from latentflow_experiments.data.stores.npz import NpzFrames
+from latentflow_experiments.data.stores.npz import NpzFrames, read_member
 from latentflow_experiments.data.stores.png import NAME_KEY, PngFrames, read_png
 from latentflow_experiments.errors import DataError, ExperimentError, UsageError
 from latentflow_experiments.locks import owned
@@ -171,6 +171,16 @@ def test_a_size_in_the_header_of_an_array_is_not_believed(tmp_path, name, data, 
     path = with_member(tmp_path / "a.npz", name, data)
     with pytest.raises(DataError, match=message):
         NpzFrames(path, DSPRITES, tmp_path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_large_array_is_read_in_pieces(tmp_path, save):
+    """Catches the bound on a table of contents that refuses an array of some megabytes, which cannot be compressed."""
+    array = np.random.default_rng(0).integers(0, 256, 5_000_001, np.uint8)
+    save(tmp_path / "a.npz", a=array)
+    np.testing.assert_array_equal(read_member(tmp_path / "a.npz", "a", array.nbytes), array)
+    with pytest.raises(DataError, match="expected an array a of at most 5,000,000 bytes"):
+        read_member(tmp_path / "a.npz", "a", array.nbytes - 1)
 
 
 def test_an_archive_of_other_making_is_refused(tmp_path):
