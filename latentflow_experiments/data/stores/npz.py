@@ -37,7 +37,7 @@ from latentflow_experiments.data.stores.layout import (
     mark_faults,
     published_faults,
 )
-from latentflow_experiments.errors import DataError
+from latentflow_experiments.errors import DataError, printable
 from latentflow_experiments.locks import held_folder
 from latentflow_experiments.records import clear_temporaries, replacing
 
@@ -158,7 +158,10 @@ class NpzFrames:
             replacing(path) as temporary,
             temporary.open("wb") as index,
             tqdm(
-                total=count, unit="image", desc=f"unpacking {self.path.name}", disable=None if count >= _LONG else True
+                total=count,
+                unit="image",
+                desc=printable(f"unpacking {self.path.name}"),
+                disable=None if count >= _LONG else True,
             ) as bar,
         ):
             for block in image_blocks(self.path, self.family):
