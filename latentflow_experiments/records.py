@@ -51,6 +51,17 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def clear_temporaries(folder: Path, name: str) -> None:
+    """Remove what killed processes have left beside files that they were :func:`replacing`.
+
+    Args:
+        folder: The folder of the files, in which no other process may be writing them now.
+        name: Their name, with ``?`` for any character.
+    """
+    for left in folder.glob(f".{name}.????????{Path(name).suffix}"):
+        left.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file that is never half written."""
     with replacing(path) as temporary:

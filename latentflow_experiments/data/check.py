@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from latentflow_experiments.data.reading import open_regular, reading
 from latentflow_experiments.data.sets import DATASETS, FAMILIES
 from latentflow_experiments.data.sets.mnist import check_mnist, mnist_files
 from latentflow_experiments.data.stores.h5 import check_h5
@@ -41,6 +42,8 @@ def check_folder(path: Path) -> Report:
     """
     if path.is_file():
         return _check_file(path)
+    if path.exists() and not path.is_dir():
+        open_regular(path).close()  # says what it is
     if not path.is_dir():
         raise DataError(f"{path}: expected a data set, got no such file or folder")
     files = [str(dataset.file) for dataset in (*NPZ, *H5)]
@@ -64,11 +67,8 @@ def check_folder(path: Path) -> Report:
 
 def _check_file(path: Path) -> Report:
     """Check a file, which is known by its name or, if that is another one, by how it begins."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-    except OSError as error:
-        raise DataError(f"{path}: expected a readable file, got {error}") from error
+    with reading(path, "a readable file"), open_regular(path) as file:
+        start = file.read(8)
     for name, place in mnist_files(path.parent).items():
         if path.name in (name, name.removesuffix(".gz")) and place.name == path.name:
             return check_mnist(path.parent, (name,))

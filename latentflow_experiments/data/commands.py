@@ -25,8 +25,11 @@ from latentflow_experiments.data.sets import (
     open_sequences,
 )
 from latentflow_experiments.data.stores import open_frames
-from latentflow_experiments.errors import DataError, UsageError
+from latentflow_experiments.errors import DataError, UsageError, printable
 from latentflow_experiments.reports.tables import table
+
+WIDEST = 1024
+"""The largest width of an image on a contact sheet, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ class List:
         rows: list[tuple[str, ...]] = []
         for name, dataset in DATASETS.items():
             transformations = ", ".join(dataset.transformations)
-            rows.append((name, f"{dataset.count:,}", transformations, dataset.title, dataset.state(self.data)))
+            rows.append(
+                (name, f"{dataset.count:,}", transformations, dataset.title, printable(dataset.state(self.data)))
+            )
         print(table(header, rows, left=0))
 
 
@@ -65,7 +70,7 @@ class Fetch:
         """Download."""
         folder = self.out or default_folder(self.name, synthetic=False)
         fetch(self.name, folder)
-        print(f"{self.name} is in {folder}")
+        print(printable(f"{self.name} is in {folder}"))
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ class Make:
             done = make(FAMILIES[self.name], folder, size=self.size, workers=self.workers)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        print(f"{self.name} (synthetic) {'is' if done else 'was already'} in {folder}")
+        print(printable(f"{self.name} (synthetic) {'is' if done else 'was already'} in {folder}"))
 
 
 @dataclass(frozen=True)
@@ -135,12 +140,16 @@ class Show:
     width: int = 64
     rendered: bool = False
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.width <= WIDEST:
+            raise UsageError(f"width: expected from 1 to {WIDEST} pixels, got {self.width}")
+
     def run(self) -> None:
         """Draw."""
         path = self.out or Path(f"{self.name}.png")
         rows, title = self._rows()
         draw_contact_sheet(rows, title, path, self.width)
-        print(f"wrote {path}")
+        print(printable(f"wrote {path}"))
 
     def _rows(self) -> tuple[list[Row], str]:
         if self.name not in FAMILIES:

@@ -13,6 +13,7 @@ from torch import Tensor
 from latentflow_experiments.data.factors import Family
 from latentflow_experiments.data.frames import FrameStore
 from latentflow_experiments.data.sequences import SequenceDataset
+from latentflow_experiments.errors import DataError
 from latentflow_experiments.records import replacing
 
 __all__ = ["Row", "draw_contact_sheet", "factor_rows", "sequence_rows"]
@@ -84,6 +85,9 @@ def draw_contact_sheet(rows: list[Row], title: str, path: Path, width: int = 64)
         title: What the sheet shows; of a stand-in it says that it is synthetic.
         path: The PNG file.
         width: The width of an image on the sheet, in pixels.
+
+    Raises:
+        DataError: If the file cannot be written.
     """
     columns = max(len(row.images) for row in rows)
     height = round(width * rows[0].images.shape[2] / rows[0].images.shape[3])
@@ -99,5 +103,8 @@ def draw_contact_sheet(rows: list[Row], title: str, path: Path, width: int = 64)
         axes.imshow(strip.expand(-1, -1, 3).numpy(), interpolation="antialiased", aspect="auto")
         axes.set_axis_off()
         figure.text(0.004, 1 - (top - 3) / size[1], row.title, fontsize=7, va="bottom")
-    with replacing(path) as temporary:
-        figure.savefig(temporary)
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary)
+    except OSError as error:
+        raise DataError(f"{path}: expected a file that can be written, got {error}") from error

@@ -16,8 +16,11 @@ from latentflow_experiments.data.stores import open_frames
 from latentflow_experiments.data.stores.cache import CachedFrames
 from latentflow_experiments.data.transformed import LabelledImages, TransformationSequences, TransformedImages
 from latentflow_experiments.errors import DataError, UsageError
+from latentflow_experiments.locks import owned
 
 GIBIBYTE = 2**30
+MOST_STATES = 1000
+"""The largest number of states of images that are transformed; an image of each is in memory for every sequence."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Source:
     cache_gib: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.cache_gib < float("inf"):
-            raise UsageError(f"cache-gib: expected a size of at least 0, got {self.cache_gib}")
+        if not 0 <= self.cache_gib <= 2**20:
+            raise UsageError(f"cache-gib: expected a size of at least 0 and at most {2**20}, got {self.cache_gib}")
 
 
 class DataSet(ABC):
@@ -137,11 +140,13 @@ class DataSet(ABC):
 
         Raises:
             DataError: If they cannot be downloaded; the message says what to put where.
+            ExperimentError: If another process is downloading into the folder.
         """
         folder = folder or default_folder(self.name, synthetic=False)
         afterwards = f"and check it with `latentflow data check {folder}`"
         try:
-            return tuple(retrieve(file, folder) for file in self.originals)
+            with owned(folder, f"downloading {self.name}"):
+                return tuple(retrieve(file, folder) for file in self.originals)
         except DownloadError as error:
             raise DataError(
                 f"{error}: run the same command again, or put the file into {folder} {afterwards}"
@@ -191,6 +196,11 @@ class ImageSet(DataSet):
             raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
         images = self.load("test" if split == "test" else "train", source.data)
         if split != "test":
+            if len(images) <= self.held_out:
+                raise DataError(
+                    f"{self.name}: expected more than {self.held_out} training images, of which the last are for "
+                    f"validation, got {len(images)}"
+                )
             part = slice(-self.held_out, None) if split == "validation" else slice(-self.held_out)
             images = replace(images, images=images.images[part], labels=images.labels[part], split=split)
         return transform(images, config)
@@ -283,5 +293,7 @@ class FactorSet(DataSet):
 
 def transform(images: LabelledImages, config: SequenceConfig) -> TransformedImages:
     """Make sequences of scaled, rotated and colored images."""
+    if config.states is not None and config.states > MOST_STATES:
+        raise ValueError(f"states: expected at most {MOST_STATES}, got {config.states}")
     transformations = TransformationSequences.of(9 if config.states is None else config.states, config.last_hue)
     return TransformedImages(images, transformations, config.transformations, config.start)

@@ -6,9 +6,6 @@ import json
 import os
 import re
 import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +14,9 @@ import requests
 from tqdm import tqdm
 
 from latentflow_experiments.data.factors import PublicFile
+from latentflow_experiments.data.reading import BROKEN, MARK_BYTES, open_regular, read_limited
 from latentflow_experiments.errors import DataError
+from latentflow_experiments.locks import held_folder
 from latentflow_experiments.records import write_text
 
 VARIABLE = "LATENTFLOW_DATA"
@@ -25,9 +24,16 @@ _STAND_INS = "synthetic"
 
 
 def variable_root() -> Path | None:
-    """Return the folder that the environment variable ``LATENTFLOW_DATA`` names; None if it is unset or empty."""
+    """Return the folder that the environment variable ``LATENTFLOW_DATA`` names; None if it is unset or empty.
+
+    Raises:
+        DataError: If it names the home of a user that there is not.
+    """
     value = os.environ.get(VARIABLE)
-    return Path(value).expanduser() if value else None
+    try:
+        return Path(value).expanduser() if value else None
+    except RuntimeError as error:
+        raise DataError(f"{VARIABLE}: expected a folder, got {value!r}: {error}") from error
 
 
 def cache_root() -> Path:
@@ -92,10 +98,6 @@ def _default_places(name: str) -> tuple[Path, ...]:
     return tuple(_place(root, name, synthetic=synthetic) for root in roots for synthetic in (False, True))
 
 
-if sys.platform != "win32":
-    import fcntl
-
-
 _TIMEOUT = (20.0, 60.0)  # seconds to connect, and between two pieces
 _PIECE = 2**16
 _OK, _PARTIAL, _OUTSIDE = 200, 206, 416  # HTTP status: all, the part that was asked for, nothing is there
@@ -129,7 +131,10 @@ def retrieve(file: PublicFile, folder: Path) -> Path:
     part = _Part(folder / f"{file.name}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with held_folder(folder):
+            for path in (folder / file.name, part.path):
+                if path.exists():
+                    open_regular(path).close()
             return _from_any(file, folder, part)
     except OSError as error:
         raise DataError(f"{folder}: expected a folder that can be written to, got {error}") from error
@@ -165,21 +170,6 @@ def _from_one(address: str, file: PublicFile, folder: Path, part: _Part) -> Path
     return Path(path)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time download into a folder, where the system offers locks."""
-    if sys.platform == "win32":
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 @dataclass(frozen=True)
 class _Part:
     """The part of a file that has arrived, and beside it a note of which version at which address it is from."""
@@ -196,8 +186,8 @@ class _Part:
 
     def version(self, address: str) -> str | None:
         try:
-            version = json.loads(self._origin.read_text(encoding="utf-8")).get(address)
-        except (FileNotFoundError, ValueError, AttributeError):
+            version = json.loads(read_limited(self._origin, MARK_BYTES)).get(address)
+        except (DataError, *BROKEN):  # a note is a hint: without it all is loaded again
             return None
         return version if isinstance(version, str) else None
 
@@ -273,7 +263,11 @@ class _Resuming:
                 for piece in response.iter_content(_PIECE):
                     file.write(piece)
                     bar.update(len(piece))
+                    if self.size is not None and file.tell() > self.size:
+                        raise requests.RequestException(f"expected a file of {self.size} bytes, got more")
             except requests.RequestException as error:
+                if file.tell() > (self.size or file.tell()):
+                    raise
                 raise requests.RequestException("the connection broke") from error
         if whole is not None and self.part.size < whole:
             raise requests.RequestException(f"the connection ended after {self.part.size} of {whole} bytes")

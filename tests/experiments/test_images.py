@@ -129,7 +129,7 @@ def test_wrong_dimensions(tmp_path, shape):
 
 
 def test_an_unreadable_file_is_a_data_error(tmp_path):
-    with pytest.raises(DataError, match="expected a readable file"):
+    with pytest.raises(DataError, match="expected a regular file, got a folder"):
         read_idx(tmp_path, (-1,))
 
 

@@ -13,7 +13,8 @@ import threading
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import closing
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,17 +24,21 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 import latentflow
 from latentflow_experiments.data.factors import Family
 from latentflow_experiments.data.frames import FactorGrid, Indices, Pixels, pick
+from latentflow_experiments.data.reading import MARK_BYTES, brief, parse_mark, read_limited
 from latentflow_experiments.data.render.sprites import VALUES
 from latentflow_experiments.data.stores import open_frames
-from latentflow_experiments.data.stores.h5 import LABELS
-from latentflow_experiments.data.stores.png import MARK
-from latentflow_experiments.errors import DataError
-from latentflow_experiments.records import replacing, write_text
+from latentflow_experiments.data.stores.h5 import LABELS, SUMS, image_sum
+from latentflow_experiments.data.stores.npz import read_member
+from latentflow_experiments.data.stores.png import MARK, NAME_KEY, name_of
+from latentflow_experiments.errors import DataError, ExperimentError
+from latentflow_experiments.locks import owned
+from latentflow_experiments.records import clear_temporaries, replacing, write_text
 
 
 def render_images(family: Family, digits: Indices) -> Pixels:
@@ -177,30 +182,45 @@ def write_h5(path: Path, blocks: Iterable[Pixels], digits: Indices, mark: dict[s
         digits: Which value of each factor every image has, shape ``(n, 6)``.
         mark: What made them; it goes into the attribute ``synthetic``.
     """
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    try:
+        _write_h5(path, blocks, digits, mark)
+    except RuntimeError as error:  # what h5py may raise when the disk is full
+        raise OSError(str(error)) from error
+
+
+def _write_h5(path: Path, blocks: Iterable[Pixels], digits: Indices, mark: dict[str, object]) -> None:
+    version = ("v110", "v110")  # from it on the file has check sums of its own structures too
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver=version) as file:
         shape = (len(digits), 64, 64, 3)
-        images = file.create_dataset(
-            "images", shape, np.uint8, chunks=(1, *shape[1:]), compression="gzip", track_times=False
-        )
+        kept = {"compression": "gzip", "fletcher32": True, "track_times": False}
+        images = file.create_dataset("images", shape, np.uint8, chunks=(1, *shape[1:]), **kept)
+        sums = np.empty(len(digits), np.uint32)
         first = 0
         for block in blocks:
             images[first : first + len(block)] = block
+            for row, image in enumerate(block, first):
+                sums[row] = image_sum(image.tobytes(), row)
             first += len(block)
         labels = np.stack([values[digits[:, j]] for j, values in enumerate(LABELS)], -1)
-        file.create_dataset("labels", data=labels, track_times=False)
+        file.create_dataset("labels", data=labels, **kept)
+        file.create_dataset(SUMS, data=sums, **kept)
         file.attrs["synthetic"] = json.dumps(mark, sort_keys=True)
 
 
-def write_pngs(folder: Path, images: Pixels, numbers: Indices) -> None:
+def write_pngs(folder: Path, images: Pixels, numbers: Indices, family: Family | None = None) -> None:
     """Write images as files with their numbers for names.
 
     Args:
         folder: The folder.
         images: The images, shape ``(n, height, width, 3)``.
         numbers: Their numbers, shape ``(n,)``.
+        family: The family whose images they say they are; None if they should say nothing.
     """
     for image, number in zip(images, numbers.tolist(), strict=True):
-        Image.fromarray(image).save(folder / f"{number:06d}.png", optimize=False)
+        said = PngInfo()
+        if family is not None:
+            said.add_text(NAME_KEY, name_of(family, number))
+        Image.fromarray(image).save(folder / f"{number:06d}.png", optimize=False, pnginfo=said)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
@@ -225,21 +245,49 @@ def make(family: Family, folder: Path, *, size: int | None = None, workers: int 
         Whether there was anything to do: False if the folder holds just this stand-in already.
 
     Raises:
-        DataError: If the folder holds other images, or pieces of another stand-in; they are left as they are.
-        ExperimentError: If MuJoCo or the libraries that it renders with are missing.
+        DataError: If the folder holds other images, or pieces of another stand-in, which are left as they are; or if
+            it cannot be written to, or there is no room. Of a file nothing is left then that is not whole.
+        ExperimentError: If MuJoCo or the libraries that it renders with are missing, another process is making images
+            in the folder, or one that renders was killed.
         ValueError: If ``size`` is too small for sequences.
     """
     digits = family.subset(len(family.grid) if size is None else size)
     plan = _Plan(family, digits, folder)
+    if (folder / family.file).exists() and not plan.pieces.exists():
+        plan.check_finished()
+        return False
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder), owned(folder, f"making images of {family.name}"):
+        return _make(family, folder, plan, workers)
+
+
+def _make(family: Family, folder: Path, plan: _Plan, workers: int) -> bool:
     if (folder / family.file).exists():
         plan.check_finished()
         shutil.rmtree(plan.pieces, ignore_errors=True)  # of a call that was killed at its very end
         return False
+    for place, name in ((folder, family.file), (folder, MARK), (plan.pieces, "plan.json"), (plan.pieces, "??????.npz")):
+        clear_temporaries(place, name)
     plan.start()
     _in_parallel(_render_piece, plan, plan.missing(), workers, "rendering")
     plan.assemble(workers)
     shutil.rmtree(plan.pieces)
     return True
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn a full disk, a folder that cannot be written to and a killed process into one line."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise ExperimentError(
+            f"{folder}: expected the processes that render to live, one was killed; run the same command again, with "
+            f"fewer workers if the memory is short"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{folder}: expected a folder to write to, got {error}; try --out") from error
 
 
 @dataclass(frozen=True)
@@ -277,8 +325,16 @@ class _Plan:
         chosen = every if piece is None else every[piece * self.size : (piece + 1) * self.size]
         return pick(self.digits, self.grid.decode(chosen))
 
+    @property
+    def note(self) -> Path:
+        """The file that says which stand-in the pieces are of."""
+        return self.pieces / "plan.json"
+
     def path(self, piece: int) -> Path:
         return self.pieces / f"{piece:06d}.npz"
+
+    def paths(self) -> list[Path]:
+        return [self.path(piece) for piece in range(-(-self.count // self.size))]
 
     def check_finished(self) -> None:
         mark = open_frames(self.family, self.folder).synthetic
@@ -288,27 +344,36 @@ class _Plan:
             raise DataError(f"{self.folder}: expected no images or those of {_say(self.mark)}, got {_say(mark)}")
 
     def start(self) -> None:
-        note = self.pieces / "plan.json"
-        if note.exists():
-            begun = json.loads(note.read_text(encoding="utf-8"))
+        if self.note.exists():
+            begun = parse_mark(read_limited(self.note, MARK_BYTES), self.note)
             if begun != self.mark:
                 raise DataError(
                     f"{self.pieces}: expected pieces of {_say(self.mark)}, got {_say(begun)}; delete them or go on "
                     f"with that"
                 )
             return
+        self.pieces.mkdir(parents=True, exist_ok=True)
         try:
-            self.pieces.mkdir(parents=True, exist_ok=True)
-            write_text(note, json.dumps(self.mark))
-        except OSError as error:
-            raise DataError(f"{self.folder}: expected a folder to write to, got {error}; try --out") from error
+            write_text(self.note, json.dumps(self.mark))
+        except OSError:
+            self.pieces.rmdir()
+            raise
 
     def missing(self) -> list[int]:
-        return [piece for piece in range(-(-self.count // self.size)) if not self.path(piece).exists()]
+        return [piece for piece, path in enumerate(self.paths()) if not path.exists()]
 
     def load(self, piece: int) -> Pixels:
-        with np.load(self.path(piece)) as file:
-            images: Pixels = file["images"]
+        path, (channels, height, width) = self.path(piece), self.family.shape
+        shape = (len(self.rows(piece)), height, width, channels)
+        try:
+            images = read_member(path, "images", math.prod(shape))
+            if images.dtype != np.uint8 or images.shape != shape:
+                raise DataError(
+                    f"{path}: expected images of uint8 and shape {shape}, got {images.dtype} {images.shape}"
+                )
+        except DataError as error:
+            path.unlink(missing_ok=True)
+            raise DataError(f"{error}; it is removed, run the same command again") from error
         return images
 
     def blocks(self) -> Iterator[Pixels]:
@@ -343,7 +408,7 @@ def _render_piece(plan: _Plan, piece: int) -> int:
 def _write_piece(plan: _Plan, piece: int) -> int:
     """Write the images of a piece as PNG files."""
     images = plan.load(piece)
-    write_pngs(plan.pieces / "images", images, plan.family.grid.encode(plan.rows(piece)))
+    write_pngs(plan.pieces / "images", images, plan.family.grid.encode(plan.rows(piece)), plan.family)
     return len(images)
 
 
@@ -393,6 +458,8 @@ def _say(mark: object) -> str:
     """Describe a stand-in in a few words."""
     if not isinstance(mark, dict) or not {"family", "digits", "generator", "renderer"} <= mark.keys():
         return "something else"
-    return (
-        f"{math.prod(map(len, mark['digits'])):,} images of {mark['family']} by {mark['generator']}, {mark['renderer']}"
-    )
+    digits = mark["digits"]
+    if not isinstance(digits, list) or not all(isinstance(kept, list) for kept in digits):
+        return "something else"
+    family, generator, renderer = (brief(str(mark[key]))[1:-1] for key in ("family", "generator", "renderer"))
+    return f"{math.prod(map(len, digits)):,} images of {family} by {generator}, {renderer}"

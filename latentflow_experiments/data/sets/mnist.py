@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
 import zlib
@@ -16,6 +15,7 @@ from torch import Tensor
 from latentflow_experiments.data.dataset import ImageSet
 from latentflow_experiments.data.factors import PublicFile
 from latentflow_experiments.data.files import VARIABLE, DownloadError, cache_root, retrieve, variable_root
+from latentflow_experiments.data.reading import read_limited, reading
 from latentflow_experiments.data.stores.layout import Report, published_faults
 from latentflow_experiments.data.transformed import LabelledImages
 from latentflow_experiments.errors import DataError
@@ -87,8 +87,9 @@ def load_mnist(split: Literal["train", "test"], folder: Path | None = None) -> L
     if split not in _FILES:
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
     images_path, labels_path = (_locate(name, folder) for name in _FILES[split])
-    images = read_idx(images_path, (-1, 28, 28))
-    labels = read_idx(labels_path, (-1,)).long()
+    most = _SHAPES[_FILES[split][0]][0]
+    images = read_idx(images_path, (-1, 28, 28), most)
+    labels = read_idx(labels_path, (-1,), most).long()
     if len(labels) != len(images):
         raise DataError(f"{labels_path}: expected {len(images)} labels, one for each image, got {len(labels)}")
     if labels.max() > 9:
@@ -96,7 +97,7 @@ def load_mnist(split: Literal["train", "test"], folder: Path | None = None) -> L
     return LabelledImages(images, labels, "mnist", split)
 
 
-def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
+def read_idx(path: Path, shape: tuple[int, ...], most: int = 60_000) -> Tensor:
     """Read an IDX file of unsigned bytes, gzip-compressed if its name ends in ``.gz``.
 
     The file is the magic number ``0x00000800 + d``, the ``d`` sizes as big-endian 32-bit integers, and one byte for
@@ -104,7 +105,8 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
 
     Args:
         path: The file.
-        shape: Expected sizes, ``-1`` for any positive size.
+        shape: Expected sizes, ``-1`` for any positive size up to ``most``.
+        most: The largest such size; nothing beyond is read or unpacked.
 
     Returns:
         The array, of the sizes in the file, uint8.
@@ -119,8 +121,8 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
         ...     _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0, 4]))
         ...     assert read_idx(path, (-1,)).tolist() == [5, 0, 4]
     """
-    data = _read_bytes(path)
     start = 4 + 4 * len(shape)
+    data = _read_bytes(path, start + math.prod(most if size == -1 else size for size in shape))
     if len(data) < start:
         raise DataError(f"{path}: expected an IDX header of {start} bytes, got {len(data)} bytes")
     magic, *sizes = struct.unpack(f">{1 + len(shape)}I", data[:start])
@@ -136,13 +138,20 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(sizes).copy())
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: expected a complete gzip file, got a damaged one ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path}: expected a readable file, got {error}") from error
+def _read_bytes(path: Path, most: int) -> bytes:
+    """Read a file of at most so many bytes, after unpacking if it is compressed."""
+    if path.suffix != ".gz":
+        return read_limited(path, most)
+    packed = read_limited(path, most + most // 100 + 2**16)
+    with reading(path, "a complete gzip file"):
+        unpacking = zlib.decompressobj(wbits=31)  # of gzip, which compares length and check sum
+        data = unpacking.decompress(packed, most + 1)
+    if len(data) > most:
+        raise DataError(f"{path}: expected at most {most:,} bytes when unpacked, got more")
+    if not unpacking.eof or unpacking.unused_data.strip(b"\0"):
+        got = "more after its end" if unpacking.eof else "its first part"
+        raise DataError(f"{path}: expected a complete gzip file, got {got}")
+    return data
 
 
 def _locate(name: str, folder: Path | None) -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -14,15 +14,15 @@ import pooch
 from numpy.typing import NDArray
 
 from latentflow_experiments.data.frames import FactorGrid, FrameStore, Indices, Pixels
-from latentflow_experiments.errors import DataError, UsageError
-
-if sys.platform != "win32":
-    import fcntl
+from latentflow_experiments.data.reading import open_regular, reading
+from latentflow_experiments.errors import UsageError
+from latentflow_experiments.locks import held
 
 __all__ = ["CachedFrames"]
 
-_OWNER = 8  # bytes that say which image is in a slot: its index + 1, or 0 for none, as in a new file
-_FREE = 0
+_OWNER = 8  # bytes that say what is in a slot: the index of the image + 1, and its check sum 32 bits above
+_FREE = 0  # nothing, as in a new file
+_INDEX = np.uint64(0xFFFFFFFF)
 
 
 class _Opened(NamedTuple):
@@ -30,8 +30,9 @@ class _Opened(NamedTuple):
 
     process: int
     file: IO[bytes]
-    owners: Indices
+    owners: NDArray[np.uint64]
     pixels: Pixels
+    known: NDArray[np.uint64]  # what this process has found in a slot, of the images whose check sum it has compared
 
 
 class CachedFrames:
@@ -39,8 +40,9 @@ class CachedFrames:
 
     Image ``i`` has its place in slot ``i mod slots``, and takes it from whichever image is there. A slot is marked as
     free before its pixels are written and as taken after, so that a process that is killed leaves no wrong image
-    behind; of several processes one at a time writes. The file belongs to one set of images, by their SHA-256 and
-    shape, and takes the place of one of the same set with another limit.
+    behind; of several processes one at a time writes. When a process first reads an image, it is compared with its
+    check sum; one that is damaged is read from the store again. The file belongs to one set of images, by their
+    SHA-256 and shape, and takes the place of one of the same set with another limit.
 
     Args:
         store: The images.
@@ -96,8 +98,8 @@ class CachedFrames:
         """Read images, from the cache where they are in it, the others in one call of the store."""
         self.grid.checked(indices)
         cache, slots = self._cache(), indices % self._slots
-        with _locked(cache.file, alone=False):
-            there: NDArray[np.bool_] = cache.owners[slots] == indices + 1
+        with held(cache.file.fileno(), alone=False):
+            there = self._there(cache, indices, slots)
             if there.all():
                 return np.take(cache.pixels, slots, 0)
             images: Pixels = np.empty((len(indices), *self._image), np.uint8)
@@ -121,13 +123,28 @@ class CachedFrames:
             self._opened.file.close()
             self._opened = None
 
+    def _there(self, cache: _Opened, indices: Indices, slots: Indices) -> NDArray[np.bool_]:
+        """Find which images are in their slots, and are what was put there."""
+        owners = np.asarray(cache.owners[slots])
+        there: NDArray[np.bool_] = (owners & _INDEX) == (indices + 1).astype(np.uint64)
+        for i in np.flatnonzero(there & (cache.known[slots] != owners)).tolist():
+            slot, index = int(slots[i]), int(indices[i])
+            if cache.known[slot] == owners[i]:
+                continue
+            if _owner(cache.pixels[slot].tobytes(), index) == owners[i]:
+                cache.known[slot] = owners[i]
+            else:
+                there[i] = False
+        return there
+
     def _keep(self, cache: _Opened, wanted: Indices, read: Pixels) -> None:
         """Put images into their slots; of several for one slot, the first."""
         slots, first = np.unique(wanted % self._slots, return_index=True)
-        with _locked(cache.file, alone=True):
+        owners = [_owner(read[i].tobytes(), int(wanted[i])) for i in first.tolist()]
+        with held(cache.file.fileno(), alone=True):
             cache.owners[slots] = _FREE
             cache.pixels[slots] = read[first]
-            cache.owners[slots] = wanted[first] + 1
+            cache.owners[slots] = cache.known[slots] = np.asarray(owners, np.uint64)
 
     def _cache(self) -> _Opened:
         """Open the file, once for each process: the lock of a file is shared with a forked process."""
@@ -138,7 +155,7 @@ class CachedFrames:
             size = self._slots * (height * width * channels + _OWNER)
             name = f"{self.store.sha256()}-{height}x{width}x{channels}"
             path = self._folder / f"{name}-{self._slots}.cache"
-            try:
+            with reading(path, f"room for {size} bytes of decoded images"):
                 self._folder.mkdir(parents=True, exist_ok=True)
                 for other in self._folder.glob(f"{name}-*.cache"):
                     if other != path:
@@ -146,40 +163,30 @@ class CachedFrames:
                             other.unlink()
                 file = _reserve(path, size)
                 content = np.asarray(np.memmap(file, np.uint8, "r+", shape=(size,)))
-            except OSError as error:
-                raise DataError(f"{path}: expected room for {size} bytes of decoded images, got {error}") from error
-            owners = content[: self._slots * _OWNER].view(np.int64)
+            owners = content[: self._slots * _OWNER].view(np.uint64)
             pixels = content[self._slots * _OWNER :].reshape(self._slots, *self._image)
-            self._opened = _Opened(os.getpid(), file, owners, pixels)
+            self._opened = _Opened(os.getpid(), file, owners, pixels, np.zeros(self._slots, np.uint64))
         return self._opened
+
+
+def _owner(pixels: bytes, index: int) -> int:
+    """Say which image is in a slot, with a check sum of it and its place."""
+    return zlib.crc32(pixels, index) << 32 | index + 1
 
 
 def _reserve(path: Path, size: int) -> IO[bytes]:
     """Open a file that has the disk space for its size; what is new in it is zero."""
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+    new = not path.exists()
+    file = open_regular(path, os.O_RDWR | os.O_CREAT)
     try:
-        if os.fstat(file.fileno()).st_size != size:
+        if os.fstat(file.fileno()).st_size < size:
             if sys.platform == "linux":
                 os.posix_fallocate(file.fileno(), 0, size)
             else:
                 os.truncate(file.fileno(), size)
     except OSError:
         file.close()
-        path.unlink(missing_ok=True)
+        if new:
+            path.unlink(missing_ok=True)
         raise
     return file
-
-
-@contextmanager
-def _locked(file: IO[bytes], *, alone: bool) -> Iterator[None]:
-    """Hold a lock against other processes, where the system offers locks."""
-    if sys.platform == "win32":
-        yield
-        return
-    with suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_UN)

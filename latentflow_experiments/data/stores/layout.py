@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ import numpy as np
 
 from latentflow_experiments.data.factors import Family, PublicFile
 from latentflow_experiments.data.frames import Indices
-from latentflow_experiments.errors import DataError
+from latentflow_experiments.data.reading import brief, open_regular, reading
+from latentflow_experiments.errors import DataError, printable
 
 
 def file_sha256(path: Path) -> str:
@@ -28,11 +29,8 @@ def file_sha256(path: Path) -> str:
     Raises:
         DataError: If it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: expected a readable file, got {error}") from error
+    with reading(path, "a readable file"), open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def published_faults(path: Path, published: Sequence[PublicFile]) -> list[str]:
@@ -45,7 +43,13 @@ def published_faults(path: Path, published: Sequence[PublicFile]) -> list[str]:
     Returns:
         What is wrong: nothing, or one line.
     """
+    most = max((file.size or 0 for file in published), default=0)
     try:
+        if published and all(file.size for file in published):
+            with reading(path, "a readable file"), open_regular(path) as opened:
+                size = os.fstat(opened.fileno()).st_size
+            if size > most:
+                return [f"{path}: expected the published file of {most:,} bytes, got {size:,}"]
         found = file_sha256(path)
     except DataError as error:
         return [str(error)]
@@ -53,28 +57,6 @@ def published_faults(path: Path, published: Sequence[PublicFile]) -> list[str]:
     if found in known:
         return []
     return [f"{path}: expected the published file with SHA-256 {' or '.join(known)}, got {found}"]
-
-
-def read_mark(text: str, path: Path) -> dict[str, object]:
-    """Read what a stand-in says of its making.
-
-    Args:
-        text: JSON.
-        path: Where it is from.
-
-    Returns:
-        Its contents.
-
-    Raises:
-        DataError: If it is not a JSON object.
-    """
-    try:
-        mark = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path}: expected JSON in the mark of a stand-in, got {error}") from error
-    if not isinstance(mark, dict):
-        raise DataError(f"{path}: expected a JSON object in the mark of a stand-in, got {mark!r}")
-    return mark
 
 
 @dataclass(frozen=True)
@@ -158,12 +140,14 @@ def mark_digits(mark: dict[str, object], family: Family) -> tuple[tuple[int, ...
         return None
     sizes = family.grid.sizes
     if not isinstance(kept, list) or len(kept) != len(sizes):
-        raise ValueError(f"digits: expected values of {len(sizes)} factors, got {kept!r}")
+        raise ValueError(f"digits: expected values of {len(sizes)} factors, got {brief(kept)}")
     for values, factor in zip(kept, family.factors, strict=True):
         if not isinstance(values, list) or not values or any(type(value) is not int for value in values):
-            raise ValueError(f"digits: expected values of {factor.name}, got {values!r}")
+            raise ValueError(f"digits: expected values of {factor.name}, got {brief(values)}")
         if values != sorted(set(values)) or values[0] < 0 or values[-1] >= factor.size:
-            raise ValueError(f"digits: expected {factor.name} ascending from 0 to {factor.size - 1}, got {values}")
+            raise ValueError(
+                f"digits: expected {factor.name} ascending from 0 to {factor.size - 1}, got {brief(values)}"
+            )
     return tuple(tuple(values) for values in kept)
 
 
@@ -180,7 +164,28 @@ def mark_faults(mark: dict[str, object], digits: tuple[tuple[int, ...], ...]) ->
     said = mark.get("digits")
     if said is None or not digits or said == [list(kept) for kept in digits]:
         return []
-    return [f"synthetic: expected the digits {[list(kept) for kept in digits]}, those of the images, got {said}"]
+    return [f"synthetic: expected the digits {[list(kept) for kept in digits]}, those of the images, got {brief(said)}"]
+
+
+def check_mark(mark: dict[str, object] | None, digits: tuple[tuple[int, ...], ...], family: Family, path: Path) -> None:
+    """Refuse a stand-in that says that it is something else.
+
+    Args:
+        mark: What it says of its making; None if it says nothing.
+        digits: The values of each factor that are there.
+        family: The family as which it is opened.
+        path: Where it is from.
+
+    Raises:
+        DataError: If it names another family or other values.
+    """
+    if mark is None:
+        return
+    said = mark.get("family", family.name)
+    if said != family.name:
+        raise DataError(f"{path}: expected a stand-in for {family.name}, got one for {brief(said)}")
+    for fault in mark_faults(mark, digits):
+        raise DataError(f"{path}: {fault}")
 
 
 _SHOWN = 20
@@ -215,8 +220,8 @@ class Report:
         kind = "synthetic stand-in" if self.synthetic else "not marked as synthetic"
         count = len(self.faults)
         verdict = f"{count or 'no'} fault{'s' * (count > 1)}"
-        lines = [f"{self.path}: {self.name} ({kind}), {self.images:,} images read, {verdict}"]
-        lines += [f"  {fault}" for fault in self.faults[:_SHOWN]]
+        lines = [printable(f"{self.path}: {self.name} ({kind}), {self.images:,} images read, {verdict}")]
+        lines += [f"  {printable(fault)}" for fault in self.faults[:_SHOWN]]
         if count > _SHOWN:
             lines.append(f"  ... and {count - _SHOWN} more")
         return "\n".join(lines)

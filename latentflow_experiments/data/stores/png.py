@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from latentflow_experiments.data.factors import Family
 from latentflow_experiments.data.frames import FactorGrid, Indices, Pixels, pick
-from latentflow_experiments.data.stores.layout import Report, digits_of_rows, mark_digits, read_mark
-from latentflow_experiments.errors import DataError
+from latentflow_experiments.data.reading import (
+    MARK_BYTES,
+    parse_mark,
+    read_limited,
+    reading,
+)
+from latentflow_experiments.data.stores.layout import Report, check_mark, digits_of_rows, mark_digits
+from latentflow_experiments.errors import DataError, printable
 
 MARK = "SYNTHETIC.json"
+NAME_KEY = "latentflow"
+"""The keyword of the text in an image of a stand-in that says which one it is, see :func:`name_of`."""
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_LISTED = 2_000_000  # entries of a folder, more than twice as many as any family has
 _NAME = re.compile(r"([0-9]{6})\.png")
 
 
@@ -56,6 +70,7 @@ class PngFrames:
             raise DataError(f"{self.path}: names: {error}; `latentflow data check` lists what is missing") from error
         self.grid = FactorGrid(family.grid.names, tuple(map(len, self.digits)))
         self.synthetic = read_png_mark(self.path)
+        check_mark(self.synthetic, self.digits, family, self.path.parent / MARK)
         self._numbers = numbers
 
     def read(self, indices: Indices) -> Pixels:
@@ -65,7 +80,8 @@ class PngFrames:
         channels, height, width = self.shape
         images: Pixels = np.empty((len(places), height, width, channels), np.uint8)
         for image, number in zip(images, self._numbers[places].tolist(), strict=True):
-            image[:] = read_png(self.path / f"{number:06d}.png", (height, width))
+            path = self.path / f"{number:06d}.png"
+            image[:] = read_png(path, (height, width), name_of(self.family, number))
         return images[back]
 
     def sha256(self) -> str:
@@ -77,10 +93,8 @@ class PngFrames:
         digest = hashlib.sha256()
         for number in self._numbers.tolist():
             path = self.path / f"{number:06d}.png"
-            try:
+            with reading(path, "an image"):
                 digest.update(json.dumps([path.name, path.stat().st_size]).encode())
-            except OSError as error:
-                raise DataError(f"{path}: expected an image, got {error}") from error
         return digest.hexdigest()
 
 
@@ -104,38 +118,89 @@ def list_folder(folder: Path) -> tuple[Indices, tuple[str, ...]]:
                 if match := _NAME.fullmatch(entry.name):
                     numbers.append(int(match[1]))
                 else:
-                    others.append(entry.name)
+                    others.append(printable(entry.name))
+                if len(numbers) + len(others) > _LISTED:
+                    raise DataError(f"{folder}: expected at most {_LISTED:,} files, got more")
     except OSError as error:
         raise DataError(f"{folder}: expected a folder of images, got {error}") from error
     return np.sort(np.array(numbers, np.int64)), tuple(sorted(others))
 
 
-def read_png(path: Path, size: tuple[int, int]) -> Pixels:
-    """Read a PNG file.
+def name_of(family: Family, number: int) -> str:
+    """Return what an image of a stand-in says of itself, so that one in the place of another is noticed.
+
+    Args:
+        family: The family.
+        number: The number of the image in it.
+
+    Returns:
+        A text without a special character.
+    """
+    return f"{family.name} {number:06d}"
+
+
+def read_png(path: Path, size: tuple[int, int], name: str | None = None) -> Pixels:
+    """Read a PNG file; the check sums of all its parts are compared, which decoding alone does not do.
 
     Args:
         path: The file.
         size: Its expected height and width.
+        name: What an image of a stand-in has to say of itself; an image may say nothing.
 
     Returns:
         The image in red, green and blue, shape ``(height, width, 3)``.
 
     Raises:
-        DataError: If it cannot be read or has another size.
+        DataError: If it cannot be read, has another size, or says that it is another image.
     """
+    return _read_png(path, size, name)[0]
+
+
+def _read_png(path: Path, size: tuple[int, int], name: str | None) -> tuple[Pixels, str]:
+    """Read a PNG file; give the image and its mode."""
     height, width = size
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.size != (width, height):
-                raise DataError(
-                    f"{path}: expected {width} x {height} pixels, the size of the smaller published version, got "
-                    f"{image.width} x {image.height}"
-                )
-            return np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError:
-        raise DataError(f"{path}: expected a PNG image, got something else") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: expected a complete PNG image, got {error}") from error
+    data = read_limited(path, 16 * height * width + MARK_BYTES)  # the deepest format has 8 bytes a pixel
+    if not data.startswith(_SIGNATURE):
+        raise DataError(f"{path}: expected a PNG image, got something else")
+    with reading(path, "a complete PNG image"):
+        found, said = _parts(data)
+        if found != (width, height):
+            got = f"{found[0]} x {found[1]}"
+            raise DataError(
+                f"{path}: expected {width} x {height} pixels, the size of the smaller published version, got {got}"
+            )
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            pixels, mode = np.asarray(image.convert("RGB")), image.mode
+    if name is not None and said not in (None, name):
+        raise DataError(f"{path}: expected the image {name}, got {printable(said or '', 80)}")
+    return pixels, mode
+
+
+def _parts(data: bytes) -> tuple[tuple[int, int], str | None]:
+    """Compare the check sum of each part of a PNG file; give the width and height, and the name of a stand-in."""
+    place, kind = len(_SIGNATURE), b""
+    size: tuple[int, int] | None = None
+    said: str | None = None
+    while kind != b"IEND":
+        if len(data) < place + 8:
+            raise ValueError("image file is truncated")
+        length, kind = struct.unpack_from(">I4s", data, place)
+        if len(data) < place + 12 + length:
+            raise ValueError("image file is truncated")
+        content = data[place + 8 : place + 8 + length]
+        (expected,) = struct.unpack_from(">I", data, place + 8 + length)
+        if zlib.crc32(kind + content) != expected:
+            raise ValueError(f"a wrong check sum at byte {place}")
+        if size is None:
+            if kind != b"IHDR":
+                raise ValueError("no header at its start")
+            size = struct.unpack_from(">II", content)
+        if kind == b"tEXt" and content.startswith(f"{NAME_KEY}\0".encode()):
+            said = content.partition(b"\0")[2].decode("latin-1")
+        place += 12 + length
+    if size is None:
+        raise ValueError("no header")
+    return size, said
 
 
 def read_png_mark(folder: Path) -> dict[str, object] | None:
@@ -151,12 +216,9 @@ def read_png_mark(folder: Path) -> dict[str, object] | None:
         DataError: If it cannot be read.
     """
     path = folder.parent / MARK
-    if not path.is_file():
+    if not path.exists() and not path.is_symlink():
         return None
-    try:
-        return read_mark(path.read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: expected a readable file, got {error}") from error
+    return parse_mark(read_limited(path, MARK_BYTES), path)
 
 
 def check_pngs(folder: Path, families: Sequence[Family]) -> Report:
@@ -192,7 +254,7 @@ def check_pngs(folder: Path, families: Sequence[Family]) -> Report:
     faults += _runs(folder, np.setdiff1d(numbers, expected), "not one of the set")
     right = 0
     for number in tqdm(numbers.tolist(), unit="image", desc="checking", disable=None):
-        wrong = _image_faults(folder / f"{number:06d}.png", (family.shape[1], family.shape[2]))
+        wrong = _image_faults(folder / f"{number:06d}.png", family, number)
         faults += wrong
         right += not wrong
     return Report(folder, family.title, right, mark is not None, tuple(faults))
@@ -239,15 +301,10 @@ def _runs(folder: Path, numbers: Indices, what: str) -> Iterator[str]:
         yield f"{folder / f'{run[0]:06d}.png'}{last}: {what}"
 
 
-def _image_faults(path: Path, size: tuple[int, int]) -> list[str]:
-    """Decode an image, and check the parts of the file that decoding passes over."""
+def _image_faults(path: Path, family: Family, number: int) -> list[str]:
+    """Decode an image, and name what is wrong with it."""
     try:
-        read_png(path, size)
-        with Image.open(path, formats=("PNG",)) as image:
-            mode = image.mode
-            image.verify()
+        _, mode = _read_png(path, (family.shape[1], family.shape[2]), name_of(family, number))
     except DataError as error:
         return [str(error)]
-    except (OSError, SyntaxError) as error:
-        return [f"{path}: expected a complete PNG image, got {error}"]
     return [] if mode == "RGB" else [f"{path}: expected an image of mode RGB, got {mode}"]

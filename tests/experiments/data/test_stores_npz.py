@@ -72,7 +72,7 @@ def test_the_archive_is_unpacked_once(tiny, tmp_path, monkeypatch):
     for _ in range(2):
         NpzFrames(archive, DSPRITES, cache_folder=cache).read(np.array([0]))
     assert len(unpacked) == 1
-    assert [path.stat().st_size for path in cache.iterdir()] == [24 * 512]
+    assert [path.stat().st_size for path in cache.iterdir()] == [24 * 516]
     other = sprites_arrays()["imgs"]
     write_sprites(archive, imgs=1 - other)
     np.testing.assert_array_equal(
@@ -219,7 +219,7 @@ def test_data_after_the_last_image_is_refused(tiny, tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_named(tiny, tmp_path):
     (tmp_path / "cache").write_text("a file, not a folder")
-    with pytest.raises(DataError, match=r"\.bits: expected an index of 12288 bytes, got"):
+    with pytest.raises(DataError, match=r"\.bits: expected an index of 12384 bytes, got"):
         NpzFrames(tiny, DSPRITES, cache_folder=tmp_path / "cache").read(np.array([0]))
 
 
