@@ -1,22 +1,70 @@
-"""The command ``latentflow``, also as ``python -m latentflow_experiments``."""
+"""The command ``latentflow``, also as ``python -m latentflow_experiments``.
+
+Help, the version and a command that does not exist are answered here, without an import that takes time.
+"""
 
 from __future__ import annotations
 
+import difflib
 import sys
+
+COMMANDS = {
+    "train": "Train a model on sequences of images of one change each, then evaluate it.",
+    "evaluate": "Measure the equivariance errors of a run on the test sequences and draw its flows.",
+    "measure": "Measure more of an evaluated run, and write it into its folder.",
+    "compare": "Print the errors of several evaluated runs and the transport of their flows as one table.",
+    "check": "Read every file of a run and say what is damaged.",
+    "data": "List, download, check, render and show data sets.",
+}
+"""The commands, with what each does."""
+
+HELP = f"""usage: latentflow COMMAND [OPTIONS]
+
+Flow factorized representation learning: train, evaluate and compare latent flows.
+
+commands:
+{chr(10).join(f"  {name:<9} {what}" for name, what in COMMANDS.items())}
+
+options:
+  -h, --help   Show this text; after a command, its options.
+  --version    Show the version.
+  --debug      Show the whole traceback of an error.
+
+exit codes: 0 done, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C (a training run can be resumed)
+first run:  latentflow train digits"""
 
 
 def main() -> int:
     """Run the command line of the experiments, or say how to install what it needs."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if words else 2
+    if words[0] == "--version":
+        from latentflow._version import __version__  # noqa: PLC0415 - torch is not needed for it
+
+        print(f"latentflow {__version__}")
+        return 0
+    if words[0] not in COMMANDS and not words[0].startswith("-"):
+        near = difflib.get_close_matches(words[0], COMMANDS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return _refuse(f"command: expected one of {', '.join(COMMANDS)}, got {words[0]!a}{hint}", 2)
     try:
         from latentflow_experiments.cli import main as run  # noqa: PLC0415 - the extras may be missing
     except ModuleNotFoundError as error:
-        print(
-            f"latentflow: error: the command needs {error.name}, which is not installed: "
-            'pip install "latentflow-torch[experiments]"',
-            file=sys.stderr,
-        )
-        return 1
-    return run()
+        need = f"the command needs {error.name}, which is not installed"
+        return _refuse(f'{need}: pip install "latentflow-torch[experiments]"', 1)
+    except KeyboardInterrupt:  # torch takes seconds to import
+        return 130
+    return run(words, debug="--debug" in sys.argv[1:])
+
+
+def _refuse(message: str, code: int) -> int:
+    print(f"latentflow: error: {message}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

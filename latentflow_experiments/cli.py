@@ -1,4 +1,4 @@
-"""The command line: ``latentflow train``, ``evaluate``, ``measure``, ``compare`` and ``data``."""
+"""The command line: ``latentflow train``, ``evaluate``, ``measure``, ``compare``, ``check`` and ``data``."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+from lightning_fabric import Fabric
+from torch import nn
 
 from latentflow_experiments.configuration import Budget, TrainConfig, options
 from latentflow_experiments.data import DATASETS, DatasetName, SequenceDataset, Source, open_sequences
 from latentflow_experiments.data.commands import Data
-from latentflow_experiments.errors import ExperimentError, UsageError
+from latentflow_experiments.errors import ExperimentError, UsageError, printable
 from latentflow_experiments.evaluation import MeasureConfig, Part, evaluate, evaluate_transfer, measure
 from latentflow_experiments.records import provenance
 from latentflow_experiments.reports.comparison import compare
-from latentflow_experiments.runs import RunFolder
-from latentflow_experiments.training.loop import train
+from latentflow_experiments.runs import RunFolder, check_run
+from latentflow_experiments.training.loop import initial_model, train, trial_step
 from latentflow_experiments.training.session import Hardware
 
 BOX = re.compile(r"[│╭╮╰╯─]|-{3,}|\x1b\[[0-9;]*m")
@@ -37,8 +39,8 @@ class Train:
     Attributes:
         config: The run.
         hardware: Where and how to compute.
-        steps: Number of training steps; with it a run is reproducible.
-        minutes: Minutes of training, if no steps are given; 4 for digits and 30 for the others by default.
+        steps: Number of training steps; by default that of the data set, so that a run is reproducible.
+        minutes: Instead, minutes of training; what they give depends on the machine.
         cpu_minutes: Instead, minutes of all cores of the CPU together, which other work does not shorten.
         out: Folder of the run; the first free one of runs/DATASET, runs/DATASET-2, ... by default.
         resume: Go on from the checkpoint in --out.
@@ -62,7 +64,7 @@ class Train:
     def budget(self) -> Budget:
         """Return the budget, with the default of the dataset where none was given."""
         if self.steps is None and self.minutes is None and self.cpu_minutes is None:
-            return Budget(minutes=DATASETS[self.config.dataset].minutes)
+            return Budget(steps=DATASETS[self.config.dataset].steps)
         return Budget(self.steps, self.minutes, self.cpu_minutes)
 
     def resuming(self, folder: RunFolder) -> list[str]:
@@ -76,27 +78,34 @@ class Train:
         """Train, evaluate and print the errors."""
         data = open_sequences(self.config.dataset, "train", self.config.sequences, self.source)
         open_sequences(self.config.dataset, "test", self.config.sequences, self.source)  # fails before, not after
+        model = initial_model(self.config, data)  # so does a residual that cannot be had
         fabric = self.hardware.launch()
         unused = RunFolder.unused(self.config.dataset)
         folder = fabric.broadcast(unused if self.out is None else RunFolder(self.out))
-        if fabric.is_global_zero:
-            self._prepare(folder, data)
-        fabric.barrier()
-        try:
-            train(self.config, self.budget(), data, folder, fabric, resume=self.resume)
-        except KeyboardInterrupt:
+        if self.resume and not folder.config.exists():
+            raise ExperimentError(f"{folder.path}: expected a run to go on with, got none; train it without --resume")
+        with folder.owned("training") if fabric.is_global_zero else nullcontext():
             if fabric.is_global_zero:
-                print(f"stopped; go on with: latentflow {shlex.join(self.resuming(folder))}")
-            raise
-        if fabric.is_global_zero:
-            Evaluate(folder.path, self.source).run()
+                self._prepare(folder, data, model, fabric)
+            fabric.barrier()
+            try:
+                train(self.config, self.budget(), data, folder, fabric, resume=self.resume)
+            except KeyboardInterrupt:
+                if fabric.is_global_zero:
+                    print(f"stopped; go on with: latentflow {shlex.join(self.resuming(folder))}")
+                raise
+            if fabric.is_global_zero:
+                print(evaluate(folder, self.source, trust=True).table())  # code that this command line has named
+                print(f"wrote {folder.evaluation} and {folder.strips}")
 
-    def _prepare(self, folder: RunFolder, data: SequenceDataset) -> None:
+    def _prepare(self, folder: RunFolder, data: SequenceDataset, model: nn.Module, fabric: Fabric) -> None:
         if self.resume:
             folder.open(self.config)
         else:
             folder.create(self.config)
         precision = self.hardware.chosen_precision()
+        before = [session.get("threads") for session in folder.sessions()]
+        self.hardware.set_threads(before[0] if before else None, lambda: trial_step(self.config, model, data, fabric))
         folder.add_environment(provenance(seed=self.config.seed, precision=precision, data=data.identity()))
         counts = ", ".join(f"{len(data.starts(k)):,} of {name}" for k, name in enumerate(data.names))
         print(f"training on {data.name} (sequences: {counts}) into {folder.path}", flush=True)
@@ -109,24 +118,26 @@ class Evaluate:
     Attributes:
         folder: Folder of the run.
         source: Where the data is.
-        device: Where to compute, as torch names it.
+        device: Where to compute, as torch names it; auto takes an accelerator where there is one.
+        trust: Run the code that the run was made with, of which its folder has a copy.
         transfer: Instead, evaluate a run of digits or MNIST on another data set, which it never saw, at the size of the
             digits and in red.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
     source: Source = field(default_factory=Source)
-    device: str = "cpu"
+    device: str = "auto"
+    trust: bool = False
     transfer: DatasetName | None = None
 
     def run(self) -> None:
         """Evaluate and print the errors."""
         folder = RunFolder(self.folder)
         if self.transfer is not None:
-            print(evaluate_transfer(folder, self.transfer, self.source, self.device).table())
+            print(evaluate_transfer(folder, self.transfer, self.source, self.device, trust=self.trust).table())
             print(f"wrote {folder.transfer} and {folder.transfer_strips}")
         else:
-            print(evaluate(folder, self.source, self.device).table())
+            print(evaluate(folder, self.source, self.device, trust=self.trust).table())
             print(f"wrote {folder.evaluation} and {folder.strips}")
 
 
@@ -140,20 +151,22 @@ class Measure:
             disentanglement of latents that are coordinates.
         config: How much of it.
         source: Where the data is.
-        device: Where to compute, as torch names it.
+        device: Where to compute, as torch names it; auto takes an accelerator where there is one.
+        trust: Run the code that the run was made with, of which its folder has a copy.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
     parts: tuple[Part, ...] = ("likelihood", "vp")
     config: MeasureConfig = field(default_factory=MeasureConfig)
     source: Source = field(default_factory=Source)
-    device: str = "cpu"
+    device: str = "auto"
+    trust: bool = False
 
     def run(self) -> None:
         """Measure and print the tables."""
         folder = RunFolder(self.folder)
         for part in self.parts:
-            print(measure(folder, part, self.config, self.source, self.device))
+            print(measure(folder, part, self.config, self.source, self.device, trust=self.trust))
             print(f"wrote {folder.metric(part)}", flush=True)
 
 
@@ -167,33 +180,60 @@ class Compare:
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
 
+    def __post_init__(self) -> None:
+        if not self.folders:
+            raise UsageError("folders: expected the folders of one or more runs, got none")
+
     def run(self) -> None:
         """Print the table."""
         print(compare([RunFolder(path) for path in self.folders]))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True)
+class Check:
+    """Read every file of a run and say what is damaged.
+
+    Attributes:
+        folder: Folder of the run.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+
+    def run(self) -> None:
+        """Print a line for each file."""
+        states = check_run(RunFolder(self.folder))
+        for state in states:
+            print(f"{state.path}: {state.fault or 'as it was written'}")
+        damaged = sum(state.fault is not None for state in states)
+        if damaged:
+            files = "file that is" if damaged == 1 else "files that are"
+            raise ExperimentError(f"{self.folder}: expected a run without faults, got {damaged} {files} damaged")
+
+
+def main(arguments: Sequence[str] | None = None, *, debug: bool = False) -> int:
     """Run the command line.
 
     Args:
         arguments: The arguments, or None for those of the process.
+        debug: Whether to raise an error instead of printing one line.
 
     Returns:
         The exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
     """
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for name in ("lightning_fabric", "lightning_utilities", "pooch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         _parse(arguments).run()
-    except UsageError as error:
-        return _complain(error, USAGE)
-    except (ExperimentError, OSError, FloatingPointError, RuntimeError) as error:
-        return _complain(error, FAILURE)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:  # the last line of defence: one line for whatever it is
+        if debug:
+            raise
+        return _complain(error)
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Compare | Data:
+def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Compare | Check | Data:
     """Read the arguments; what is wrong with them becomes one line instead of a box of several."""
     said = io.StringIO()
     try:
@@ -203,6 +243,7 @@ def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Comp
                 | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
                 | Annotated[Measure, tyro.conf.subcommand("measure")]
                 | Annotated[Compare, tyro.conf.subcommand("compare")]
+                | Annotated[Check, tyro.conf.subcommand("check")]
                 | Annotated[Data, tyro.conf.subcommand("data")],
                 prog="latentflow",
                 args=arguments,
@@ -214,6 +255,21 @@ def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Comp
         raise UsageError(BOX.sub(" ", said.getvalue())) from None
 
 
-def _complain(error: Exception, code: int) -> int:
-    print(f"latentflow: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
+EXPECTED = (ExperimentError, OSError, FloatingPointError, ValueError)
+"""Errors whose text says what to do; others are faults of the program, or of what it stands on."""
+
+LOST_WORKER = re.compile(r"gloo|nccl|c10d|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
+
+
+def _complain(error: Exception) -> int:
+    """Print one line for an error, and return the exit code."""
+    text = printable(" ".join(str(error).split()), 2000)
+    if not isinstance(error, EXPECTED):
+        if LOST_WORKER.search(text):
+            text = "another process of the job has died; go on with --resume"
+        elif isinstance(error, MemoryError) or "out of memory" in text:
+            text = f"the memory is not enough ({text or 'MemoryError'}); use a smaller --batch-size or --width"
+        else:
+            text = f"unexpected {type(error).__name__}: {text}; add --debug for the whole traceback"
+    print(f"latentflow: error: {text}", file=sys.stderr)
+    return USAGE if isinstance(error, UsageError) else FAILURE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,9 +10,11 @@ import tyro
 from torch import nn
 
 from latentflow_experiments.data import DatasetName, SequenceConfig, SequenceDataset
-from latentflow_experiments.errors import ExperimentError, UsageError
+from latentflow_experiments.errors import DataError, ExperimentError, UsageError
 from latentflow_experiments.methods import METHODS, MethodOptions
 from latentflow_experiments.methods.method import Method, ModelSettings, require
+from latentflow_experiments.reading import BROKEN, brief
+from latentflow_experiments.records import read_json, write_json
 from latentflow_experiments.residuals import check_pde
 
 if TYPE_CHECKING:
@@ -112,9 +113,9 @@ class TrainConfig:
         require(0 < self.learning_rate < float("inf"), "learning-rate", "a positive number", self.learning_rate)
         require(self.warmup_steps >= 0, "warmup-steps", "an integer of at least 0", self.warmup_steps)
 
-    def to_json(self) -> str:
-        """Write the configuration as JSON."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+    def write(self, path: Path) -> None:
+        """Write the configuration as JSON; see :func:`write_json`."""
+        write_json(path, asdict(self))
 
     @staticmethod
     def from_json(path: Path) -> TrainConfig:
@@ -130,11 +131,13 @@ class TrainConfig:
             ExperimentError: If the file is missing, is not JSON, or does not hold the fields of a configuration.
         """
         try:
-            return TrainConfig.from_values(json.loads(path.read_text(encoding="utf-8")))
+            return TrainConfig.from_values(read_json(path, "the configuration of a run"))
+        except DataError:
+            raise
         except FileNotFoundError:
             raise ExperimentError(f"{path}: expected the configuration of a run, got no such file") from None
-        except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
-            raise ExperimentError(f"{path}: expected the configuration of a run, got {error}") from error
+        except (*BROKEN, UsageError) as error:
+            raise ExperimentError(f"{path}: expected the configuration of a run, got {brief(error)}") from error
 
     @staticmethod
     def from_values(values: dict[str, Any]) -> TrainConfig:
@@ -181,6 +184,10 @@ class Budget:
         """The seconds to train, by the wall clock or the processor's; None for a number of steps."""
         minutes = self.cpu_minutes if self.minutes is None else self.minutes
         return None if minutes is None else 60 * minutes
+
+    def warmup(self, steps: int) -> int:
+        """Return the steps of a warm-up: those asked for, but no more than a tenth of a budget of steps."""
+        return steps if self.steps is None else min(steps, self.steps // 10)
 
     def progress(self, steps: int, seconds: float) -> float:
         """Return the share of the budget that is spent, 1 or more when it is used up."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -37,12 +36,13 @@ from latentflow_experiments.metrics.likelihood import (
 )
 from latentflow_experiments.metrics.predictability import make_pairs, shuffle_labels, vp_score
 from latentflow_experiments.metrics.transport import Optimality, measure_optimality, transport_table
-from latentflow_experiments.records import write_text
+from latentflow_experiments.records import write_json
 from latentflow_experiments.reports.strips import draw_composition_strips, draw_strips
 from latentflow_experiments.reports.tables import table
 from latentflow_experiments.runs import (
     RunFolder,
     TrainedRun,
+    chosen_device,
     describe_run,
     open_run,
     read_evaluation,
@@ -60,6 +60,7 @@ class Evaluation:
         recovery: How well the transformations were recovered, of a run without labels; else None.
         choice: What was chosen on validation sequences.
         data: The data set and its split; of a stand-in it says that it is synthetic.
+        unfinished: Why the numbers are not yet those of a trained model; None if they are.
     """
 
     equivariance: Equivariance
@@ -67,6 +68,23 @@ class Evaluation:
     recovery: Recovery | None
     choice: Choice
     data: str
+    unfinished: str | None = None
+
+    @property
+    def gain(self) -> float:
+        """How many times smaller the errors of the flows are than those of the first picture held still."""
+        errors = self.equivariance.errors.values()
+        return sum(error.static for error in errors) / max(sum(error.output for error in errors), 1e-12)
+
+    def verdict(self) -> str:
+        """Say in a line whether the flows predict anything, and loudly if training had hardly begun."""
+        if self.gain >= 1:
+            text = f"the flows predict the frames {self.gain:.1f} times better than the first picture held still"
+        else:
+            text = (
+                f"WARNING: the flows predict the frames worse than the first picture held still ({self.gain:.2f} times)"
+            )
+        return text if self.unfinished is None else f"WARNING: {self.unfinished}\n{text}"
 
     def table(self) -> str:
         """Lay out the errors and the certificates for the terminal, in Markdown."""
@@ -79,29 +97,32 @@ class Evaluation:
                 f"transformation recovered without labels: accuracy {100 * r.accuracy:.2f} %, mutual information "
                 f"{r.mutual_information:.4f} nats of {math.log(len(r.counts)):.4f}, {r.sequences:,} sequences"
             )
-        return "\n\n".join(parts)
+        return "\n\n".join([*parts, self.verdict()])
 
 
-def evaluate(folder: RunFolder, source: Source | None = None, device: str = "cpu") -> Evaluation:
+def evaluate(
+    folder: RunFolder, source: Source | None = None, device: str = "cpu", *, trust: bool = False
+) -> Evaluation:
     """Evaluate a run's newest checkpoint on its test split; write the result and the strips into its folder.
 
     Args:
         folder: The run.
         source: Where the data files are.
         device: Where to compute.
+        trust: Whether code of the run's own may be run; see :func:`open_run`.
 
     Returns:
         The errors and the certificates.
 
     Raises:
-        ExperimentError: If the run or its data cannot be read.
+        ExperimentError: If the run or its data cannot be read, or a result is not finite.
     """
-    run = open_run(folder, source, device)
+    run = open_run(folder, source, device, trust=trust)
     return _evaluate(run, folder, folder.evaluation, folder.strips)
 
 
 def evaluate_transfer(
-    folder: RunFolder, name: DatasetName, source: Source | None = None, device: str = "cpu"
+    folder: RunFolder, name: DatasetName, source: Source | None = None, device: str = "cpu", *, trust: bool = False
 ) -> Evaluation:
     """Evaluate a run of digits or MNIST on another data set, which it never saw.
 
@@ -113,6 +134,7 @@ def evaluate_transfer(
         name: The data set.
         source: Where the files of the data set are.
         device: Where to compute.
+        trust: See :func:`open_run`.
 
     Returns:
         The errors and the certificates.
@@ -124,8 +146,8 @@ def evaluate_transfer(
     References:
         Y. Song, T. A. Keller, N. Sebe and M. Welling, Flow Factorized Representation Learning, 2023, figure 7.
     """
-    run = open_run(folder, source, device)
-    other = open_transfer(name, run.config.dataset, run.config.sequences, source).to(device)
+    run = open_run(folder, source, device, trust=trust)
+    other = open_transfer(name, run.config.dataset, run.config.sequences, source).to(chosen_device(device))
     return _evaluate(replace(run, data=other), folder, folder.transfer, folder.transfer_strips)
 
 
@@ -142,6 +164,12 @@ def _evaluate(run: TrainedRun, folder: RunFolder, record: Path, picture: Path) -
         recovery=recovery,
         choice=choice,
         data=f"{run.data.name}, {run.data.split}",
+        unfinished=None
+        if run.progress.steps > run.config.warmup_steps
+        else (
+            f"only {run.progress.steps} steps were made, no more than the {run.config.warmup_steps} of the warm-up: "
+            "these are not the numbers of a trained model"
+        ),
     )
     written = {
         "result": asdict(result.equivariance),
@@ -150,7 +178,7 @@ def _evaluate(run: TrainedRun, folder: RunFolder, record: Path, picture: Path) -
         "choice": asdict(choice),
         "provenance": describe_run(run, folder),
     }
-    write_text(record, json.dumps(written, indent=2) + "\n")
+    write_json(record, written)
     return result
 
 
@@ -190,7 +218,13 @@ class MeasureConfig:
 
 
 def measure(
-    folder: RunFolder, part: Part, config: MeasureConfig, source: Source | None = None, device: str = "cpu"
+    folder: RunFolder,
+    part: Part,
+    config: MeasureConfig,
+    source: Source | None = None,
+    device: str = "cpu",
+    *,
+    trust: bool = False,
 ) -> str:
     """Measure one part of an evaluated run, and write what was found into its folder.
 
@@ -200,6 +234,7 @@ def measure(
         config: How much of it.
         source: Where the data files are.
         device: Where to compute.
+        trust: See :func:`open_run`.
 
     Returns:
         The tables, in Markdown.
@@ -208,14 +243,14 @@ def measure(
         ExperimentError: If the run or its data cannot be read, or it was not evaluated.
         UsageError: If the part does not apply to the method of the run.
     """
-    run = open_run(folder, source, device)
+    run = open_run(folder, source, device, trust=trust)
     if config.start is not None:
         sequences = replace(run.config.sequences, start=config.start)
-        run = replace(run, data=open_sequences(run.config.dataset, "test", sequences, source).to(device))
+        run = replace(run, data=open_sequences(run.config.dataset, "test", sequences, source).to(chosen_device(device)))
     choice = Choice.from_values(read_evaluation(folder)["choice"])
     result, text = PARTS[part](run, choice, config, folder)
     written = {"result": result, "settings": asdict(config), "provenance": describe_run(run, folder)}
-    write_text(folder.metric(part), json.dumps(written, indent=2) + "\n")
+    write_json(folder.metric(part), written)
     return f"{run.data.name}, {run.data.split}\n\n{text}"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import platform
 import shlex
@@ -19,6 +22,8 @@ from typing import Any
 import torch
 
 import latentflow
+from latentflow_experiments.errors import DataError, ExperimentError
+from latentflow_experiments.reading import parse_object, read_limited
 
 
 @contextmanager
@@ -66,6 +71,72 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file that is never half written."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+SUM = "sha256"
+"""The key under which a JSON file holds the checksum of its other contents."""
+
+LARGEST_JSON = 2**26
+"""The largest size of a JSON file of a run, in bytes."""
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON object with its checksum; the file is never half written, and holds no NaN.
+
+    Args:
+        path: The file.
+        values: What JSON can hold, under keys that are text; an infinite number is written as null.
+
+    Raises:
+        ExperimentError: If a number is NaN; what is there stays as it was.
+        OSError: If it cannot be written.
+    """
+    plain = json.loads(json.dumps(_without_infinity(values, path.name)))
+    write_text(path, json.dumps(plain | {SUM: _sum_of(plain)}, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, expected: str, *, unsealed: bool = False) -> dict[str, Any]:
+    """Read a JSON object of a run, and compare it with its checksum.
+
+    Args:
+        path: The file.
+        expected: What it should be, for the message, such as ``"the configuration of a run"``.
+        unsealed: Whether it may have no checksum, as files of versions before 0.3.
+
+    Returns:
+        Its contents, without the checksum.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        DataError: If it is no regular file, too large, no strict JSON, or changed after it was written.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    values = parse_object(read_limited(path, LARGEST_JSON), path, f"{expected} in JSON")
+    noted = values.pop(SUM, None)
+    if noted is None and unsealed:
+        return values
+    if noted is None:
+        raise DataError(f"{path}: expected {expected} with its {SUM}, got none: it is damaged or of an older version")
+    if noted != _sum_of(values):
+        raise DataError(f"{path}: expected {expected} with the {SUM} it was written with, got changed contents")
+    return values
+
+
+def _sum_of(values: dict[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_infinity(value: object, where: str) -> object:
+    """Write infinity as None; an ExperimentError names the place of a NaN."""
+    if isinstance(value, dict):
+        return {key: _without_infinity(entry, f"{where}: {key}") for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_infinity(entry, where) for entry in value]
+    if isinstance(value, float) and math.isnan(value):
+        raise ExperimentError(f"{where}: expected a number, got NaN; nothing was written")
+    return None if isinstance(value, float) and math.isinf(value) else value
 
 
 PACKAGES = ("torch", "torchdiffeq", "numpy", "geomloss", "kornia", "lightning-fabric", "safetensors", "scikit-learn")

@@ -27,6 +27,12 @@ def check_pde(name: str) -> None:
         raise UsageError(f"pde: expected one of {', '.join(RESIDUALS)}, or MODULE:CLASS or FILE.py:CLASS, got {name!r}")
 
 
+def code_file(name: str) -> Path | None:
+    """Return the file of a PDE of the form ``FILE.py:CLASS``; None for another form."""
+    source = name.rpartition(":")[0]
+    return Path(source) if name not in RESIDUALS and source.endswith(".py") else None
+
+
 def build_residual(name: str, dim: int, hidden: Sequence[int]) -> PDEResidual | None:
     """Build the residual of a PDE with freshly initialized coefficients.
 
@@ -71,13 +77,12 @@ def _load(name: str) -> PDEResidual:
     check_pde(name)
     source, _, attribute = name.rpartition(":")
     try:
-        factory: Callable[[], object] = getattr(_module(source), attribute)
-        residual = factory()
+        made = getattr(_module(source), attribute)
+        if not isinstance(made, type) or not issubclass(made, PDEResidual):  # nothing else is ever called
+            raise TypeError(f"{attribute} is no PDEResidual class")
+        return made()
     except Exception as error:  # whatever the user's file raises
         raise UsageError(f"pde: expected a class in {source}, got {type(error).__name__}: {error}") from error
-    if not isinstance(residual, PDEResidual):
-        raise UsageError(f"pde: expected {name} to make a PDEResidual, got a {type(residual).__name__}")
-    return residual
 
 
 def _module(source: str) -> ModuleType:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +18,11 @@ from torch import Tensor, nn
 
 from latentflow_experiments.configuration import TrainConfig
 from latentflow_experiments.data import SequenceDataset, Source, open_sequences
-from latentflow_experiments.errors import ExperimentError
-from latentflow_experiments.records import provenance, replacing, write_text
+from latentflow_experiments.errors import DataError, ExperimentError, UsageError
+from latentflow_experiments.locks import owned
+from latentflow_experiments.reading import BROKEN, brief, open_regular, parse_object, read_limited, reading
+from latentflow_experiments.records import SUM, provenance, read_json, replacing, write_json, write_text
+from latentflow_experiments.residuals import RESIDUALS, code_file
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,29 @@ class RunFolder:
             number += 1
         return RunFolder(path)
 
+    @property
+    def code(self) -> Path:
+        """A copy of the file of the user's that has the residual, of a run with one."""
+        return self.path / "residual.py"
+
+    @contextmanager
+    def owned(self, purpose: str) -> Iterator[None]:
+        """Own the folder, so that no other process trains into it, and clear what killed owners left half written.
+
+        Args:
+            purpose: What this process does, such as ``"training"``.
+
+        Raises:
+            ExperimentError: If another process owns it, or it cannot be written to.
+        """
+        with owned(self.path, purpose):
+            for path in self.path.glob(".*.????????.*"):
+                if path.is_file():
+                    path.unlink(missing_ok=True)
+            yield
+
     def create(self, config: TrainConfig) -> None:
-        """Make the folder for a new run and write its configuration.
+        """Write the configuration of a new run, and a copy of the code that it names, into the folder.
 
         Args:
             config: The configuration.
@@ -98,12 +126,15 @@ class RunFolder:
             raise ExperimentError(f"{self.path}: holds a run already; use --resume or another --out")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.config, config.to_json())
-        except OSError as error:
+            code = code_file(config.model.pde)
+            if code is not None:
+                write_text(self.code, read_limited(code, LARGEST_CODE).decode())
+            config.write(self.config)
+        except (OSError, UnicodeDecodeError) as error:
             raise ExperimentError(f"{self.path}: expected a folder to write to, got {error}") from error
 
     def open(self, config: TrainConfig) -> None:
-        """Check that the folder holds a run of this configuration.
+        """Check that the folder holds a run of this configuration, and of the same code.
 
         Args:
             config: The configuration.
@@ -114,17 +145,98 @@ class RunFolder:
         difference = config.difference(TrainConfig.from_json(self.config))
         if difference is not None:
             raise ExperimentError(f"{self.path}: cannot resume a run of another configuration: {difference}")
+        code = code_file(config.model.pde)
+        if code is not None and read_limited(code, LARGEST_CODE) != self.read_code():
+            raise ExperimentError(f"{self.path}: cannot resume a run of other code: {code} differs from {self.code}")
+
+    def read_code(self) -> bytes:
+        """Read the copy of the user's code; an ExperimentError says that it was changed since the run was made."""
+        text = read_limited(self.code, LARGEST_CODE)
+        noted = [session["code"] for session in self.sessions() if session.get("code")]
+        if noted and hashlib.sha256(text).hexdigest() != noted[0]:
+            raise ExperimentError(f"{self.code}: expected the code that the run was made with, got changed code")
+        return text
 
     def add_environment(self, facts: dict[str, Any]) -> None:
         """Append the circumstances of one more session of the run."""
-        write_text(self.environment, json.dumps([*self.sessions(), facts], indent=2) + "\n")
+        code = hashlib.sha256(read_limited(self.code, LARGEST_CODE)).hexdigest() if self.code.exists() else None
+        write_json(self.environment, {"sessions": [*self.sessions(), facts | ({} if code is None else {"code": code})]})
 
     def sessions(self) -> list[dict[str, Any]]:
         """Read the circumstances of the sessions of the run, oldest first; none if they were not noted."""
-        if not self.environment.exists():
+        try:
+            noted = read_json(self.environment, "the circumstances of a run")
+        except FileNotFoundError:
             return []
-        noted: list[dict[str, Any]] = json.loads(self.environment.read_text(encoding="utf-8"))
-        return noted
+        with reading(self.environment, "the circumstances of a run"):
+            return [dict(session) for session in noted["sessions"]]
+
+    def read_metric(self, path: Path) -> dict[str, Any]:
+        """Read what was found when the run was evaluated or measured.
+
+        Args:
+            path: One of the files of the folder, such as ``evaluation``.
+
+        Returns:
+            The values.
+
+        Raises:
+            FileNotFoundError: If it was not measured.
+            ExperimentError: If the file is damaged.
+        """
+        return read_json(path, "the metrics of a run", unsealed=True)
+
+
+LARGEST_CODE = 2**20
+"""The largest size of the user's code, in bytes."""
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What a check found of one file.
+
+    Attributes:
+        path: The file.
+        fault: What is wrong with it; None if it is as it was written.
+    """
+
+    path: Path
+    fault: str | None
+
+
+def check_run(folder: RunFolder) -> list[FileState]:
+    """Read every file of a run that later commands rely on.
+
+    Args:
+        folder: The run.
+
+    Returns:
+        The state of each file that is there or should be.
+
+    Raises:
+        ExperimentError: If there is no run.
+    """
+    if not folder.path.is_dir() or not any(path.exists() for path in (folder.config, folder.checkpoint)):
+        raise ExperimentError(f"{folder.path}: expected a run, got no {folder.config.name} there")
+    reads: dict[Path, Callable[[], object]] = {
+        folder.config: lambda: TrainConfig.from_json(folder.config),
+        folder.environment: folder.sessions,
+        folder.checkpoint: lambda: read_checkpoint(folder.checkpoint),
+    }
+    measured = sorted(set(folder.path.glob("*.json")) - {folder.config, folder.environment})
+    reads |= {path: partial(folder.read_metric, path) for path in measured}
+    if folder.code.exists():
+        reads[folder.code] = folder.read_code
+    states = []
+    for path, read in reads.items():
+        try:
+            if not path.exists():
+                raise ExperimentError(f"{path}: missing")
+            read()
+            states.append(FileState(path, None))
+        except ExperimentError as error:
+            states.append(FileState(path, str(error).removeprefix(f"{path}: ")))
+    return states
 
 
 MODEL = "model."
@@ -158,9 +270,14 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     tensors = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"{OPTIMIZER}{index}.{name}": tensor for name, tensor in state.items()}
-    metadata = {"progress": json.dumps({"steps": progress.steps, "seconds": progress.seconds})}
-    with replacing(path) as temporary:
-        save_file({name: _separate(tensor) for name, tensor in tensors.items()}, temporary, metadata)
+    separate = {name: _separate(tensor) for name, tensor in tensors.items()}
+    progress_text = json.dumps({"steps": progress.steps, "seconds": progress.seconds})
+    metadata = {"progress": progress_text, SUM: _sum_of(separate, progress_text)}
+    try:
+        with replacing(path) as temporary:
+            save_file(separate, temporary, metadata)
+    except (OSError, SafetensorError) as error:
+        raise ExperimentError(f"{path}: expected room for a checkpoint, got {brief(error)}") from error
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Progress:
@@ -175,20 +292,24 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         How far the run had come.
 
     Raises:
-        ExperimentError: If the file is missing or damaged, or its tensors are those of another architecture. Neither
-            model nor optimizer is changed then.
+        ExperimentError: If the file is missing or damaged, a number in it is not finite, or its tensors are those of
+            another architecture. Neither model nor optimizer is changed then.
     """
-    tensors, progress = _read(path)
+    tensors, progress = read_checkpoint(path)
     weights = {name.removeprefix(MODEL): tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
     _check_architecture(path, weights, model.state_dict())
-    model.load_state_dict(weights)
     if optimizer is not None:
         state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith(OPTIMIZER):
-                index, key = name.removeprefix(OPTIMIZER).split(".")
-                state.setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        with reading(path, "the state of an optimizer in a checkpoint"):
+            for name, tensor in tensors.items():
+                if name.startswith(OPTIMIZER):
+                    index, key = name.removeprefix(OPTIMIZER).split(".")
+                    state.setdefault(int(index), {})[key] = tensor
+            groups = optimizer.state_dict()["param_groups"]
+            if state and sorted(state) != list(range(sum(len(group["params"]) for group in groups))):
+                raise ValueError(f"that of {len(state)} parameters")
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+    model.load_state_dict(weights)
     return progress
 
 
@@ -197,15 +318,48 @@ def _separate(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], Progress]:
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Progress]:
+    """Read the tensors of a checkpoint, and how far the run had come.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by their names, and the progress.
+
+    Raises:
+        ExperimentError: If the file is missing, is not the one that was written, or a number in it is not finite.
+    """
+    if not path.exists():
+        raise ExperimentError(f"{path}: expected a checkpoint, got no such file")
+    expected = "a complete checkpoint of latentflow"
     try:
+        open_regular(path).close()
         with safe_open(path, framework="pt", device="cpu") as file:
-            progress = Progress(**json.loads((file.metadata() or {})["progress"]))
-            return {name: file.get_tensor(name) for name in file.keys()}, progress  # noqa: SIM118 - not a mapping
-    except FileNotFoundError:
-        raise ExperimentError(f"{path}: expected a checkpoint, got no such file") from None
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ExperimentError(f"{path}: expected a complete checkpoint of latentflow, got {error}") from error
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        progress = Progress(**parse_object(metadata["progress"], path, expected))
+        noted = metadata[SUM]
+    except DataError:
+        raise
+    except (SafetensorError, *BROKEN) as error:
+        raise ExperimentError(f"{path}: expected {expected}, got {brief(error)}") from error
+    if noted != _sum_of(tensors, metadata["progress"]):
+        raise ExperimentError(f"{path}: expected {expected} with the {SUM} it was written with, got changed contents")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ExperimentError(f"{path}: expected finite numbers, got NaN or infinity in {name}")
+    return tensors, progress
+
+
+def _sum_of(tensors: dict[str, Tensor], progress: str) -> str:
+    """Hash names, types, shapes and bytes of tensors, and the progress."""
+    digest = hashlib.sha256(progress.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
 def _check_architecture(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -234,27 +388,62 @@ class TrainedRun:
     progress: Progress
 
 
-def open_run(folder: RunFolder, source: Source | None = None, device: str = "cpu") -> TrainedRun:
+def chosen_device(name: str) -> str:
+    """Return the name of a device; ``auto`` is an accelerator where there is one. Raise a UsageError for another."""
+    if name == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return "cpu" if found is None else found.type
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            f"device: expected auto, cpu or a device that is there, got {name!r} ({brief(error)})"
+        ) from error
+    return name
+
+
+def open_run(
+    folder: RunFolder, source: Source | None = None, device: str = "cpu", *, trust: bool = False
+) -> TrainedRun:
     """Read a run's newest checkpoint and open its data.
 
     Args:
         folder: The run.
         source: Where the data files are.
-        device: Where to compute.
+        device: Where to compute; ``auto`` for an accelerator where there is one.
+        trust: Whether code may be run that the run was made with: its copy in the folder, or the module that it names.
 
     Returns:
         The run.
 
     Raises:
-        ExperimentError: If the run or its data cannot be read.
+        ExperimentError: If the run or its data cannot be read, or it needs code that is not trusted.
     """
-    config = TrainConfig.from_json(folder.config)
+    config = trusted(TrainConfig.from_json(folder.config), folder, trust=trust)
+    device = chosen_device(device)
     data, validation = (
         open_sequences(config.dataset, split, config.sequences, source).to(device) for split in ("test", "validation")
     )
     model = config.model.build(data)
     progress = load_checkpoint(folder.checkpoint, model)
     return TrainedRun(config, model.to(device).eval(), data, validation, progress)
+
+
+def trusted(config: TrainConfig, folder: RunFolder, *, trust: bool) -> TrainConfig:
+    """Return a configuration that runs the copy of the user's code; an ExperimentError asks for trust in it."""
+    if config.model.pde in RESIDUALS:
+        return config
+    file = code_file(config.model.pde)
+    what = config.model.pde if file is None else str(folder.code)
+    if not trust:
+        raise ExperimentError(
+            f"{folder.path}: was made with code of its own, {what}; read it, and if you trust it, add --trust"
+        )
+    if file is None:
+        return config
+    folder.read_code()
+    name = f"{folder.code.resolve()}:{config.model.pde.rpartition(':')[2]}"
+    return replace(config, model=replace(config.model, pde=name))
 
 
 def describe_run(run: TrainedRun, folder: RunFolder) -> dict[str, Any]:
@@ -282,11 +471,9 @@ def read_evaluation(folder: RunFolder) -> dict[str, Any]:
         ExperimentError: If the run was not evaluated, or by an older version.
     """
     try:
-        evaluation: dict[str, Any] = json.loads(folder.evaluation.read_text(encoding="utf-8"))
+        evaluation = folder.read_metric(folder.evaluation)
     except FileNotFoundError:
         raise ExperimentError(f"{folder.path}: expected an evaluated run, got none; use: latentflow evaluate") from None
-    except ValueError as error:
-        raise ExperimentError(f"{folder.evaluation}: expected JSON, got {error}") from error
     if "transport" not in evaluation:
         raise ExperimentError(f"{folder.evaluation}: expected the transport of the flows, got none; evaluate it again")
     return evaluation

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentflow_experiments.data.reading import open_regular, reading
 from latentflow_experiments.data.sets import DATASETS, FAMILIES
 from latentflow_experiments.data.sets.mnist import check_mnist, mnist_files
 from latentflow_experiments.data.stores.h5 import check_h5
@@ -12,6 +11,7 @@ from latentflow_experiments.data.stores.layout import Report
 from latentflow_experiments.data.stores.npz import check_npz
 from latentflow_experiments.data.stores.png import check_pngs, list_folder
 from latentflow_experiments.errors import DataError
+from latentflow_experiments.reading import open_regular, reading
 
 IMAGES = "images"  # the folder of PNG files
 NPZ, H5, PNG = (

@@ -69,7 +69,7 @@ class DataSet(ABC):
         title: The name of the published data set.
         file: The file, or the folder of PNG files, that holds the images; None if a package brings them.
         originals: The published files that can be downloaded.
-        minutes: The minutes of training, if the user names no budget.
+        steps: The steps of training, if the user names no budget.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class DataSet(ABC):
         title: str,
         file: str | None = None,
         originals: Sequence[PublicFile] = (),
-        minutes: float = 30.0,
+        steps: int = 20_000,
     ) -> None:
         self.name = name
         self.title = title
         self.file = file
         self.originals = tuple(originals)
-        self.minutes = minutes
+        self.steps = steps
 
     @property
     @abstractmethod
@@ -173,9 +173,9 @@ class ImageSet(DataSet):
         held_out: int,
         file: str | None = None,
         originals: Sequence[PublicFile] = (),
-        minutes: float = 30.0,
+        steps: int = 20_000,
     ) -> None:
-        super().__init__(name, title, file, originals, minutes)
+        super().__init__(name, title, file, originals, steps)
         self.load = load
         self._count = count
         self.held_out = held_out

@@ -14,9 +14,9 @@ import requests
 from tqdm import tqdm
 
 from latentflow_experiments.data.factors import PublicFile
-from latentflow_experiments.data.reading import BROKEN, MARK_BYTES, open_regular, read_limited
 from latentflow_experiments.errors import DataError
 from latentflow_experiments.locks import held_folder
+from latentflow_experiments.reading import BROKEN, MARK_BYTES, open_regular, read_limited
 from latentflow_experiments.records import write_text
 
 VARIABLE = "LATENTFLOW_DATA"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from latentflow_experiments.configuration import TrainConfig, options
 from latentflow_experiments.errors import ExperimentError
+from latentflow_experiments.reading import reading
 from latentflow_experiments.reports.tables import table
 from latentflow_experiments.runs import RunFolder, read_evaluation
 
@@ -31,25 +31,37 @@ def compare(folders: Sequence[RunFolder]) -> str:
         with the most samples that were taken, and one of the predictability after the last epoch and of the
         transformations that were recovered without labels.
 
+    A folder without an evaluation, or with a damaged one, is left out, and a line below the tables says so.
+
     Raises:
-        ExperimentError: If a run has no evaluation, or the runs are not of the same transformations.
+        ExperimentError: If no run is left, or the runs are not of the same transformations.
     """
     collected: tuple[list[Columns], ...] = ([], [], [])
     transformations: tuple[str, ...] = ()
+    left_out: list[str] = []
     for folder in folders:
-        evaluation = read_evaluation(folder)
-        names = tuple(evaluation["result"]["errors"])
+        try:
+            evaluation = read_evaluation(folder)
+        except ExperimentError as error:
+            left_out.append(f"left out: {error}")
+            continue
+        with reading(folder.evaluation, "the evaluation of a run"):
+            names = tuple(evaluation["result"]["errors"])
         if transformations not in ((), names):
             raise ExperimentError(
                 f"{folder.path}: expected the transformations {', '.join(transformations)}, got {', '.join(names)}"
             )
         transformations = names
-        label = {"run": _label(evaluation["provenance"])}
-        parts = (_errors(evaluation), _likelihood(folder), _predictability(folder, evaluation))
+        with reading(folder.path, "a run that was evaluated and measured"):
+            label = {"run": _label(evaluation["provenance"])}
+            parts = (_errors(evaluation), _likelihood(folder), _predictability(folder, evaluation))
         for rows, part in zip(collected, parts, strict=True):
             if part:
                 rows.append(label | part)
-    return "\n\n".join(_table(rows) for rows in collected if rows)
+    if not collected[0]:
+        raise ExperimentError(f"expected an evaluated run, got none; {'; '.join(left_out)}")
+    tables = [_table(rows) for rows in collected if rows]
+    return "\n\n".join([*tables, "\n".join(left_out)] if left_out else tables)
 
 
 def _table(rows: Sequence[Columns]) -> str:
@@ -72,9 +84,10 @@ def _errors(evaluation: dict[str, Any]) -> Columns:
 
 def _likelihood(folder: RunFolder) -> Columns:
     """Return the bounds by every proposal, and those of whole sequences."""
-    if not folder.metric("likelihood").exists():
+    try:
+        proposals = folder.read_metric(folder.metric("likelihood"))["result"]
+    except FileNotFoundError:
         return {}
-    proposals = json.loads(folder.metric("likelihood").read_text(encoding="utf-8"))["result"]
     columns: Columns = {}
     for proposal, found in proposals.items():
         bounds = found["bounds"]
@@ -90,7 +103,7 @@ def _likelihood(folder: RunFolder) -> Columns:
 def _predictability(folder: RunFolder, evaluation: dict[str, Any]) -> Columns:
     columns: Columns = {}
     if folder.metric("vp").exists():
-        scores = json.loads(folder.metric("vp").read_text(encoding="utf-8"))["result"]
+        scores = folder.read_metric(folder.metric("vp"))["result"]
         for kind, score in scores.items():
             last, best = (f"{100 * score[name]:.1f} %" for name in ("last", "best"))
             columns[f"VP, labels {kind}"] = f"{last} ({best})"

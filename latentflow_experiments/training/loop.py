@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,18 +28,74 @@ CHECKPOINT_SECONDS = 60.0
 LOG_STEPS = 50
 
 
-def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
+def initial_model(config: TrainConfig, data: SequenceDataset) -> nn.Module:
+    """Build the model of a run with its initial weights; torch's global source of randomness stays as it was.
+
+    Args:
+        config: The configuration.
+        data: The training sequences.
+
+    Returns:
+        The model.
+
+    Raises:
+        UsageError: See :meth:`ModelConfig.build`.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return config.model.build(data)
+
+
+def trial_step(config: TrainConfig, model: nn.Module, data: SequenceDataset, fabric: Fabric) -> None:
+    """Make a step of training without a change of the weights, to see how long it takes.
+
+    Args:
+        config: The configuration.
+        model: A model with its initial weights; it is left without gradients.
+        data: The training sequences.
+        fabric: The devices.
+    """
+    generator = step_generator(config.seed, 0, 0, torch.device("cpu"))
+    k = draw_kinds(config, 0, len(data.names), generator)
+    frames = data.sequence(draw_starts([data.starts(kind) for kind in range(len(data.names))], k, generator), k)
+    with warnings.catch_warnings(), fabric.autocast():
+        warnings.simplefilter("ignore", FoldWarning)
+        terms: dict[str, Tensor] = model(frames, k if config.model.reads_labels else None, generator)
+    torch.autograd.backward(terms["total"])
+    model.zero_grad()
+
+
+def agree(fabric: Fabric, spent: float, *, stop: bool) -> tuple[float, bool]:
+    """Let all processes of a job go on or stop together: with the progress of the first, if none was asked to stop.
+
+    Args:
+        fabric: The devices.
+        spent: The share of the budget that this process has spent.
+        stop: Whether this process was asked to stop.
+
+    Returns:
+        The share, and whether any process was asked to stop.
+    """
+    if fabric.world_size == 1:
+        return spent, stop
+    every = cast("Tensor", fabric.all_gather(torch.tensor([spent, float(stop)], device=fabric.device)))
+    return float(every[0, 0]), bool(every[:, 1].any())
+
+
+def learning_rate(config: TrainConfig, step: int, progress: float, warmup_steps: int | None = None) -> float:
     """Return the learning rate of a step: a linear warm-up times a cosine that ends at zero.
 
     Args:
         config: The configuration.
         step: The number of steps made before.
         progress: The share of the budget that is spent.
+        warmup_steps: The steps of the warm-up; those of the configuration if None.
 
     Returns:
         The learning rate.
     """
-    warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    steps = config.warmup_steps if warmup_steps is None else warmup_steps
+    warmup = min(1.0, (step + 1) / (steps + 1))
     return config.learning_rate * warmup * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
@@ -78,10 +135,9 @@ def train(
         KeyboardInterrupt: If Ctrl-C was pressed, after a checkpoint was written.
     """
     method = config.model.described
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        model = config.model.build(data)
+    model = initial_model(config, data)
     optimizer = torch.optim.Adam(method.parameter_groups(model), fused=True)
+    resume = resume and folder.checkpoint.exists()  # else it was stopped before there was one, and starts at step 0
     done = load_checkpoint(folder.checkpoint, model, optimizer) if resume else Progress()
     terms_of, stepper = fabric.setup(model, optimizer)
     data = data.to(fabric.device)
@@ -97,19 +153,23 @@ def train(
         if fabric.is_global_zero:
             save_checkpoint(folder.checkpoint, model, optimizer, Progress(step, clock.seconds))
 
+    if not resume:
+        save()
     with (
         warnings.catch_warnings(),
         Interrupt() as interrupt,
         MetricsLog(folder, step) if fabric.is_global_zero else nullcontext() as log,
-        ProgressBar(budget, shown=fabric.is_global_zero) as bar,
+        ProgressBar(budget, step, shown=fabric.is_global_zero) as bar,
     ):
         warnings.simplefilter("ignore", FoldWarning)  # the metrics hold the share of folded samples
         while True:
-            spent, stop = fabric.broadcast((budget.progress(step, clock.seconds), interrupt.requested))
+            spent, stop = agree(fabric, budget.progress(step, clock.seconds), stop=interrupt.requested)
             if stop or spent >= 1:
                 break
             for group in stepper.param_groups:
-                group["lr"] = group.get("scale", 1.0) * learning_rate(config, step, spent)
+                group["lr"] = group.get("scale", 1.0) * learning_rate(
+                    config, step, spent, budget.warmup(config.warmup_steps)
+                )
             method.anneal(model, spent)
             generator = step_generator(config.seed, fabric.global_rank, step, fabric.device)
             k = draw_kinds(config, step, len(data.names), generator)
@@ -119,11 +179,10 @@ def train(
             fabric.backward(terms["total"])
             stepper.step()
             step += 1
-            if step % LOG_STEPS == 0:
-                values = _scalars(terms)
-                if log is not None:
-                    log.write(step, seconds=clock.seconds, learning_rate=group["lr"], **values)
-                bar.describe(data.names[int(k[0])] if labels else "mixed", values)
+            if step % LOG_STEPS == 0 and log is not None:
+                log.write(step, seconds=clock.seconds, learning_rate=group["lr"], **_scalars(terms))
+            if bar.due():
+                bar.describe(data.names[int(k[0])] if labels else "mixed", _scalars(terms))
             if clock.seconds - saved > CHECKPOINT_SECONDS:
                 save()
                 saved = clock.seconds

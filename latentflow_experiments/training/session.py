@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from latentflow_experiments.configuration import Budget
+from latentflow_experiments.methods.method import require
+from latentflow_experiments.reading import BROKEN, read_limited
 from latentflow_experiments.records import write_text
-from latentflow_experiments.runs import RunFolder
+from latentflow_experiments.runs import RunFolder, chosen_device
 
 STRATEGIES = {"auto": "auto", "ddp": "ddp_find_unused_parameters_true"}  # a batch uses one of the potentials only
 
@@ -30,6 +33,8 @@ class Hardware:
         device: What to train on; ``auto`` takes an accelerator where there is one.
         devices: How many of them; each draws batches of its own.
         strategy: How several devices work together.
+        threads: How many threads of the CPU; by default the faster of one and all, by a measured step. A resumed run
+            keeps those that it began with: with others the last digits differ.
         precision: Precision of encoder and decoder; auto is bf16-mixed where the processor computes in it, else 32.
             The dynamics are always computed in 32 bits.
     """
@@ -37,13 +42,35 @@ class Hardware:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
     strategy: Literal["auto", "ddp"] = "auto"
+    threads: int | None = None
     precision: Literal["auto", "32", "bf16-mixed"] = "auto"
+
+    def __post_init__(self) -> None:
+        require(self.devices >= 1, "devices", "a positive integer", self.devices)
+        require(self.threads is None or self.threads >= 1, "threads", "a positive integer", self.threads)
+
+    def set_threads(self, before: int | None, step: Callable[[], None]) -> None:
+        """Set the number of threads: as asked for, as an earlier session had it, or the faster of one and all.
+
+        More threads than free cores are slow out of proportion: at the end of each of the hundreds of parallel loops of
+        a step all threads wait for the last, which has to wait for a core.
+
+        Args:
+            before: The threads of the first session of the run; None if there was none.
+            step: Makes a step.
+        """
+        threads = self.threads or before
+        most = torch.get_num_threads()
+        if threads is None and most > 1 and self.device in ("auto", "cpu") and chosen_device(self.device) == "cpu":
+            threads = min((1, most), key=lambda count: _seconds_of(step, count))
+        if threads is not None:
+            torch.set_num_threads(threads)
 
     def launch(self) -> Fabric:
         """Start the processes, one for each device, and give the handle to them."""
         fabric = Fabric(
             accelerator=self.device,
-            strategy=STRATEGIES[self.strategy],
+            strategy=STRATEGIES["ddp" if self.devices > 1 else self.strategy],
             devices=self.devices,
             precision=self.chosen_precision(),
         )
@@ -55,6 +82,17 @@ class Hardware:
         if self.precision != "auto":
             return self.precision
         return "bf16-mixed" if _computes_in_bfloat16(self.device) else "32"
+
+
+def _seconds_of(step: Callable[[], None], threads: int) -> float:
+    """Measure the seconds of a step with so many threads: the middle one of three, after one to warm up."""
+    torch.set_num_threads(threads)
+    seconds = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - begun)
+    return sorted(seconds[1:])[1]
 
 
 def _computes_in_bfloat16(device: str) -> bool:
@@ -98,7 +136,14 @@ class Interrupt:
         self._restore()
 
 
+REFRESH = 0.5
+"""The seconds between two states of the bar."""
+
 SHOWN = {"reconstruction": ".0f", "kl": ".0f", "residual": ".3f", "folded": ".0%"}
+
+
+LONGEST_LOG = 2**28
+"""The largest size of a log of metrics, in bytes."""
 
 
 class Clock:
@@ -120,26 +165,50 @@ class Clock:
 
 
 class ProgressBar:
-    """Shows how much of a budget is spent, the terms of the loss and the time left.
+    """Shows how much of a budget is spent, the steps in a second, the time left and the terms of the loss.
 
     Args:
         budget: The budget; the bar counts its steps or its seconds.
+        steps: The number of steps made before.
         shown: Whether to show the bar.
     """
 
-    def __init__(self, budget: Budget, *, shown: bool) -> None:
+    def __init__(self, budget: Budget, steps: int = 0, *, shown: bool) -> None:
         self._seconds = None if budget.seconds is None else round(budget.seconds)
         total, unit = (budget.steps, "step") if self._seconds is None else (self._seconds, "s")
-        self._bar = tqdm(total=total, unit=unit, disable=not shown, dynamic_ncols=True, mininterval=0.5)
+        self._steps = steps
+        self._start = steps
+        self._begun = time.perf_counter()
+        self._shown = 0.0
+        initial = steps if self._seconds is None else 0
+        self._bar = tqdm(
+            total=total,
+            unit=unit,
+            initial=initial,
+            disable=not shown,
+            dynamic_ncols=True,
+            mininterval=0,
+            smoothing=0.05,
+        )
+
+    def due(self) -> bool:
+        """Return whether it is time to show the next state: twice a second."""
+        return not self._bar.disable and time.perf_counter() - self._shown >= REFRESH
 
     def move(self, steps: int, seconds: float) -> None:
-        """Move to a position."""
-        position = steps if self._seconds is None else min(int(seconds), self._seconds)
-        self._bar.update(position - self._bar.n)
+        """Move to a position; it is shown when :meth:`due`."""
+        self._steps = steps
+        if self.due() or steps == self._bar.total:
+            self._shown = time.perf_counter()
+            position = steps if self._seconds is None else min(int(seconds), self._seconds)
+            self._bar.update(position - self._bar.n)
 
     def describe(self, transformation: str, values: dict[str, float]) -> None:
         """Show the terms of the loss at a batch of one transformation."""
-        terms = (f"{name} {values[name]:{form}}" for name, form in SHOWN.items() if name in values)
+        terms = [f"{name} {values[name]:{form}}" for name, form in SHOWN.items() if name in values]
+        if self._seconds is not None:  # the bar counts seconds: say how many steps
+            made, passed = self._steps - self._start, time.perf_counter() - self._begun
+            terms.append(f"step {self._steps}, {made / max(passed, 1e-9):.1f} steps/s")
         self._bar.set_postfix_str(f"{transformation}: {' '.join(terms)}", refresh=False)
 
     def __enter__(self) -> Self:
@@ -149,6 +218,15 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._bar.close()
+
+
+def _step_of(line: bytes) -> int | None:
+    """Return the step of a record of the log; None for a line that is not one, as after a crash."""
+    try:
+        step = json.loads(line)["step"]
+    except BROKEN:
+        return None
+    return step if isinstance(step, int) else None
 
 
 class MetricsLog:
@@ -161,17 +239,16 @@ class MetricsLog:
     """
 
     def __init__(self, folder: RunFolder, steps: int) -> None:
-        kept = []
-        if folder.metrics.exists():
-            lines = folder.metrics.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
+        lines = [] if not folder.metrics.exists() else read_limited(folder.metrics, LONGEST_LOG).splitlines()
+        kept = [line.decode() for line in lines if (logged := _step_of(line)) is not None and logged <= steps]
         write_text(folder.metrics, "".join(line + "\n" for line in kept))
         self._file = folder.metrics.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder.path), purge_step=steps + 1)
 
     def write(self, step: int, **values: float) -> None:
-        """Append one record."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        """Append one record; a number that is not finite is written as null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)

@@ -30,7 +30,6 @@ from tqdm import tqdm
 import latentflow
 from latentflow_experiments.data.factors import Family
 from latentflow_experiments.data.frames import FactorGrid, Indices, Pixels, pick
-from latentflow_experiments.data.reading import MARK_BYTES, brief, parse_mark, read_limited
 from latentflow_experiments.data.render.sprites import VALUES
 from latentflow_experiments.data.stores import open_frames
 from latentflow_experiments.data.stores.h5 import LABELS, SUMS, image_sum
@@ -38,6 +37,7 @@ from latentflow_experiments.data.stores.npz import read_member
 from latentflow_experiments.data.stores.png import MARK, NAME_KEY, name_of
 from latentflow_experiments.errors import DataError, ExperimentError
 from latentflow_experiments.locks import owned
+from latentflow_experiments.reading import MARK_BYTES, brief, parse_mark, read_limited
 from latentflow_experiments.records import clear_temporaries, replacing, write_text
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from latentflow_experiments.data.dataset import ImageSet
 from latentflow_experiments.data.factors import PublicFile
 from latentflow_experiments.data.files import VARIABLE, DownloadError, cache_root, retrieve, variable_root
-from latentflow_experiments.data.reading import read_limited, reading
 from latentflow_experiments.data.stores.layout import Report, published_faults
 from latentflow_experiments.data.transformed import LabelledImages
 from latentflow_experiments.errors import DataError
+from latentflow_experiments.reading import read_limited, reading
 
 _MNIST_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",

@@ -14,9 +14,9 @@ import pooch
 from numpy.typing import NDArray
 
 from latentflow_experiments.data.frames import FactorGrid, FrameStore, Indices, Pixels
-from latentflow_experiments.data.reading import open_regular, reading
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.locks import held
+from latentflow_experiments.reading import open_regular, reading
 
 __all__ = ["CachedFrames"]
 

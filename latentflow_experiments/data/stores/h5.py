@@ -17,15 +17,6 @@ from tqdm import tqdm
 
 from latentflow_experiments.data.factors import Family, PublicFile
 from latentflow_experiments.data.frames import FactorGrid, Indices, Pixels
-from latentflow_experiments.data.reading import (
-    BROKEN,
-    MARK_BYTES,
-    brief,
-    check_size,
-    open_regular,
-    parse_mark,
-    reading,
-)
 from latentflow_experiments.data.stores.layout import (
     Layout,
     Report,
@@ -36,6 +27,15 @@ from latentflow_experiments.data.stores.layout import (
     published_faults,
 )
 from latentflow_experiments.errors import DataError
+from latentflow_experiments.reading import (
+    BROKEN,
+    MARK_BYTES,
+    brief,
+    check_size,
+    open_regular,
+    parse_mark,
+    reading,
+)
 
 SUMS = "crc32"
 """The data set of a stand-in with a check sum of each image and its place, see :func:`image_sum`."""

@@ -13,8 +13,8 @@ import numpy as np
 
 from latentflow_experiments.data.factors import Family, PublicFile
 from latentflow_experiments.data.frames import Indices
-from latentflow_experiments.data.reading import brief, open_regular, reading
 from latentflow_experiments.errors import DataError, printable
+from latentflow_experiments.reading import brief, open_regular, reading
 
 
 def file_sha256(path: Path) -> str:

@@ -20,14 +20,6 @@ from tqdm import tqdm
 
 from latentflow_experiments.data.factors import Family, PublicFile
 from latentflow_experiments.data.frames import FactorGrid, Indices, Pixels
-from latentflow_experiments.data.reading import (
-    MARK_BYTES,
-    brief,
-    check_size,
-    open_regular,
-    parse_mark,
-    reading,
-)
 from latentflow_experiments.data.stores.layout import (
     Layout,
     Report,
@@ -39,6 +31,14 @@ from latentflow_experiments.data.stores.layout import (
 )
 from latentflow_experiments.errors import DataError, printable
 from latentflow_experiments.locks import held_folder
+from latentflow_experiments.reading import (
+    MARK_BYTES,
+    brief,
+    check_size,
+    open_regular,
+    parse_mark,
+    reading,
+)
 from latentflow_experiments.records import clear_temporaries, replacing
 
 _BLOCK = 256  # images unpacked at once

@@ -19,14 +19,14 @@ from tqdm import tqdm
 
 from latentflow_experiments.data.factors import Family
 from latentflow_experiments.data.frames import FactorGrid, Indices, Pixels, pick
-from latentflow_experiments.data.reading import (
+from latentflow_experiments.data.stores.layout import Report, check_mark, digits_of_rows, mark_digits
+from latentflow_experiments.errors import DataError, printable
+from latentflow_experiments.reading import (
     MARK_BYTES,
     parse_mark,
     read_limited,
     reading,
 )
-from latentflow_experiments.data.stores.layout import Report, check_mark, digits_of_rows, mark_digits
-from latentflow_experiments.errors import DataError, printable
 
 MARK = "SYNTHETIC.json"
 NAME_KEY = "latentflow"

@@ -36,7 +36,7 @@ from latentflow_experiments.data.check import check_folder
 from latentflow_experiments.data.contact_sheet import Row, draw_contact_sheet
 from latentflow_experiments.data.factors import PublicFile
 from latentflow_experiments.data.files import retrieve, variable_root
-from latentflow_experiments.data.reading import BROKEN, MARK_BYTES, open_regular, parse_mark, read_limited, reading
+from latentflow_experiments.reading import BROKEN, MARK_BYTES, open_regular, parse_mark, read_limited, reading
 from latentflow_experiments.data.render import make as make_module
 from latentflow_experiments.data.render.make import make
 from latentflow_experiments.data.sets import fetch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import stat
 import struct
@@ -13,14 +14,25 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
 
-from latentflow_experiments.data.factors import Family
+if TYPE_CHECKING:
+    from latentflow_experiments.data.factors import Family
 from latentflow_experiments.errors import DataError, printable
 
-__all__ = ["BROKEN", "MARK_BYTES", "brief", "check_size", "open_regular", "parse_mark", "read_limited", "reading"]
+__all__ = [
+    "BROKEN",
+    "MARK_BYTES",
+    "brief",
+    "check_size",
+    "open_regular",
+    "parse_mark",
+    "parse_object",
+    "read_limited",
+    "reading",
+]
 
 BROKEN = (
     OSError,
@@ -190,11 +202,35 @@ def parse_mark(text: str | bytes, path: Path) -> dict[str, object]:
     """
     if len(text) > MARK_BYTES:
         raise DataError(f"{path}: expected a mark of at most {MARK_BYTES:,} bytes, got {len(text):,}")
-    with reading(path, "JSON in the mark of a stand-in"):
-        mark = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-    if not isinstance(mark, dict):
-        raise DataError(f"{path}: expected a JSON object in the mark of a stand-in, got {brief(mark)}")
-    return mark
+    return parse_object(text, path, "JSON in the mark of a stand-in")
+
+
+def parse_object(text: str | bytes, path: Path, expected: str) -> dict[str, Any]:
+    """Parse a JSON object without keys that occur twice, and with finite numbers only.
+
+    Args:
+        text: JSON.
+        path: Where it is from.
+        expected: What it should be, for the message.
+
+    Returns:
+        Its contents.
+
+    Raises:
+        DataError: If it is something else.
+    """
+    with reading(path, expected):
+        values = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite)
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: expected {expected.replace('JSON', 'a JSON object', 1)}, got {brief(values)}")
+    return values
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text}")
+    return number
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
