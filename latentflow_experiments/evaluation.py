@@ -48,6 +48,9 @@ from latentflow_experiments.runs import (
     read_evaluation,
 )
 
+HARDLY = 1.1
+"""How many times better than a static picture flows should be not to be taken for useless."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -78,12 +81,10 @@ class Evaluation:
 
     def verdict(self) -> str:
         """Say in a line whether the flows predict anything, and loudly if training had hardly begun."""
-        if self.gain >= 1:
-            text = f"the flows predict the frames {self.gain:.1f} times better than the first picture held still"
-        else:
-            text = (
-                f"WARNING: the flows predict the frames worse than the first picture held still ({self.gain:.2f} times)"
-            )
+        than = f"than the first picture held still ({self.gain:.2f} times)"
+        text = f"the flows predict the frames {self.gain:.1f} times better than the first picture held still"
+        if self.gain < HARDLY:
+            text = f"WARNING: the flows predict the frames {'worse' if self.gain < 1 else 'hardly better'} {than}"
         return text if self.unfinished is None else f"WARNING: {self.unfinished}\n{text}"
 
     def table(self) -> str:

@@ -110,7 +110,7 @@ def read_json(path: Path, expected: str, *, unsealed: bool = False) -> dict[str,
         FileNotFoundError: If there is nothing.
         DataError: If it is no regular file, too large, no strict JSON, or changed after it was written.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise FileNotFoundError(path)
     values = parse_object(read_limited(path, LARGEST_JSON), path, f"{expected} in JSON")
     noted = values.pop(SUM, None)

@@ -306,8 +306,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
                     index, key = name.removeprefix(OPTIMIZER).split(".")
                     state.setdefault(int(index), {})[key] = tensor
             groups = optimizer.state_dict()["param_groups"]
-            if state and sorted(state) != list(range(sum(len(group["params"]) for group in groups))):
-                raise ValueError(f"that of {len(state)} parameters")
+            if not set(state) <= {index for group in groups for index in group["params"]}:  # not all need have one
+                raise ValueError(f"that of the parameters {sorted(state)}")
             optimizer.load_state_dict({"state": state, "param_groups": groups})
     model.load_state_dict(weights)
     return progress
@@ -358,7 +358,7 @@ def _sum_of(tensors: dict[str, Tensor], progress: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -419,12 +419,13 @@ def open_run(
     Raises:
         ExperimentError: If the run or its data cannot be read, or it needs code that is not trusted.
     """
-    config = trusted(TrainConfig.from_json(folder.config), folder, trust=trust)
+    config = TrainConfig.from_json(folder.config)
+    runnable = trusted(config, folder, trust=trust)
     device = chosen_device(device)
     data, validation = (
         open_sequences(config.dataset, split, config.sequences, source).to(device) for split in ("test", "validation")
     )
-    model = config.model.build(data)
+    model = runnable.model.build(data)
     progress = load_checkpoint(folder.checkpoint, model)
     return TrainedRun(config, model.to(device).eval(), data, validation, progress)
 

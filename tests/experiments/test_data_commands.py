@@ -62,7 +62,7 @@ def complaint(capsys):
 def test_a_run_on_a_stand_in_says_that_it_is_synthetic(trained, root):
     """Catches made images whose numbers pass for those of the published ones."""
     evaluation = json.loads(RunFolder(trained).evaluation.read_text())
-    (session,) = json.loads(RunFolder(trained).environment.read_text())
+    (session,) = RunFolder(trained).sessions()
     for data in (session["data"], evaluation["provenance"]["data"]):
         assert data["name"] == "dsprites (synthetic)"
         assert data["synthetic"]["renderer"] == "latentflow"
@@ -246,6 +246,6 @@ def test_a_random_start_trains(root, tmp_path):
 def test_defaults_of_the_families():
     """Catches a default length of training that only digits have."""
     for name in ("dsprites", "shapes3d", "falcor3d", "isaac3d", "mnist"):
-        assert _parse(["train", name]).budget().minutes == 30
-    assert _parse(["train", "digits"]).budget().minutes == 4
+        assert _parse(["train", name]).budget().steps == 20_000
+    assert _parse(["train", "digits"]).budget().steps == 3000
     assert Path(_parse(["data", "make", "dsprites", "--out", "x"]).command.out) == Path("x")

@@ -122,7 +122,7 @@ def test_a_module_works_as_a_file_does(tmp_path, monkeypatch):
         ("", "file.py:Mine", "AttributeError"),
         ("1 / 0", "file.py:Mine", "ZeroDivisionError"),
         ("class Mine:\n    def __init__(self, dim): pass", "file.py:Mine", "TypeError"),
-        ("class Mine: pass", "file.py:Mine", "to make a PDEResidual, got a Mine"),
+        ("class Mine: pass", "file.py:Mine", "TypeError: Mine is no PDEResidual class"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(content, name, cause, tmp_path, monkeypatch):

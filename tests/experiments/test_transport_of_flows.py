@@ -1,6 +1,6 @@
 """The transport of a model's flows, on models whose flows are known."""
 
-import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from latentflow_experiments.data import LabelledImages, TransformedImages
 from latentflow_experiments.errors import ExperimentError
 from latentflow_experiments.methods.method import FlowMotion
 from latentflow_experiments.metrics.transport import measure_optimality, transport_table
+from latentflow_experiments.records import read_json, write_json
 from latentflow_experiments.reports.comparison import compare
 from latentflow_experiments.runs import RunFolder
 
@@ -122,9 +123,9 @@ def evaluation(path, errors, ratio, **options):
     record = {
         "result": {"errors": {name: {"output": error} for name, error in errors.items()}},
         "transport": dict.fromkeys(errors, entry),
-        "provenance": {"steps": 1500, "run": json.loads(config.to_json())},
+        "provenance": {"steps": 1500, "run": asdict(config)},
     }
-    folder.evaluation.write_text(json.dumps(record))
+    write_json(folder.evaluation, record)
     return folder
 
 
@@ -141,12 +142,12 @@ def test_runs_side_by_side(tmp_path):
 def test_runs_with_and_without_flows_side_by_side(tmp_path):
     """Catches a run without flows that cannot stand in the table, or stands there as if nothing of it folded."""
     plain = evaluation(tmp_path / "a", {"scaling": 10.0}, None, method="vae")
-    record = json.loads(plain.evaluation.read_text())
-    plain.evaluation.write_text(json.dumps(record | {"transport": {}, "recovery": None}))
+    record = read_json(plain.evaluation, "an evaluation")
+    write_json(plain.evaluation, record | {"transport": {}, "recovery": None})
     flows = evaluation(tmp_path / "b", {"scaling": 20.0}, 1.25)
     weak = evaluation(tmp_path / "c", {"scaling": 30.0}, 1.5, supervision="weak")
-    record = json.loads(weak.evaluation.read_text())
-    weak.evaluation.write_text(json.dumps(record | {"recovery": {"accuracy": 0.875}}))
+    record = read_json(weak.evaluation, "an evaluation")
+    write_json(weak.evaluation, record | {"recovery": {"accuracy": 0.875}})
     first, second = compare([plain, flows, weak]).split("\n\n")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in first.splitlines()]
     assert rows[0] == ["run", "steps", "E scaling", "cost / W2^2 scaling", "folded"]
@@ -166,7 +167,7 @@ def test_runs_that_cannot_be_compared(tmp_path):
     with pytest.raises(ExperimentError, match="expected an evaluated run"):
         compare([RunFolder(tmp_path / "c")])
     other.evaluation.write_text("{")
-    with pytest.raises(ExperimentError, match="expected JSON"):
+    with pytest.raises(ExperimentError, match="metrics of a run in JSON"):
         compare([other])
     other.evaluation.write_text("{}")
     with pytest.raises(ExperimentError, match="evaluate it again"):

@@ -36,7 +36,6 @@ from latentflow_experiments.data.check import check_folder
 from latentflow_experiments.data.contact_sheet import Row, draw_contact_sheet
 from latentflow_experiments.data.factors import PublicFile
 from latentflow_experiments.data.files import retrieve, variable_root
-from latentflow_experiments.reading import BROKEN, MARK_BYTES, open_regular, parse_mark, read_limited, reading
 from latentflow_experiments.data.render import make as make_module
 from latentflow_experiments.data.render.make import make
 from latentflow_experiments.data.sets import fetch
@@ -50,6 +49,7 @@ from latentflow_experiments.data.stores.npz import NpzFrames, read_member
 from latentflow_experiments.data.stores.png import NAME_KEY, PngFrames, read_png
 from latentflow_experiments.errors import DataError, ExperimentError, UsageError
 from latentflow_experiments.locks import owned
+from latentflow_experiments.reading import BROKEN, MARK_BYTES, open_regular, parse_mark, read_limited, reading
 
 NUMBERS = numbers_of(FALCOR_KEPT, FALCOR_SIZES)
 

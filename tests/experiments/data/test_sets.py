@@ -19,12 +19,12 @@ def load(split, folder):
     return LabelledImages(torch.zeros(9, 28, 28, dtype=torch.uint8), torch.arange(9), "black", split)
 
 
-DATASET = ImageSet("black", "nothing", load=load, count=18, held_out=2, minutes=1.0)
+DATASET = ImageSet("black", "nothing", load=load, count=18, held_out=2, steps=100)
 """
 
 
 def test_a_data_set_of_a_new_file_is_found(tmp_path, monkeypatch):
-    """Catches a list of data sets, of their minutes or of their held-out images in another place than their module."""
+    """Catches a list of data sets, of their steps or of their held-out images in another place than their module."""
     (tmp_path / "black.py").write_text(NOISE)
     monkeypatch.setattr(sets, "__path__", [*sets.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "latentflow_experiments.data.sets.black", raising=False)
@@ -42,13 +42,13 @@ def test_a_data_set_of_a_new_file_is_found(tmp_path, monkeypatch):
 
 
 def test_every_data_set_describes_itself():
-    """Catches a count, a name of a file or a minute that differs from what the command line showed before."""
-    counts = {name: (dataset.count, dataset.minutes, dataset.file is None) for name, dataset in DATASETS.items()}
+    """Catches a count, a name of a file or a budget that differs from what the command line showed before."""
+    counts = {name: (dataset.count, dataset.steps, dataset.file is None) for name, dataset in DATASETS.items()}
     assert counts == {
-        "digits": (1_797, 4.0, True),
-        "mnist": (70_000, 30.0, False),
-        "dsprites": (737_280, 30.0, False),
-        "falcor3d": (233_280, 30.0, False),
-        "isaac3d": (737_280, 30.0, False),
-        "shapes3d": (480_000, 30.0, False),
+        "digits": (1_797, 3_000, True),
+        "mnist": (70_000, 20_000, False),
+        "dsprites": (737_280, 20_000, False),
+        "falcor3d": (233_280, 20_000, False),
+        "isaac3d": (737_280, 20_000, False),
+        "shapes3d": (480_000, 20_000, False),
     }
