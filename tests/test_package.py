@@ -64,7 +64,7 @@ PUBLIC = [
     for name in importlib.import_module(f"latentflow.{subpackage}").__all__
 ]
 
-DEPENDENCIES = "import geomloss, numpy, torch, torchdiffeq"
+DEPENDENCIES = "import numpy, torch, torchdiffeq"
 SUBPACKAGES = ", ".join(f"latentflow.{name}" for name in reference.SUBPACKAGES)
 EXTRAS_PROBE = f"""
 import json, sys

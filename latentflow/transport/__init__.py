@@ -8,8 +8,8 @@ from latentflow.transport.gaussian import GaussianTransportPotential as Gaussian
 from latentflow.transport.gaussian import gaussian_transport_potential as gaussian_transport_potential
 from latentflow.transport.gaussian import gaussian_wasserstein2 as gaussian_wasserstein2
 from latentflow.transport.gaussian import mccann_interpolation as mccann_interpolation
+from latentflow.transport.sinkhorn import ConvergenceWarning as ConvergenceWarning
 from latentflow.transport.wasserstein import BlurWarning as BlurWarning
-from latentflow.transport.wasserstein import ConvergenceWarning as ConvergenceWarning
 from latentflow.transport.wasserstein import barycentric_map as barycentric_map
 from latentflow.transport.wasserstein import wasserstein2 as wasserstein2
 from latentflow.transport.wasserstein import wasserstein2_1d as wasserstein2_1d

@@ -11,7 +11,7 @@ from latentflow.calculus import Derivative, Field, JetRequest, Time, evaluate_je
 from latentflow.calculus.checks import check_callable, check_count, check_generator, check_instance, check_positive
 from latentflow.calculus.jets import check_points, expand_time, outside_autocast
 from latentflow.flow import Trajectory
-from latentflow.transport.wasserstein import Clouds, check_blur
+from latentflow.transport.sinkhorn import Clouds, check_blur
 
 
 def benamou_brenier_action(trajectory: Trajectory) -> Tensor:
@@ -101,7 +101,7 @@ def dual_values(psi: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def sinkhorn_values(x: Tensor, y: Tensor, blur: float, scaling: float) -> tuple[Tensor, Tensor]:
     r"""Estimate :math:`W_2^2` by the Sinkhorn divergence, and compute :func:`dual_values` of its potentials."""
     clouds = Clouds.build(x.unsqueeze(0), y.unsqueeze(0), None, None)
-    f, g = clouds.potentials(blur, scaling, debias=True)
+    f, g = clouds.potentials(blur, scaling, debias=True, stacklevel=5)
     shift, unit = (clouds.y_mean - clouds.x_mean)[0], 2 * clouds.size.square()
     estimate = shift.square().sum() + unit[0] * (f.mean() + g.mean())
     tilt = 2 * shift  # |x - y|^2 = |centered x - centered y|^2 + a function of x + a function of y

@@ -53,7 +53,8 @@ class Hardware:
         """Set the number of threads: as asked for, as an earlier session had it, or the faster of one and all.
 
         More threads than free cores are slow out of proportion: at the end of each of the hundreds of parallel loops of
-        a step all threads wait for the last, which has to wait for a core.
+        a step all threads wait for the last, which has to wait for a core. The command lets them sleep meanwhile
+        (``OMP_WAIT_POLICY=PASSIVE``), by which a step took 0.3 s instead of 3.6 s beside two busy processes.
 
         Args:
             before: The threads of the first session of the run; None if there was none.

@@ -20,7 +20,11 @@ from latentflow_experiments.residuals import build_residual
 from latentflow_experiments.runs import RunFolder, check_run, read_checkpoint
 
 SMALL = ["--batch-size", "6", "--dim", "3", "--hidden", "4", "--width", "8", "--precision", "32"]
-CODE = "from pathlib import Path\nfrom latentflow import HJResidual\nPath(r'{marker}').touch()\nclass Mine(HJResidual): pass\n"
+CODE = """from pathlib import Path
+from latentflow import HJResidual
+Path(r'{marker}').touch()
+class Mine(HJResidual): pass
+"""
 
 
 @pytest.fixture(scope="module")

@@ -65,8 +65,8 @@ FAULTS = (
     Fault(
         "-log N missing in the Vamp prior",
         "latentflow/priors/mixture.py",
-        "return MixtureSameFamily(Categorical(logits=logits), components)",
-        "mixture = MixtureSameFamily(Categorical(logits=logits), components)\n"
+        "return Mixture(Categorical(logits=logits), components, validate_args=False)",
+        "mixture = Mixture(Categorical(logits=logits), components, validate_args=False)\n"
         "        own = mixture.log_prob\n"
         "        mixture.log_prob = lambda z: own(z) + logits.new_tensor(len(logits)).log()\n"
         "        return mixture",
@@ -82,15 +82,15 @@ FAULTS = (
     Fault(
         "a log-scale read as a log-variance",
         "latentflow/priors/mixture.py",
-        "Normal(self.mean, self.log_scale.exp())",
-        "Normal(self.mean, (self.log_scale / 2).exp())",
+        "Normal(self.mean, self.log_scale.exp(), validate_args=False)",
+        "Normal(self.mean, (self.log_scale / 2).exp(), validate_args=False)",
         MIXTURES,
     ),
     Fault(
         "weights of a mixture that do not enter",
         "latentflow/priors/mixture.py",
-        "MixtureSameFamily(Categorical(logits=self.logits), components)",
-        "MixtureSameFamily(Categorical(logits=0 * self.logits), components)",
+        "Mixture(Categorical(logits=self.logits), components, validate_args=False)",
+        "Mixture(Categorical(logits=0 * self.logits), components, validate_args=False)",
         MIXTURES,
     ),
     Fault(
@@ -286,8 +286,8 @@ FAULTS = (
     Fault(
         "grey pixels without their constant",
         "latentflow/vae/networks.py",
-        "Independent(ContinuousBernoulli(logits",
-        "Independent(Bernoulli(logits",
+        "Events(ContinuousBernoulli(logits",
+        "Events(Bernoulli(logits",
         ("latentflow/vae/test_likelihoods.py",),
     ),
     Fault(

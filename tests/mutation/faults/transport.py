@@ -24,10 +24,10 @@ FAULTS = (
         DISTANCES,
     ),
     Fault(
-        "the coarse scaling that geomloss comes with",
-        "latentflow/transport/wasserstein.py",
-        "scaling=scaling,\n            diameter",
-        "scaling=0.5,\n            diameter",
+        "iterations that stop before they have converged",
+        "latentflow/transport/sinkhorn.py",
+        "going = (misplaced > MISPLACED).unsqueeze(-1)",
+        "going = (misplaced > 1.0).unsqueeze(-1)",
         DISTANCES,
     ),
     Fault(
@@ -82,7 +82,7 @@ FAULTS = (
     Fault(
         "the map between Gaussians backwards",
         "latentflow/transport/gaussian.py",
-        "half = inverse.mT @ axes * values.pow(0.25)",
+        "half = inverse.mT @ axes * values.clamp(min=0.0).pow(0.25)",
         "half = L0 @ axes * values.pow(-0.25)",
         GAUSSIAN,
     ),
@@ -96,8 +96,8 @@ FAULTS = (
     Fault(
         "points of the line that are not sorted",
         "latentflow/transport/wasserstein.py",
-        "(x, i), (y, j) = x.sort(-1), y.sort(-1)",
-        "(x, i), (y, j) = x.sort(-1), (y, y.argsort(-1))",
+        "y.squeeze(-1).sort(-1)",
+        "(y.squeeze(-1), y.squeeze(-1).argsort(-1))",
         DISTANCES,
     ),
     Fault(
@@ -173,8 +173,15 @@ FAULTS = (
     Fault(
         "1/2 missing in the cost of a plan",
         "latentflow/transport/wasserstein.py",
-        "square() / 2\n    logits",
-        "square()\n    logits",
+        "unsqueeze(-2) / 2 - starts",
+        "unsqueeze(-2) - starts",
+        DISTANCES,
+    ),
+    Fault(
+        "points of weight zero that take part",
+        "latentflow/transport/sinkhorn.py",
+        "kept = weights > 0",
+        "kept = weights >= 0",
         DISTANCES,
     ),
 )
