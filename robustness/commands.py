@@ -265,8 +265,9 @@ def preload(arguments: Sequence[Sequence[str]] = ()) -> None:
         arguments: The arguments of commands, run in forked processes one after the other; an argument ``{}`` is
             replaced by a folder that goes away.
     """
-    import latentflow_experiments  # noqa: PLC0415 - in the process of the campaign only
     import torch  # noqa: PLC0415
+
+    import latentflow_experiments  # noqa: PLC0415 - in the process of the campaign only
 
     torch.set_num_threads(1)
     for module in pkgutil.walk_packages(latentflow_experiments.__path__, "latentflow_experiments."):

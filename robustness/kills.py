@@ -13,7 +13,7 @@ import numpy as np
 
 from robustness import commands
 from robustness.commands import Command, Ended, Outcome, misbehaviour, preload
-from robustness.tiny import checkpoint_every, leftovers, numbers, records, train, weights
+from robustness.tiny import checkpoint_every, checkpoints, leftovers, numbers, records, train, weights
 
 __all__ = ["BAD", "OUTCOMES", "campaign", "summary"]
 
@@ -110,7 +110,7 @@ def _case(folder: Path, blows: Sequence[Blow], whole: Path) -> tuple[str, str]:
             return wrong
         if ended.code == 0:
             break
-        if begun and len(blow.signals) == 1 and every and not list(folder.glob("*.safetensors")):
+        if begun and len(blow.signals) == 1 and every and not checkpoints(folder):
             return "lost", f"no checkpoint after {blow}, exit code {ended.code}"
     ended = _going_on(folder, every).wait()
     if (wrong := _fault(ended)) is not None:

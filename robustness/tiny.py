@@ -9,7 +9,17 @@ import struct
 from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["MEASURE", "checkpoint_every", "leftovers", "numbers", "strict_json", "train", "weights"]
+__all__ = [
+    "MEASURE",
+    "checkpoint_every",
+    "checkpoints",
+    "leftovers",
+    "numbers",
+    "records",
+    "strict_json",
+    "train",
+    "weights",
+]
 
 OPTIONS = (
     *("--batch-size", "4", "--width", "4", "--dim", "2", "--hidden", "3", "--precision", "32", "--device", "cpu"),
@@ -51,7 +61,7 @@ def weights(folder: Path) -> dict[str, tuple[str, str, str]]:
         Type, shape and SHA-256 of the bytes, by the file and the name of the tensor.
     """
     found = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in checkpoints(folder):
         data = path.read_bytes()
         start = 8 + struct.unpack("<Q", data[:8])[0]
         for name, entry in json.loads(data[8:start]).items():
@@ -60,6 +70,11 @@ def weights(folder: Path) -> dict[str, tuple[str, str, str]]:
                 digest = hashlib.sha256(data[start + first : start + last]).hexdigest()
                 found[f"{path.name}:{name}"] = (entry["dtype"], str(entry["shape"]), digest)
     return found
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints of a run, without temporaries of them, which are hidden."""
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
 
 
 def numbers(folder: Path, *names: str) -> dict[str, Any]:
