@@ -167,8 +167,8 @@ class Command:
             if now > until or now - idle > IDLE:
                 hung = True
                 self.signal(signal.SIGKILL)
-        _, status_, used = os.wait4(self.pid, 0)
         self.signal(signal.SIGKILL)  # what it has left behind
+        _, status_, used = os.wait4(self.pid, 0)
         self._read(0.0)
         for reader in self._said:
             os.close(reader)

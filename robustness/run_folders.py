@@ -215,7 +215,8 @@ class Trial:
 
 
 def _rows(text: str) -> tuple[str, ...]:
-    return tuple(line for line in text.splitlines() if line.startswith(TABLE))
+    lines = [line for line in text.splitlines() if line.startswith(TABLE) and not line.startswith((":", "-"), 1)]
+    return tuple(" | ".join(cell.strip() for cell in line.strip(TABLE).split(TABLE)) for line in lines)
 
 
 def _difference(found: Found, expected: Found) -> str:
