@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -101,16 +101,9 @@ def _case(place: Path, blow: Blow, pause: float) -> tuple[str, str]:
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "latentflow_experiments", *arguments]
     with (place / "out").open("wb") as out, (place / "err").open("wb") as err:
-        job = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            env=environment,
-            cwd=place,
-            start_new_session=True,
-        )
-    family = {job.pid}
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+        job = subprocess.Popen(command, env=environment, cwd=place, start_new_session=True, **streams)
+    family = {Process(job.pid, _began(job.pid))}
     try:
         hung = not _interrupt(job, folder, blow, pause, family)
         ended = _ended(job, place, hung=hung)
