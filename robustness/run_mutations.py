@@ -403,7 +403,7 @@ def names(folder: Path, rng: Rng) -> str:
     if which == 0:
         (folder / "\x1b[2J\n.json").write_text("{}", encoding="utf-8")
     elif which == 1:
-        (folder / os.fsdecode(b"\xff\xfe.safetensors")).write_bytes(b"x")
+        (folder / os.fsdecode(b"\xff\xfe.json")).write_bytes(b"x")
     elif which == 2:
         for i in range(3000):
             (folder / f".checkpoint.safetensors.{i:08}.safetensors").touch()

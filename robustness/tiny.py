@@ -63,6 +63,8 @@ def weights(folder: Path) -> dict[str, tuple[str, str, str]]:
     found = {}
     for path in checkpoints(folder):
         data = path.read_bytes()
+        if len(data) < 8:
+            raise ValueError(f"{path.name}: expected tensors, got {len(data)} bytes")
         start = 8 + struct.unpack("<Q", data[:8])[0]
         for name, entry in json.loads(data[8:start]).items():
             if name != "__metadata__":
