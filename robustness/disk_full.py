@@ -184,7 +184,7 @@ def _patch(target: str, call: Failing) -> None:
         tempfile.mkstemp = call.wrap(tempfile.mkstemp, always)
     elif target == "open":
         wrapped = call.wrap(io.open, writes)
-        builtins.open = io.open = wrapped  # type: ignore[assignment]
+        builtins.open = io.open = wrapped
     else:
         for name, module in list(sys.modules.items()):
             if name.startswith(("latentflow_experiments", "safetensors")) and hasattr(module, target):

@@ -97,8 +97,8 @@ class Pairs:
 
     def _train_twice(self, folder: Path, delay: float) -> tuple[str, str]:
         """Train with two seeds into one folder."""
-        arguments = [train(folder, STEPS, "--seed", seed) for seed in ("0", "1")]
-        first, second = _both(*arguments, folder.parent, delay * self._seconds)
+        zero, one = (train(folder, STEPS, "--seed", seed) for seed in ("0", "1"))
+        first, second = _both(zero, one, folder.parent, delay * self._seconds)
         if (fault := _fault(first, second)) is not None:
             return fault
         seed = strict_json((folder / "config.json").read_text(encoding="utf-8"))["seed"]

@@ -84,7 +84,8 @@ def load(path: Path = NUMBERS) -> dict[str, Counts]:
 
 def block(counts: Mapping[str, Counts]) -> str:
     """Return the table of the campaigns, with what became of their cases."""
-    rows, origins = [], {}
+    rows: list[list[str]] = []
+    origins: dict[str, None] = {}
     for name, title in TITLES.items():
         if name not in counts:
             rows.append([f"`{name}`", title, "", "", "not tried yet"])

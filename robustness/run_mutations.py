@@ -373,7 +373,7 @@ def header(path: Path, rng: Rng) -> str:
     far = head | {name: head[name] | {"data_offsets": [0, 2**50]}}
     large = head | {name: head[name] | {"shape": [2**40, 2**20]}}
     nothing = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    contents = {
+    contents: dict[str, dict[str, Any] | bytes] = {
         "a length of 2^60": (struct.pack("<Q", 2**60) + text + data),
         "a length of 0": (struct.pack("<Q", 0) + text + data),
         "a length of 90 MB": (struct.pack("<Q", 90_000_000) + text + data),

@@ -45,10 +45,10 @@ def train(out: Path | str, steps: int, *more: str) -> list[str]:
 
 def checkpoint_every(seconds: float) -> None:
     """Make this process write a checkpoint so often; with 0, after every step."""
-    loop = importlib.import_module("latentflow_experiments.training.loop")
+    loop: Any = importlib.import_module("latentflow_experiments.training.loop")
     assert hasattr(loop, "CHECKPOINT_SECONDS"), "the campaign sets the time between two checkpoints"
     loop.CHECKPOINT_SECONDS = seconds
-    loop.LOG_STEPS = 5  # type: ignore[attr-defined]
+    loop.LOG_STEPS = 5
 
 
 def weights(folder: Path) -> dict[str, tuple[str, str, str]]:
