@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -191,6 +192,11 @@ LARGEST_CODE = 2**20
 """The largest size of the user's code, in bytes."""
 
 
+def _read_any(path: Path) -> None:
+    with reading(path, "a readable file"), open_regular(path) as file:
+        file.read(1)
+
+
 @dataclass(frozen=True)
 class FileState:
     """What a check found of one file.
@@ -227,10 +233,12 @@ def check_run(folder: RunFolder) -> list[FileState]:
     reads |= {path: partial(folder.read_metric, path) for path in measured}
     if folder.code.exists():
         reads[folder.code] = folder.read_code
+    for path in sorted(folder.path.iterdir()):  # pictures and logs: that they are files that can be read
+        reads.setdefault(path, partial(_read_any, path))
     states = []
     for path, read in reads.items():
         try:
-            if not path.exists():
+            if not os.path.lexists(path):
                 raise ExperimentError(f"{path}: missing")
             read()
             states.append(FileState(path, None))

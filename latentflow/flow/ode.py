@@ -40,16 +40,28 @@ SCIPY = "scipy_solver"
 LANDINGS = {"jump_t", "step_t"}
 
 
-STEPS_IN_AN_INTERVAL = 10_000
-"""The largest number of steps of an adaptive method in an interval, unless another one is asked for."""
-
-
-PROBES, PROBED_POINTS = 128, 4
-"""How many times of an interval, and about how many points, are looked at for structure."""
-
-
 LONG_STEP_ORDER = 5
 """The highest order of a method that may start with a long step: the error estimate of dopri8 is too small for it."""
+
+
+PROBES = 128
+"""In how many parts a look ahead divides the time."""
+
+MAX_ADAPTIVE_STEPS = 10_000
+"""After how many steps an adaptive method gives up in an interval, unless ``max_num_steps`` says otherwise."""
+
+
+FEWEST_PROBES = 8
+"""In how many parts it is divided at least, where a potential holds data of each sample."""
+
+PROBED_POINTS = 8
+"""How many of the points a look ahead follows, where it does not."""
+
+NOISE = 512
+"""The least fourth difference that is no rounding error, in units of it."""
+
+RESOLVED = 3.0
+"""The longest step, in units of the length on which the velocity changes."""
 
 
 class SolverError(RuntimeError):
@@ -70,20 +82,20 @@ class ODE:
 
     **Steps.** Adaptive methods up to order 5 first try the whole of the first interval, which is enough along straight
     paths, and cut it down where the error is too large; ``options={"first_step": h}`` starts any of them at ``h``.
+    An error estimate sees nothing of a pulse between its own few times. So one evaluation of the velocity, without its
+    divergence, looks ahead first, at 129 times and up to 8 of the points, each on a straight line; where the velocity
+    changes quickly, the solver has to step on times that are as close. What is shorter than 1/128 of the whole time, or
+    is off these lines, may still be missed: bound the steps by ``options={"max_step": h}``, with which nothing looks
+    ahead. A potential with data of each sample is looked at for all samples, at fewer times, 8 or more.
+
+    An adaptive method gives up after 10,000 steps in one interval (``options={"max_num_steps": n}``), equal steps are
+    at most a million in all.
 
     **Tolerances.** The defaults suit float32, whose error does not fall below about 4e-7 whatever is asked for. In
     float64 use ``rtol=1e-7, atol=1e-9``. The points, the log-determinant, the action and a running cost are each held
     to them; a log-determinant by random probes, whose own error is far larger, to ``dim`` times as much. Adaptive
     methods choose one step for the whole batch from the root mean square of the errors, so a sample alone and the same
     sample in a batch agree to about the tolerance, not to the last digit; fixed-grid methods treat each sample alone.
-
-    **Structure in time.** A step can jump over a pulse that none of its stages meets. So the velocity of a few points
-    is first read at 128 times of an interval, and an adaptive method is made to step before and after a place where it
-    changes faster than around it. What is shorter than about a hundredth of an interval may still be missed: give
-    ``options={"step_t": [...]}`` or ``{"max_step": h}``, or more times.
-
-    **Length.** An adaptive method gives up after 10,000 steps in an interval, and a fixed grid of more than a million
-    is refused; ``options={"max_num_steps": n}`` allows more.
 
     **Stiffness.** The Jacobian of the velocity is the symmetric Hessian, and a step ``h`` along an eigenvalue
     :math:`\lambda < 0` is stable for :math:`h|\lambda| < 2` (Euler, midpoint), 2.8 (``rk4``), 3.3 (``dopri5``).
@@ -139,11 +151,11 @@ class ODE:
         check_flag("adjoint", self.adjoint)
         if self.options is not None:
             check_instance("options", self.options, Mapping, "a dictionary or None")
+        if self.divergence is not None:
+            check_estimator("divergence", self.divergence)
         step_size = (self.options or {}).get("step_size", 1.0)
         for name, number in (("rtol", self.rtol), ("atol", self.atol), ("step_size", step_size)):
             check_positive(name, cast("float", number))
-        if self.divergence is not None:
-            check_estimator("divergence", self.divergence)
 
     @property
     def density(self) -> Estimator | None:
@@ -198,13 +210,13 @@ def solve(
     times: Tensor,
     ode: ODE,
     scales: Sequence[float],
-    structure: Tensor,
     parameters: Sequence[Tensor] = (),
+    stops: Tensor | None = None,
 ) -> State:
     """Solve an equation for the parts of a state, of shape ``(T+1, *shape)`` each.
 
-    The error of a part is weighed by its scale, and the largest one decides over a step; the solver steps on the times
-    of ``structure`` as well; the adjoint equation differentiates with respect to the parameters. A SolverError says
+    The error of a part is weighed by its scale, and the largest one decides over a step; the adjoint equation
+    differentiates with respect to the parameters. Adaptive methods step on the ``stops`` as well. A SolverError says
     that the solver gives up.
     """
     method, options = ode.method, dict[str, Any](ode.options or {})
@@ -219,17 +231,21 @@ def solve(
     watch = _Watch(rates, scales)
     landings: dict[str, Tensor] = {}
     if issubclass(SOLVERS[method], RKAdaptiveStepsizeODESolver):
-        landings = _landings(options, times.detach(), structure)
-        options.setdefault("max_num_steps", STEPS_IN_AN_INTERVAL)
+        landings = _landings(options, times.detach(), stops)
         options.setdefault("dtype", times.dtype)
         options.setdefault("norm", watch.largest_error)
+        options.setdefault("max_num_steps", MAX_ADAPTIVE_STEPS)
         if len(times) > 1 and SOLVERS[method].order <= LONG_STEP_ORDER:
-            options.setdefault("first_step", (times[1] - times[0]).detach().abs())
-    elif "step_size" in options and "grid_constructor" not in options:
-        steps = abs(float((times[-1] - times[0]).detach())) / options["step_size"]
-        if steps > options.get("max_num_steps", MAX_STEPS):
-            raise ValueError(f"step_size: expected at most {MAX_STEPS:,} steps between the times, got {steps:,.0f}")
-        if not _is_adams(method):
+            options.setdefault("first_step", 1.001 * (times[1] - times[0]).detach().abs())  # it is cut down to the time
+    elif "step_size" in options:
+        length = options["step_size"]
+        steps = sum(math.ceil(abs(after - before) / length - 1e-6) for before, after in pairwise(times.tolist()))
+        if steps > MAX_STEPS:
+            raise ValueError(
+                f"step_size: expected at most {MAX_STEPS:,} steps, got {steps:,}; use a larger one than {length:g}, an "
+                "adaptive method, or several calls"
+            )
+        if "grid_constructor" not in options and not _is_adams(method):
             options["grid_constructor"] = partial(_subdivide, options.pop("step_size"))
     options |= landings
     arguments = {"rtol": ode.rtol, "atol": ode.atol, "method": method, "options": options}
@@ -250,58 +266,72 @@ def solve(
     return tuple(solution)
 
 
-@torch.no_grad()
-def find_structure(potential: nn.Module, z0: Tensor, times: Tensor, scheme: ODE) -> Tensor:
-    r"""Return the times before and after structure of the velocity that no stage of a long step may meet.
-
-    The velocity :math:`v_k` of a few points is read on a fine grid, along straight lines. Structure is where
-    :math:`|v_{k+1} - 2 v_k + v_{k-1}|` matters at the tolerance and is above 1/64 of the largest such difference nearby
-    with the distance of a quarter of an interval, of which a smooth velocity has less than a hundredth.
-    """
-    none, intervals = times[:0], len(times) - 1
-    count = max(16, min(PROBES, 4 * PROBES // max(intervals, 1)))
-    own_data = any(getattr(module, "per_sample", False) for module in potential.modules())
-    z = z0 if own_data else z0.reshape(-1, z0.shape[-1])[:: max(1, z0.shape[:-1].numel() // PROBED_POINTS)]
-    if intervals == 0 or z0.numel() == 0 or (own_data and z0.shape[:-1].numel() > PROBED_POINTS**2):
-        return none
-    fractions = (torch.arange(count, dtype=times.dtype, device=times.device) + 0.5) / count
-    probes = (times[:-1, None] + times.diff()[:, None] * fractions).flatten()
-    lines = (probes - times[0]).to(z0).reshape(-1, *(1,) * z.ndim)
-    at = probes.reshape(-1, *(1,) * (z.ndim - 1)).expand(-1, *z.shape[:-1])
-    try:
-        start = evaluate_jet(potential, z, times[0], JetRequest()).gradient
-        velocity = evaluate_jet(potential, z + lines * start, at, JetRequest()).gradient.reshape(len(probes), -1)
-    except (RuntimeError, ValueError, TypeError):  # a function of the user's for points of one batch shape only
-        return none
-    reach = count // 4
-    fine = nn.functional.pad(_second_difference(velocity, 1).T, (1, 1)).T
-    coarse = nn.functional.max_pool1d(_second_difference(velocity, reach).T, 2 * reach + 1, 1, reach)
-    coarse = nn.functional.pad(coarse.unsqueeze(1), (reach, reach), "replicate").squeeze(1).T
-    spacing = (probes[1] - probes[0]).abs().to(velocity)
-    tolerance = scheme.atol + scheme.rtol * float(z.abs().amax())
-    found = ((fine * spacing > tolerance) & (fine > coarse / 64)).any(1)
-    wide = nn.functional.max_pool1d(found.to(velocity)[None, None], 5, 1, 2)[0, 0] > 0
-    edges = nn.functional.pad(wide[1:] != wide[:-1], (1, 0))
-    few_stages = SOLVERS[scheme.method].order <= 2  # too few to see what is between the edges
-    landings: Tensor = probes[wide | edges if few_stages else edges]
-    return landings
-
-
-def _second_difference(velocity: Tensor, distance: int) -> Tensor:
-    middle = velocity[distance : len(velocity) - distance]
-    return (velocity[2 * distance :] - 2 * middle + velocity[: len(velocity) - 2 * distance]).abs()
-
-
-def _landings(options: Mapping[str, object], times: Tensor, structure: Tensor) -> dict[str, Tensor]:
+def _landings(options: Mapping[str, object], times: Tensor, stops: Tensor | None) -> dict[str, Tensor]:
     """Make the solver step on the requested times: what it interpolates is less accurate than its tolerance says."""
     given = {
         name: torch.as_tensor(options[name], dtype=times.dtype, device=times.device)
         for name in LANDINGS & options.keys()  # a list would keep its sign when time runs backwards
     }
-    steps: Tensor = torch.cat([times[1:], structure, given.get("step_t", times[:0])]).unique()  # type: ignore[no-untyped-call]
+    own = [times[1:], given.get("step_t", times[:0]), times[:0] if stops is None else stops]
+    steps: Tensor = torch.cat(own).unique()  # type: ignore[no-untyped-call]
     if "jump_t" in given:
         steps = steps[~torch.isin(steps, given["jump_t"])]
     return given | {"step_t": steps}
+
+
+@torch.no_grad()
+def quick_changes(potential: nn.Module, z0: Tensor, times: Tensor, ode: ODE) -> Tensor | None:
+    r"""Look ahead along straight lines, and return times close enough together where the velocity changes quickly.
+
+    At even times :math:`t_j` a fourth difference of the velocity ``v`` shows the length on which it changes,
+
+    .. math:: \ell_j = (t_{j+1} - t_j)\,(\max_i |v_i - v_0| / |\delta^4 v_j|)^{1/4} ,
+
+    and the times divide :math:`\int dt / \ell` into equal parts, none where ``v`` is a cubic of the time. Points whose
+    velocity does not change by more than the tolerance do not count. The result is None if the look ahead fails.
+    """
+    flat = z0.detach().reshape(-1, z0.shape[-1])
+    if len(times) < 2 or flat.numel() == 0:
+        return None
+    few = flat[:: -(-len(flat) // PROBED_POINTS)] if len(flat) > PROBED_POINTS else z0.detach()
+    tries = [(few, PROBES)]
+    if len(flat) > PROBED_POINTS:  # for a potential with data of each sample
+        tries.append((z0.detach(), min(PROBES, max(FEWEST_PROBES, PROBED_POINTS * PROBES // len(flat)))))
+    for z, parts in tries:
+        fractions = torch.linspace(0, 1, parts + 1, dtype=times.dtype, device=times.device)
+        t = times[0].detach() + (times[-1] - times[0]).detach() * fractions
+        try:
+            velocity = _velocity_ahead(potential, z, t)
+        except Exception:
+            continue  # what is wrong with the potential, the solver meets and names
+        return _times_between(velocity, t, z.norm(dim=-1) * ode.rtol + ode.atol, times.detach())
+    return None
+
+
+def _velocity_ahead(potential: nn.Module, z: Tensor, t: Tensor) -> Tensor:
+    """Compute the velocity at times ``(J,)`` on the straight lines from ``z``, of shape ``(J, *batch, dim)``."""
+    first = evaluate_jet(potential, z, t[0], JetRequest()).gradient
+    lines = z + (t - t[0]).to(z).reshape(-1, *(1,) * z.ndim) * first
+    clock = t.to(z).reshape(-1, *(1,) * (z.ndim - 1)).expand(lines.shape[:-1])
+    return evaluate_jet(potential, lines, clock, JetRequest()).gradient
+
+
+def _times_between(velocity: Tensor, t: Tensor, tolerance: Tensor, times: Tensor) -> Tensor:
+    """Divide the times ``t`` ``(J,)`` by the lengths on which the velocity changes, apart from the requested times."""
+    change = (velocity - velocity[0]).norm(dim=-1).amax(0)
+    sharp = velocity.diff(n=4, dim=0).norm(dim=-1)
+    noise = NOISE * torch.finfo(velocity.dtype).eps * velocity.norm(dim=-1).amax(0)
+    counts = (change * (t[-1] - t[0]).abs().to(change) > tolerance) & (sharp > noise)
+    rate = (
+        torch.where(counts, sharp / change, 0.0).nan_to_num(0.0, 0.0).reshape(len(sharp), -1).amax(1).pow(0.25)
+        / RESOLVED
+    )
+    passed = torch.cat([rate[:1], rate[:1], rate, rate[-1:], rate[-1:]]).double().cumsum(0)
+    whole = torch.arange(1, int(passed[-1]) + 1, dtype=passed.dtype, device=passed.device)
+    found = t[torch.searchsorted(passed, whole).clamp(max=len(t) - 1)].unique()  # type: ignore[no-untyped-call]
+    apart = (found.unsqueeze(-1) - times).abs().amin(-1) > (t[1] - t[0]).abs() / 2
+    stops: Tensor = found[apart]
+    return stops
 
 
 def _is_adams(method: str) -> bool:
@@ -386,10 +416,11 @@ def ode_trajectory(
     scales = [1.0] * len(start)
     if divergence is not None and divergence.stochastic:
         scales[1] = max(z0.shape[-1], 1)  # the noise of the probes is far larger
-    adaptive = issubclass(SOLVERS[scheme.method], RKAdaptiveStepsizeODESolver)
-    structure = find_structure(potential, z0, times.detach(), scheme) if adaptive else times[:0].detach()
+    stops = None
+    if issubclass(SOLVERS[scheme.method], RKAdaptiveStepsizeODESolver) and "max_step" not in (scheme.options or {}):
+        stops = quick_changes(potential, z0, times, scheme)
     learnable = [*_learnable(potential), *_learnable(cost)]
-    points, *rest = solve(rates, start, times, scheme, scales, structure, learnable)
+    points, *rest = solve(rates, start, times, scheme, scales, learnable, stops)
     check_finite(points, times)
     log_det = None if divergence is None else rest.pop(0)
     action = rest.pop(0)
