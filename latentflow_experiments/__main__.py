@@ -6,8 +6,10 @@ Help, the version and a command that does not exist are answered here, without a
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
+from contextlib import suppress
 
 COMMANDS = {
     "train": "Train a model on sequences of images of one change each, then evaluate it.",
@@ -38,8 +40,11 @@ first run:  latentflow train digits"""
 def main() -> int:
     """Run the command line of the experiments, or say how to install what it needs."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
+        with suppress(OSError, ValueError):  # a stream that is closed or cannot seek
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(
+                    errors="backslashreplace"
+                )  # a name that the terminal cannot show is no reason to stop
     words = [word for word in sys.argv[1:] if word != "--debug"]
     if not words or words[0] in ("-h", "--help"):
         print(HELP)

@@ -265,4 +265,33 @@ FAULTS = (
         'return "warn" if self.training else "raise"',
         ("latentflow/flow/test_flow_folds.py",),
     ),
+    Fault(
+        "times rounded to the dtype of the points",
+        "latentflow/flow/euler.py",
+        'times.to(z.device) if z.device.type != "mps" else times.to(z)',
+        "times.to(z)",
+        ("latentflow/flow/test_flow_field_cases.py",),
+    ),
+    Fault(
+        "a solver that does not look ahead",
+        "latentflow/flow/ode.py",
+        "stops = quick_changes(potential, z0, times, scheme)",
+        "stops = None",
+        ("latentflow/flow/test_flow_field_cases.py",),
+    ),
+    Fault(
+        "requested times that are interpolated",
+        "latentflow/flow/ode.py",
+        "1.001 * (times[1]",
+        "1.0 * (times[1]",
+        ("latentflow/flow/test_flow_steps.py",),
+    ),
+    Fault(
+        "a log-determinant through eigenvalues",
+        "latentflow/flow/log_det.py",
+        "return StepDeterminant(log_det, sign, smallest <= 0, smallest)",
+        "eigenvalues = torch.linalg.eigvalsh(jacobian)\n"
+        "            return StepDeterminant(eigenvalues.abs().log().sum(-1), sign, smallest <= 0, smallest)",
+        ("latentflow/flow/test_flow_field_cases.py",),
+    ),
 )

@@ -297,4 +297,11 @@ FAULTS = (
         "flow.training = True",
         ("latentflow/vae/test_vae_dynamics.py", "latentflow/vae/test_vae_objective.py"),
     ),
+    Fault(
+        "pixels of any range",
+        "latentflow/vae/flow_vae.py",
+        "if not (low >= 0 and high <= 1):",
+        "if low > high:",
+        ("latentflow/vae/test_vae_field_cases.py",),
+    ),
 )
