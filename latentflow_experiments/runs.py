@@ -109,9 +109,10 @@ class RunFolder:
             ExperimentError: If another process owns it, or it cannot be written to.
         """
         with owned(self.path, purpose):
-            for path in self.path.glob(".*.????????.*"):
-                if path.is_file():
-                    path.unlink(missing_ok=True)
+            for pattern in (".*.????????.*", ".tmp??????"):  # of replacing(), and of safetensors inside of it
+                for path in self.path.glob(pattern):
+                    if path.is_file():
+                        path.unlink(missing_ok=True)
             yield
 
     def create(self, config: TrainConfig) -> None:

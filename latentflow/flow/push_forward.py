@@ -242,6 +242,8 @@ class PushForward(Distribution):
         """
         z0 = self.base.rsample(torch.Size(sample_shape))
         z, log_det = self.transform.call_and_log_det(z0)
+        if z0.numel() == 0:
+            return z, log_det
         log_q0: Tensor = self.base.log_prob(z0)
         return z, log_q0 - log_det
 
@@ -272,6 +274,6 @@ class PushForward(Distribution):
 def _kl_of_one_map(p: PushForward, q: PushForward) -> Tensor:
     r"""Compute :math:`KL(f_\# p \| f_\# q) = KL(p \| q)` for an injective map; other maps have no closed form."""
     if not p.transform.same_map(q.transform):
-        raise NotImplementedError
+        raise NotImplementedError("q: expected push-forwards by the same flow, times and scheme, got another map")
     divergence: Tensor = kl_divergence(p.base, q.base)
     return divergence

@@ -39,6 +39,8 @@ def benamou_brenier_action(trajectory: Trajectory) -> Tensor:
         >>> torch.testing.assert_close(benamou_brenier_action(trajectory), torch.tensor(9.0))  # W2^2 = 36, in time 2
     """
     check_instance("trajectory", trajectory, Trajectory, "a Trajectory")
+    if trajectory.action.numel() == 0:
+        raise ValueError(f"trajectory: expected samples, got points of shape {tuple(trajectory.z.shape)}")
     return trajectory.action[-1].abs().mean() / 2
 
 

@@ -66,7 +66,7 @@ def test_a_convex_start_is_optimal_over_all_steps():
         for parameter in model.bank.parameters():
             parameter.fill_(-5.0)
     trajectory = model.flow_of(0).rollout(Z, steps=8)
-    assert (trajectory.smallest_eigenvalue[-1] >= 0.02).all()
+    assert (trajectory.smallest_eigenvalue[-1] > 0.02 - 1e-12).all()
     assert (trajectory.smallest_eigenvalue[-1] < 0.03).all()
 
 

@@ -121,8 +121,6 @@ def test_the_distance_of_a_gaussian_from_a_point():
     found = gaussian_wasserstein2(torch.zeros(3).double(), S0, point, torch.zeros(3, 3).double(), squared=True)
     torch.testing.assert_close(found, point.detach().square().sum() + S0.trace())
     torch.testing.assert_close(torch.autograd.grad(found, point)[0], 2 * point.detach())
-    with pytest.raises(ValueError, match="S0: expected a positive definite matrix where it needs a gradient"):
-        gaussian_wasserstein2(torch.zeros(3).double(), S0.requires_grad_(), point, torch.eye(3).double())
 
 
 def test_what_is_no_gaussian_is_refused():
@@ -132,7 +130,7 @@ def test_what_is_no_gaussian_is_refused():
         gaussian_wasserstein2(m * math.nan, S, m, S)
     with pytest.raises(ValueError, match="S1: expected a positive semidefinite matrix"):
         gaussian_wasserstein2(m, S, m, torch.diag(torch.tensor([1.0, -1e-9])).double())
-    with pytest.raises(ValueError, match="S0: expected a positive definite"):
+    with pytest.raises(ValueError, match="S0: expected a source that reaches all 2 directions"):
         gaussian_transport_potential(m, 0 * S, m, S)
 
 

@@ -1,5 +1,7 @@
 """The Hamilton-Jacobi potential between Gaussians, the action and the defect of a flow."""
 
+import math
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -145,3 +147,97 @@ def test_wrong_input_is_named(call, message):
     """Catches shapes that broadcast to something."""
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def low_rank(dim, rank, seed):
+    factor = normal(seed, dim, rank)
+    return factor @ factor.mT
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("dim", "rank0", "rank1"), [(4, 2, 2), (4, 2, 3), (4, 3, 1), (4, 4, 2), (3, 0, 2), (3, 0, 0)])
+def test_distances_of_degenerate_gaussians(dtype, dim, rank0, rank1):
+    """Catches a Cholesky factor that a covariance with zero eigenvalues does not have: the distance is finite."""
+    m0, m1, A, B = normal(0, dim), normal(1, dim), normal(2, dim, rank0), normal(3, dim, rank1)
+    shared = torch.linalg.svdvals(B.mT @ A).sum()  # tr (S0^1/2 S1 S0^1/2)^1/2 of S0 = AA', S1 = BB'
+    expected = (m1 - m0).square().sum() + A.square().sum() + B.square().sum() - 2 * shared
+    arguments = [x.to(dtype) for x in (m0, A @ A.mT, m1, B @ B.mT)]
+    found = gaussian_wasserstein2(*arguments, squared=True)
+    near = 1e-10 if dtype == torch.float64 else 1e-2
+    torch.testing.assert_close(found.double(), expected, rtol=near, atol=near)
+    torch.testing.assert_close(gaussian_wasserstein2(*arguments), found.sqrt())
+    batch = gaussian_wasserstein2(m0, torch.stack([spd(dim, 0), A @ A.mT]), m1, B @ B.mT, squared=True)
+    torch.testing.assert_close(batch[1], expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(batch[0], gaussian_wasserstein2(m0, spd(dim, 0), m1, B @ B.mT, squared=True))
+
+
+def test_gradients_of_degenerate_gaussians():
+    """Catches NaN where the gradient exists: along the range, and to the means; the factors give it independently."""
+    m, A, B = normal(0, 4), normal(1, 4, 2).requires_grad_(), normal(2, 4, 2)
+
+    def by_factors(A):
+        return A.square().sum() + B.square().sum() - 2 * torch.linalg.svdvals(B.mT @ A).sum()
+
+    def by_covariances(A):
+        return gaussian_wasserstein2(m, A @ A.mT, m, B @ B.mT, squared=True)
+
+    (expected,), (found,) = (torch.autograd.grad(value(A), A) for value in (by_factors, by_covariances))
+    within = A @ torch.linalg.pinv(A.detach())  # beyond the range of A the distance has no gradient in the covariance
+    torch.testing.assert_close(within.detach() @ found, within.detach() @ expected, rtol=1e-9, atol=1e-9)
+    C = torch.cat([A.detach(), 0.5 * A.detach()], -1)[:, 1:3]  # a target within the range of the source
+    source, target = (A @ A.mT).detach().requires_grad_(), C @ C.mT
+    (slope,) = torch.autograd.grad(gaussian_wasserstein2(m, source, m, target, squared=True), source)
+    axes = torch.linalg.qr(A.detach()).Q
+    small = (axes.mT @ source @ axes).detach().requires_grad_()
+    inside = gaussian_wasserstein2(m[:2], small, m[:2], axes.mT @ target @ axes, squared=True)
+    (expected,) = torch.autograd.grad(inside, small)
+    torch.testing.assert_close(axes.mT @ slope @ axes, expected, rtol=1e-8, atol=1e-8)
+    mean = m.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(gaussian_wasserstein2(mean, source.detach(), m + 1, target, squared=True), mean)
+    torch.testing.assert_close(slope, torch.full_like(m, -2))
+
+
+@pytest.mark.parametrize(("rank0", "rank1"), [(2, 2), (3, 1), (4, 2), (2, 0), (0, 0), (1, 1)])
+def test_maps_of_degenerate_gaussians(rank0, rank1):
+    """Catches a source with zero eigenvalues that is refused where its map exists, and a map that is not optimal."""
+    m0, m1, S0, S1 = normal(0, 4), normal(1, 4), low_rank(4, rank0, 2), low_rank(4, rank1, 3)
+    u = gaussian_transport_potential(m0, S0, m1, S1)
+    move = u.matrix - torch.eye(4, dtype=torch.float64)
+    torch.testing.assert_close(u.matrix @ S0 @ u.matrix, S1, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(u.transport(m0), m1)
+    assert torch.linalg.eigvalsh(u.matrix)[0] > -1e-12  # the gradient of a convex function
+    cost = (m1 - m0).square().sum() + (move @ S0 @ move).trace()
+    torch.testing.assert_close(cost, gaussian_wasserstein2(m0, S0, m1, S1, squared=True), rtol=1e-9, atol=1e-9)
+    z = m0 + normal(4, 6, rank0) @ normal(2, 4, rank0).mT  # points of the source
+    halfway = PotentialFlow(u).integrate(z, [0.0, 0.5]).z[-1]
+    torch.testing.assert_close(halfway, (z + u.transport(z)) / 2, rtol=1e-5, atol=1e-5)
+
+
+def test_equal_degenerate_gaussians_stay():
+    """Catches a map that moves points off the range of the covariances for no reason."""
+    m, S = normal(0, 3), low_rank(3, 1, 1)
+    u = gaussian_transport_potential(m, S, m, S)
+    torch.testing.assert_close(u.matrix, torch.eye(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("call", [gaussian_wasserstein2, gaussian_transport_potential])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_refused(call, bad):
+    """Catches a NaN mean that becomes a NaN distance."""
+    good = {"m0": normal(0, 2), "S0": spd(2, 0), "m1": normal(1, 2), "S1": spd(2, 1)}
+    for name, tensor in good.items():
+        with pytest.raises(ValueError, match=f"{name}: expected finite numbers"):
+            call(**{**good, name: tensor * bad})
+    with pytest.raises(TypeError, match=r"S1: expected a floating-point tensor, got torch\.complex128"):
+        call(**{**good, "S1": good["S1"] + 0j})
+    with pytest.raises(ValueError, match="S1: expected a positive semidefinite matrix, got one with the eigenvalue -1"):
+        call(**{**good, "S1": -torch.eye(2, dtype=torch.float64)})
+
+
+@pytest.mark.parametrize(("rank0", "rank1"), [(2, 3), (0, 1)])
+def test_a_target_out_of_reach_has_no_map(rank0, rank1):
+    """Catches a map from a line to a plane."""
+    with pytest.raises(
+        ValueError, match=f"reaches all {rank1} directions of the target S1, got one that reaches {rank0}"
+    ):
+        gaussian_transport_potential(normal(0, 4), low_rank(4, rank0, 2), normal(1, 4), low_rank(4, rank1, 3))

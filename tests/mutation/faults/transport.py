@@ -82,7 +82,7 @@ FAULTS = (
     Fault(
         "the map between Gaussians backwards",
         "latentflow/transport/gaussian.py",
-        "half = inverse.mT @ axes * values.clamp(min=0.0).pow(0.25)",
+        "half = inverse.mT @ axes * torch.where(values > _rounding(values), values, 0.0).pow(0.25)",
         "half = L0 @ axes * values.pow(-0.25)",
         GAUSSIAN,
     ),
