@@ -133,12 +133,13 @@ class Evaluate:
     def run(self) -> None:
         """Evaluate and print the errors."""
         folder = RunFolder(self.folder)
-        if self.transfer is not None:
-            print(evaluate_transfer(folder, self.transfer, self.source, self.device, trust=self.trust).table())
-            print(f"wrote {folder.transfer} and {folder.transfer_strips}")
-        else:
-            print(evaluate(folder, self.source, self.device, trust=self.trust).table())
-            print(f"wrote {folder.evaluation} and {folder.strips}")
+        with folder.measuring():
+            if self.transfer is not None:
+                print(evaluate_transfer(folder, self.transfer, self.source, self.device, trust=self.trust).table())
+                print(f"wrote {folder.transfer} and {folder.transfer_strips}")
+            else:
+                print(evaluate(folder, self.source, self.device, trust=self.trust).table())
+                print(f"wrote {folder.evaluation} and {folder.strips}")
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,10 @@ class Measure:
     def run(self) -> None:
         """Measure and print the tables."""
         folder = RunFolder(self.folder)
-        for part in self.parts:
-            print(measure(folder, part, self.config, self.source, self.device, trust=self.trust))
-            print(f"wrote {folder.metric(part)}", flush=True)
+        with folder.measuring():
+            for part in self.parts:
+                print(measure(folder, part, self.config, self.source, self.device, trust=self.trust))
+                print(f"wrote {folder.metric(part)}", flush=True)
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,17 @@ class RunFolder:
                         path.unlink(missing_ok=True)
             yield
 
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Own the folder of a run to measure it, so that no numbers of an older checkpoint end beside a newer one.
+
+        Raises:
+            ExperimentError: If there is no run, or another process owns it.
+        """
+        TrainConfig.from_json(self.config)
+        with self.owned("measuring"):
+            yield
+
     def create(self, config: TrainConfig) -> None:
         """Write the configuration of a new run, and a copy of the code that it names, into the folder.
 

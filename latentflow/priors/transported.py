@@ -100,7 +100,11 @@ class _StoppedFlow:
     index: Tensor
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _StoppedFlow) and self.prior is other.prior and torch.equal(self.index, other.index)
+        if not isinstance(other, _StoppedFlow):
+            return NotImplemented
+        ours, theirs = self.prior, other.prior
+        same_field = ours.potential is theirs.potential and ours.dynamics is theirs.dynamics
+        return same_field and torch.equal(self.index, other.index)
 
     __hash__ = object.__hash__
 
