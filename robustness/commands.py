@@ -16,13 +16,13 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["Command", "Ended", "Outcome", "campaign_of", "misbehaviour", "preload", "serve", "summary"]
+__all__ = ["Command", "Ended", "Outcome", "campaign_of", "campaigns_of", "misbehaviour", "preload", "serve", "summary"]
 
 ROOT = Path(__file__).parent.parent
 PREFIX = "latentflow: error:"
@@ -30,6 +30,7 @@ LONGEST = 2000  # characters of a message
 IDLE = 4.0  # seconds without computing, after which a command waits for something that never comes
 GIBIBYTE = 2**30
 SHOWN = 300  # characters of a detail
+_warm: set[str] = set()  # the commands whose modules this process has imported
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ def _activity(pid: int) -> str:
 
 
 def preload(arguments: Sequence[Sequence[str]] = ()) -> None:
-    """Import the whole package, and what commands import while they run; compute nothing.
+    """Import the whole package, and what commands import while they run, once each; compute nothing.
 
     Args:
         arguments: The arguments of commands, run in forked processes one after the other; an argument ``{}`` is
@@ -277,6 +278,9 @@ def preload(arguments: Sequence[Sequence[str]] = ()) -> None:
     with tempfile.TemporaryDirectory(prefix="latentflow-warm-") as folder:
         note = Path(folder, "modules")
         for words in arguments:
+            if words[0] in _warm:
+                continue
+            _warm.add(words[0])
             command = [word.replace("{}", str(Path(folder, "run"))) for word in words]
             Command(command, Path(folder), prepare=lambda: _note_modules(note)).wait(120)
             for name in note.read_text(encoding="utf-8").split() if note.exists() else ():
@@ -309,23 +313,43 @@ def campaign_of(module: str, **arguments: int) -> list[Outcome]:
     Raises:
         RuntimeError: If that process dies.
     """
+    return campaigns_of({module: arguments})[module]
+
+
+def campaigns_of(requests: Mapping[str, Mapping[str, int]]) -> dict[str, list[Outcome]]:
+    """Run several campaigns one after the other in one process, which imports everything once.
+
+    Args:
+        requests: The arguments of each campaign, by the name of its module.
+
+    Returns:
+        The outcomes of each.
+
+    Raises:
+        RuntimeError: If that process dies.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    code = f"from robustness.commands import serve; serve({module!r}, {arguments!r})"
+    found: dict[str, list[Outcome]] = {module: [] for module in requests}
+    code = f"from robustness.commands import serve; serve({ {k: dict(v) for k, v in requests.items()}!r})"
     done = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment, check=False
     )
+    for line in done.stdout.decode().splitlines():
+        module, outcome = json.loads(line)
+        found[module].append(Outcome(**outcome))
     if done.returncode:
-        raise RuntimeError(f"{module}: expected outcomes, got exit code {done.returncode}")
-    return [Outcome(**json.loads(line)) for line in done.stdout.decode().splitlines()]
+        raise RuntimeError(f"{', '.join(requests)}: expected outcomes, got exit code {done.returncode}")
+    return found
 
 
-def serve(module: str, arguments: dict[str, int]) -> None:
-    """Write the outcome of every case as a line of JSON; what :func:`campaign_of` runs."""
-    work: Callable[..., Iterator[Outcome]] = importlib.import_module(module).work
-    for outcome in work(**arguments):
-        short = replace(outcome, detail=outcome.detail[:SHOWN], seconds=round(outcome.seconds, 2))
-        print(json.dumps(asdict(short)), flush=True)
+def serve(requests: Mapping[str, Mapping[str, int]]) -> None:
+    """Write the outcome of every case as a line of JSON; what :func:`campaigns_of` runs."""
+    for module, arguments in requests.items():
+        work: Callable[..., Iterator[Outcome]] = importlib.import_module(module).work
+        for outcome in work(**arguments):
+            short = replace(outcome, detail=outcome.detail[:SHOWN], seconds=round(outcome.seconds, 2))
+            print(json.dumps((module, asdict(short))), flush=True)
 
 
 def summary(outcomes: Sequence[Outcome], names: Sequence[str]) -> str:

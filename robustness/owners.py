@@ -28,6 +28,7 @@ works leaves is not what it leaves alone; temporary files are left; something el
 BAD = OUTCOMES[1:]
 STEPS, STEPS_MORE = 60, 80
 IMAGES = 400
+AHEAD = 0.1  # seconds in which both processes are there and wait
 SOON = 0.2  # seconds that a command takes to come to its folder
 
 
@@ -56,7 +57,9 @@ def work(cases: int, seed: int) -> Iterator[Outcome]:
         pairs = Pairs(Path(folder))
         for case in range(cases):
             kind, pair = list(pairs.kinds.items())[case % len(pairs.kinds)]
-            delay = float(np.random.default_rng([seed, case]).choice([0.0, 0.01, *np.linspace(0.05, 0.8, 14)]))
+            rng = np.random.default_rng([seed, case])
+            together = case // len(pairs.kinds) % 2 == 0
+            delay = 0.0 if together else float(rng.uniform(0, 0.8))
             begun = time.perf_counter()
             outcome, detail = pair(Path(folder, f"pair-{case}"), delay)
             yield Outcome(case, kind, f"{delay:.2f} of the time apart", outcome, detail, time.perf_counter() - begun)
@@ -161,17 +164,21 @@ class Timed:
         return self.ended.code
 
 
-def _start(arguments: Sequence[str], place: Path) -> Command:
-    return Command(arguments, place, prepare=lambda: checkpoint_every(0.0))
+def _start(arguments: Sequence[str], place: Path, moment: float = 0.0) -> Command:
+    """Start a command, which begins at a moment of the clock that all processes share."""
+
+    def prepare() -> None:
+        checkpoint_every(0.0)
+        time.sleep(max(moment - time.perf_counter(), 0.0))
+
+    return Command(arguments, place, prepare=prepare)
 
 
 def _both(first: Sequence[str], second: Sequence[str], place: Path, seconds: float) -> tuple[Timed, Timed]:
     """Start two commands, the second one some time after the first, and wait for both."""
-    starts = [time.perf_counter()]
-    running = [_start(first, place)]
-    running[0].sleep(seconds)
-    starts.append(time.perf_counter())
-    running.append(_start(second, place))
+    begin = time.perf_counter() + AHEAD
+    starts = [begin, begin + seconds]
+    running = [_start(arguments, place, start) for arguments, start in zip((first, second), starts, strict=True)]
     moments = [0.0, 0.0]
     while not all(moments):
         for i, command in enumerate(running):

@@ -26,7 +26,7 @@ OUTCOMES = ("ended", "incomplete", "orphan", "unsaid", "traceback", "hang")
 """What becomes of a job.
 
 It ends within a minute as documented; without a checkpoint or results; but leaves a process behind; with another exit
-code than the documented one; with something else than one line; not within a minute.
+code than the documented one, or in the words of torch; with something else than one line; not within a minute.
 """
 
 BAD = OUTCOMES[1:]
@@ -152,6 +152,8 @@ def _judge(folder: Path, blow: Blow, ended: Ended, left: int) -> tuple[str, str]
         return "traceback", wrong
     if ended.code not in blow.codes:
         return "unsaid", f"expected an exit code of {blow.codes}, got {ended.code}: {ended.message}"
+    if blow.rank == 1 and "gloo" in ended.message:
+        return "unsaid", f"the text of torch for a process that has died: {ended.message}"
     if blow.number in (None, signal.SIGINT, signal.SIGTERM) and not checkpoints(folder):
         return "incomplete", f"no checkpoint: {ended.message}"
     if blow.number is None:

@@ -8,6 +8,14 @@ pytest.importorskip("resource", reason="limits the memory of a process")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 from robustness import disk_full, kills, owners, run_folders, workers  # noqa: E402 - not on every system
+from robustness.commands import campaigns_of  # noqa: E402
+
+SAMPLE = {
+    kills: {"kills": 1, "signals": 1, "seed": 0},
+    run_folders: {"cases": 2, "seed": 2},
+    disk_full: {"seed": 0, "limits": 1, "mounts": 0, "calls": 1},
+    owners: {"cases": 2, "seed": 0},
+}
 
 
 def bad(module, outcomes):
@@ -16,32 +24,15 @@ def bad(module, outcomes):
     return [one for one in outcomes if one.outcome in module.BAD]
 
 
-def test_killed_and_stopped_runs_end_as_if_nothing_had_been():
-    """Catches a checkpoint that is half written, a run that cannot be resumed, and temporaries that stay."""
-    outcomes = kills.campaign(kills=3, signals=2, seed=0)
-    assert len(outcomes) == 5
-    assert bad(kills, outcomes) == []
-
-
-def test_damaged_run_folders_are_refused_or_do_no_harm():
-    """Catches a reader that believes a file, runs what it names, waits for a pipe, or lets an exception through."""
-    outcomes = run_folders.campaign(cases=5, seed=2)
-    assert len({one.kind for one in outcomes}) == 5
-    assert bad(run_folders, outcomes) == []
-
-
-def test_a_full_disk_is_one_line_and_the_run_goes_on():
-    """Catches a write of which nobody has thought that it may fail."""
-    outcomes = disk_full.campaign(seed=0, limits=2, mounts=0, calls=1)
-    assert {one.kind for one in outcomes} > {"a limit of file size", "fsync", "replace"}
-    assert bad(disk_full, outcomes) == []
-
-
-def test_one_of_two_commands_owns_a_folder():
-    """Catches a configuration of one run beside the weights of another."""
-    outcomes = owners.campaign(cases=4, seed=0)
-    assert len({one.kind for one in outcomes}) == 4
-    assert bad(owners, outcomes) == []
+def test_a_sample_of_each_campaign_holds():
+    """Catches what is lost, silent, half said or left behind by a kill, damage, a full disk or a second command."""
+    found = campaigns_of({module.__name__: arguments for module, arguments in SAMPLE.items()})
+    assert len(found["robustness.kills"]) == 2
+    assert {one.kind for one in found["robustness.disk_full"]} > {"a limit of file size", "fsync", "replace"}
+    for module in (run_folders, owners):
+        assert len({one.kind for one in found[module.__name__]}) >= 2
+    faults = [one for module in SAMPLE for one in bad(module, found[module.__name__])]
+    assert faults == [], "\n".join(map(str, faults))
 
 
 def test_two_processes_train_and_end():
