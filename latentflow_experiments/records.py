@@ -139,7 +139,7 @@ def _without_infinity(value: object, where: str) -> object:
     return None if isinstance(value, float) and math.isinf(value) else value
 
 
-PACKAGES = ("torch", "torchdiffeq", "numpy", "geomloss", "kornia", "lightning-fabric", "safetensors", "scikit-learn")
+PACKAGES = ("torch", "torchdiffeq", "numpy", "kornia", "lightning-fabric", "safetensors", "scikit-learn")
 
 
 def provenance(**facts: object) -> dict[str, Any]:
