@@ -33,8 +33,9 @@ class Hardware:
         device: What to train on; ``auto`` takes an accelerator where there is one.
         devices: How many of them; each draws batches of its own.
         strategy: How several devices work together.
-        threads: How many threads of the CPU; by default the faster of one and all, by a measured step. A resumed run
-            keeps those that it began with: with others the last digits differ.
+        threads: How many threads of the CPU each process has; by default the faster of one and all, by a measured step,
+            or an equal share for each of several processes. A resumed run keeps those that it began with: with others
+            the last digits differ.
         precision: Precision of encoder and decoder; auto is bf16-mixed where the processor computes in it, else 32.
             The dynamics are always computed in 32 bits.
     """
@@ -61,7 +62,7 @@ class Hardware:
             step: Makes a step.
         """
         threads = self.threads or before
-        most = torch.get_num_threads()
+        most = torch.get_num_threads() if self.devices == 1 else 1
         if threads is None and most > 1 and self.device in ("auto", "cpu") and chosen_device(self.device) == "cpu":
             threads = min((1, most), key=lambda count: _seconds_of(step, count))
         if threads is not None:
@@ -69,6 +70,8 @@ class Hardware:
 
     def launch(self) -> Fabric:
         """Start the processes, one for each device, and give the handle to them."""
+        if self.devices > 1:
+            torch.set_num_threads(self.threads or max(1, torch.get_num_threads() // self.devices))
         fabric = Fabric(
             accelerator=self.device,
             strategy=STRATEGIES["ddp" if self.devices > 1 else self.strategy],
