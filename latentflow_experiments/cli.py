@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import logging
 import re
@@ -254,7 +255,16 @@ def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Comp
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UsageError(BOX.sub(" ", said.getvalue())) from None
+        raise UsageError(_in_one_line(said.getvalue())) from None
+
+
+def _in_one_line(said: str) -> str:
+    """Write what tyro says about wrong arguments in one line, with the nearest word for one that is not known."""
+    text = " ".join(BOX.sub(" ", said).split())
+    text = re.sub(r"^(Unrecognized options|Invalid choice|Parsing error) (?=\1)", "", text, flags=re.IGNORECASE)
+    unknown = re.search(r"invalid choice '([^']*)'[^(]*\(([^)]*)\)", text)
+    near = difflib.get_close_matches(unknown[1], re.findall(r"'([^']*)'", unknown[2]), 1) if unknown else []
+    return f"did you mean {near[0]!r}? {text}" if near else text
 
 
 EXPECTED = (ExperimentError, OSError, FloatingPointError, ValueError)

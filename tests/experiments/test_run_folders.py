@@ -318,6 +318,23 @@ def test_the_commands_of_the_help_are_those_of_the_parser(capsys):
     assert described == COMMANDS
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["train", "digts"], "did you mean 'digits'?"),
+        (["train", "digits", "--method", "vea"], "did you mean 'vae'?"),
+        (["train", "digits", "--lerning-rate", "3"], "Perhaps you meant: --learning-rate"),
+        (["data", "lst"], "Available subcommands: list, fetch"),
+    ],
+)
+def test_a_wrong_word_is_answered_by_the_nearest(words, hint, capsys):
+    """Catches a list of all words and no more, and a box of several lines whose breaks are written out."""
+    assert main(words) == 2
+    line = complaint(capsys)
+    assert hint in line
+    assert "\\n" not in line
+
+
 def test_names_that_a_terminal_cannot_show(run, tmp_path):
     """Catches C7: a traceback of the encoding after the work was done, and B4: control characters in a message."""
     odd = tmp_path / "r\u00fcn\x1b[31m"
