@@ -93,6 +93,11 @@ class RunFolder:
             number += 1
         return RunFolder(path)
 
+    def has_begun(self) -> bool:
+        """Return whether there is a checkpoint to go on from, or should be: something was logged or measured."""
+        later = (self.checkpoint, self.evaluation)
+        return any(map(os.path.lexists, later)) or bool(read_log(self.metrics)[0])
+
     @property
     def code(self) -> Path:
         """A copy of the file of the user's that has the residual, of a run with one."""
@@ -204,6 +209,36 @@ LARGEST_CODE = 2**20
 """The largest size of the user's code, in bytes."""
 
 
+LONGEST_LOG = 2**28
+"""The largest size of a log of metrics, in bytes."""
+
+
+def _step_of(line: bytes) -> int | None:
+    """Return the step of a record of the log; None for a line that is not one, as after a crash."""
+    try:
+        step = json.loads(line.decode())["step"]
+    except BROKEN:
+        return None
+    return step if isinstance(step, int) else None
+
+
+def read_log(path: Path) -> tuple[list[tuple[int, str]], int]:
+    """Read the log of a run.
+
+    Args:
+        path: The log.
+
+    Returns:
+        The records, each with its step, and the number of lines that are none, as after a crash.
+
+    Raises:
+        DataError: If it cannot be read or is too large.
+    """
+    lines = read_limited(path, LONGEST_LOG).splitlines() if os.path.lexists(path) else []
+    records = [(step, line.decode()) for line in lines if (step := _step_of(line)) is not None]
+    return records, len(lines) - len(records)
+
+
 def _read_any(path: Path) -> None:
     with reading(path, "a readable file"), open_regular(path) as file:
         file.read(1)
@@ -239,9 +274,11 @@ def check_run(folder: RunFolder) -> list[FileState]:
     reads: dict[Path, Callable[[], object]] = {
         folder.config: lambda: TrainConfig.from_json(folder.config),
         folder.environment: folder.sessions,
-        folder.checkpoint: lambda: read_checkpoint(folder.checkpoint),
+        folder.checkpoint: lambda: _require_checkpoint(folder),
     }
-    measured = sorted(set(folder.path.glob("*.json")) - {folder.config, folder.environment})
+    if os.path.lexists(folder.metrics):
+        reads[folder.metrics] = lambda: _require_records(folder.metrics)
+    measured = sorted({*folder.path.glob("*.json"), folder.evaluation} - {folder.config, folder.environment})
     reads |= {path: partial(folder.read_metric, path) for path in measured}
     if folder.code.exists():
         reads[folder.code] = folder.read_code
@@ -251,12 +288,35 @@ def check_run(folder: RunFolder) -> list[FileState]:
     for path, read in reads.items():
         try:
             if not os.path.lexists(path):
-                raise ExperimentError(f"{path}: missing")
+                hint = "; use: latentflow evaluate" if path == folder.evaluation else ""
+                raise ExperimentError(f"{path}: missing{hint}")
             read()
             states.append(FileState(path, None))
         except ExperimentError as error:
             states.append(FileState(path, str(error).removeprefix(f"{path}: ")))
+    if not os.access(folder.path, os.W_OK):
+        states.append(FileState(folder.path, "cannot be written to, so the run can neither be evaluated nor go on"))
     return states
+
+
+def _require_checkpoint(folder: RunFolder) -> None:
+    """Read the checkpoint, and compare it with the model of the configuration where that can be built."""
+    tensors, _ = read_checkpoint(folder.checkpoint)
+    try:
+        config = TrainConfig.from_json(folder.config)
+        if config.model.pde not in RESIDUALS:  # code is not run to check a folder
+            return
+        model = config.model.build(open_sequences(config.dataset, "test", config.sequences))
+    except ExperimentError:  # the configuration has its own line, and the data may be elsewhere
+        return
+    weights = {name.removeprefix(MODEL): tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
+    _check_architecture(folder.checkpoint, weights, model.state_dict())
+
+
+def _require_records(path: Path) -> None:
+    _, others = read_log(path)
+    if others:
+        raise ExperimentError(f"{path}: expected a record in each line, got {others} lines that are none")
 
 
 MODEL = "model."

@@ -137,7 +137,7 @@ def train(
     method = config.model.described
     model = initial_model(config, data)
     optimizer = torch.optim.Adam(method.parameter_groups(model), fused=True)
-    resume = resume and folder.checkpoint.exists()  # else it was stopped before there was one, and starts at step 0
+    resume = resume and folder.has_begun()  # else it was stopped before its first checkpoint, and starts at step 0
     done = load_checkpoint(folder.checkpoint, model, optimizer) if resume else Progress()
     terms_of, stepper = fabric.setup(model, optimizer)
     data = data.to(fabric.device)

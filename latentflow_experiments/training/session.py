@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 from latentflow_experiments.configuration import Budget
 from latentflow_experiments.methods.method import require
-from latentflow_experiments.reading import BROKEN, read_limited
 from latentflow_experiments.records import write_text
-from latentflow_experiments.runs import RunFolder, chosen_device
+from latentflow_experiments.runs import RunFolder, chosen_device, read_log
 
 STRATEGIES = {"auto": "auto", "ddp": "ddp_find_unused_parameters_true"}  # a batch uses one of the potentials only
 
@@ -146,10 +145,6 @@ REFRESH = 0.5
 SHOWN = {"reconstruction": ".0f", "kl": ".0f", "residual": ".3f", "folded": ".0%"}
 
 
-LONGEST_LOG = 2**28
-"""The largest size of a log of metrics, in bytes."""
-
-
 class Clock:
     """Counts the seconds of training, over all sessions of a run.
 
@@ -224,15 +219,6 @@ class ProgressBar:
         self._bar.close()
 
 
-def _step_of(line: bytes) -> int | None:
-    """Return the step of a record of the log; None for a line that is not one, as after a crash."""
-    try:
-        step = json.loads(line)["step"]
-    except BROKEN:
-        return None
-    return step if isinstance(step, int) else None
-
-
 class MetricsLog:
     """Appends metrics to a run's ``metrics.jsonl`` and to its TensorBoard events.
 
@@ -243,8 +229,7 @@ class MetricsLog:
     """
 
     def __init__(self, folder: RunFolder, steps: int) -> None:
-        lines = [] if not folder.metrics.exists() else read_limited(folder.metrics, LONGEST_LOG).splitlines()
-        kept = [line.decode() for line in lines if (logged := _step_of(line)) is not None and logged <= steps]
+        kept = [record for step, record in read_log(folder.metrics)[0] if step <= steps]
         write_text(folder.metrics, "".join(line + "\n" for line in kept))
         self._file = folder.metrics.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder.path), purge_step=steps + 1)

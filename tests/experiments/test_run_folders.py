@@ -64,6 +64,21 @@ def test_a_flipped_bit_is_found(run, name, place, capsys):
     assert name in complaint(capsys)
 
 
+def test_a_check_finds_what_later_commands_refuse(run, capsys):
+    """Catches a check that passes a checkpoint of another model, a log of other text and a lost evaluation."""
+    assert main(["check", str(run)]) == 0
+    config = read_json(run / "config.json", "a configuration")
+    write_json(run / "config.json", config | {"model": config["model"] | {"width": 9}})
+    (run / "metrics.jsonl").write_text('{"step": 50}\n', encoding="utf-16")
+    (run / "evaluation.json").unlink()
+    faults = {state.path.name: state.fault for state in check_run(RunFolder(run)) if state.fault}
+    assert set(faults) == {"checkpoint.safetensors", "metrics.jsonl", "evaluation.json"}
+    assert "another architecture" in faults["checkpoint.safetensors"]
+    assert "latentflow evaluate" in faults["evaluation.json"]
+    assert main(["check", str(run)]) == 1
+    assert "3 files that are damaged" in complaint(capsys)
+
+
 def test_weights_that_are_not_numbers_are_refused(run, capsys):
     """Catches A7: a NaN weight that ends as NaN in evaluation.json."""
     tensors, progress = read_checkpoint(run / "checkpoint.safetensors")
@@ -195,9 +210,11 @@ def test_nothing_but_a_residual_is_called(name):
 
 def test_a_run_killed_before_its_first_checkpoint_goes_on(run, capsys):
     """Catches C2: --resume that says there is no checkpoint, and without it advice to use --resume."""
-    (run / "checkpoint.safetensors").unlink()
-    (run / "metrics.jsonl").unlink()
     before = read_json(run / "evaluation.json", "an evaluation")["result"]
+    (run / "checkpoint.safetensors").unlink()
+    assert main(["train", "digits", "--resume", "--steps", "3", "--out", str(run), *SMALL]) == 1
+    assert "expected a checkpoint, got no such file" in complaint(capsys)  # one is lost: it was evaluated
+    (run / "evaluation.json").unlink()
     assert main(["train", "digits", "--resume", "--steps", "3", "--out", str(run), *SMALL]) == 0
     assert read_json(run / "evaluation.json", "an evaluation")["result"] == before
     capsys.readouterr()
