@@ -64,7 +64,8 @@ def clear_temporaries(folder: Path, name: str) -> None:
         name: Their name, with ``?`` for any character.
     """
     for left in folder.glob(f".{name}.????????{Path(name).suffix}"):
-        left.unlink(missing_ok=True)
+        if left.is_file():
+            left.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

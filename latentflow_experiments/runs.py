@@ -22,7 +22,15 @@ from latentflow_experiments.data import SequenceDataset, Source, open_sequences
 from latentflow_experiments.errors import DataError, ExperimentError, UsageError
 from latentflow_experiments.locks import owned
 from latentflow_experiments.reading import BROKEN, brief, open_regular, parse_object, read_limited, reading
-from latentflow_experiments.records import SUM, provenance, read_json, replacing, write_json, write_text
+from latentflow_experiments.records import (
+    SUM,
+    clear_temporaries,
+    provenance,
+    read_json,
+    replacing,
+    write_json,
+    write_text,
+)
 from latentflow_experiments.residuals import RESIDUALS, code_file
 
 
@@ -114,10 +122,10 @@ class RunFolder:
             ExperimentError: If another process owns it, or it cannot be written to.
         """
         with owned(self.path, purpose):
-            for pattern in (".*.????????.*", ".tmp??????"):  # of replacing(), and of safetensors inside of it
-                for path in self.path.glob(pattern):
-                    if path.is_file():
-                        path.unlink(missing_ok=True)
+            clear_temporaries(self.path, "*.*")
+            for left in self.path.glob(".tmp??????"):  # safetensors writes beside what replacing() gives it
+                if left.is_file():
+                    left.unlink(missing_ok=True)
             yield
 
     @contextmanager

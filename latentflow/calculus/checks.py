@@ -138,7 +138,8 @@ def check_flag(name: str, value: bool) -> None:
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Check that an argument is one of several words; raise a ValueError otherwise."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {describe(value)}")
+        *others, last = map(repr, choices)
+        raise ValueError(f"{name}: expected {', '.join(others)} or {last}, got {describe(value)}")
 
 
 def check_callable(name: str, value: object, what: str = "a callable u(z, t)") -> None:
@@ -171,8 +172,9 @@ def check_sequence(name: str, value: object, what: str, check: Callable[[str, An
         raise TypeError(f"{name}: expected a sequence of {what}s, got {describe(value)}")
     if len(value) == 0:
         raise ValueError(f"{name}: expected at least one {what}, got none")
-    for entry in value if check is not None else ():
-        check(name, entry)  # type: ignore[misc]
+    if check is not None:
+        for entry in value:
+            check(name, entry)
 
 
 def check_tensor(name: str, value: Tensor, shape: Shape | None = None, like: Tensor | None = None) -> None:

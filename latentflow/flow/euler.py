@@ -21,6 +21,7 @@ from latentflow.flow.trajectory import (
     check_finite,
     check_numbers,
     evaluate_cost,
+    keep_times,
 )
 
 NEWTON = Newton()
@@ -171,7 +172,7 @@ def _assemble(
     determinants = [step.determinant for step in steps if step.determinant is not None]
     costs = [step.cost for step in steps if step.cost is not None]
     return Trajectory(
-        times.to(z.device) if z.device.type != "mps" else times.to(z),
+        keep_times(times, z),
         z,
         None if scheme.log_det is None else accumulate("log_det", [own.log_det for own in determinants]),
         accumulate("action", [step.action for step in steps]),

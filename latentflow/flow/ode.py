@@ -302,8 +302,8 @@ def quick_changes(potential: nn.Module, z0: Tensor, times: Tensor, ode: ODE) -> 
         t = times[0].detach() + (times[-1] - times[0]).detach() * fractions
         try:
             velocity = _velocity_ahead(potential, z, t)
-        except Exception:
-            continue  # what is wrong with the potential, the solver meets and names
+        except Exception:  # what is wrong with the potential, the solver meets and names
+            continue
         return _times_between(velocity, t, z.norm(dim=-1) * ode.rtol + ode.atol, times.detach())
     return None
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Derivative, Jet
-from latentflow.calculus.checks import check_flag, check_generator, check_methods, check_tensor, describe
+from latentflow.calculus.checks import check_choice, check_flag, check_generator, check_methods, check_tensor, describe
 
 Times: TypeAlias = Tensor | Sequence[float]
 """Times in strictly increasing or decreasing order, of shape ``(T+1,)``."""
@@ -174,8 +174,8 @@ def check_running_cost(cost: RunningCost | None) -> None:
 
 def check_policy(on_fold: OnFold | None) -> None:
     """Check a policy for folds; raise a ValueError unless it is a word of it or None."""
-    if on_fold is not None and (not isinstance(on_fold, str) or on_fold not in POLICIES):
-        raise ValueError(f"on_fold: expected 'raise', 'warn' or 'ignore', got {describe(on_fold)}")
+    if on_fold is not None:
+        check_choice("on_fold", on_fold, POLICIES)
 
 
 def evaluate_cost(cost: RunningCost, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
@@ -186,10 +186,14 @@ def evaluate_cost(cost: RunningCost, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
     return rate
 
 
+def keep_times(times: Tensor, z: Tensor) -> Tensor:
+    """Return times on the device of ``z``, in float64 where the device has it, whatever the dtype of the points."""
+    return times.to(z.device, torch.float32 if z.device.type == "mps" else torch.float64)
+
+
 def check_times(times: Times, z: Tensor) -> Tensor:
     """Return times on the device of ``z``, in float64 if possible; raise a TypeError or ValueError otherwise."""
-    dtype = torch.float32 if z.device.type == "mps" else torch.float64
-    result = real_times(times).to(z.device, dtype)
+    result = keep_times(real_times(times), z)
     if result.ndim != 1 or len(result) == 0:
         raise ValueError(f"times: expected shape (T+1,) with at least one time, got {tuple(result.shape)}")
     steps = result.detach().diff()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from latentflow.calculus import Field, Time
 from latentflow.calculus.checks import check_callable, describe
 from latentflow.flow import Euler, Flow, FlowTransform, OnFold, PotentialFlow, PushForward, Scheme, Times, Trajectory
-from latentflow.flow.trajectory import DensitySource, check_scheme
+from latentflow.flow.trajectory import DensitySource, check_scheme, keep_times
 from latentflow.potentials import PotentialBank
 from latentflow.potentials.algebra import as_module
 from latentflow.priors.diffusion import Prior, check_elapsed, check_field, common_shape
@@ -157,7 +157,7 @@ class _StoppedFlow:
             action.append(action[-1].index_put(rows, trajectory.action[-1], accumulate=True))
             if trajectory.log_det is not None:
                 log_det.append(log_det[-1].index_put(rows, trajectory.log_det[-1], accumulate=True))
-        times = torch.tensor(stops, dtype=torch.float32 if z.device.type == "mps" else torch.float64, device=z.device)
+        times = keep_times(torch.tensor(stops, dtype=torch.float64), z)
         return Trajectory(
             times.flip(0) if back else times,
             torch.stack(points).reshape(len(points), *z.shape),

@@ -13,7 +13,6 @@ from torch.distributions import Distribution, constraints
 from latentflow.calculus import Field
 from latentflow.calculus.checks import (
     check_callable,
-    check_choice,
     check_count,
     check_generator,
     check_images,
@@ -26,6 +25,7 @@ from latentflow.calculus.checks import (
 )
 from latentflow.calculus.jets import check_points
 from latentflow.flow import Flow, OnFold, PotentialFlow
+from latentflow.flow.trajectory import check_policy
 from latentflow.pde import AlongPath, Collocation, PDEResidual
 from latentflow.potentials import PotentialBank
 from latentflow.priors import Prior
@@ -191,8 +191,7 @@ class FlowVAE(nn.Module):
             check_methods("label_posterior", label_posterior, ("divergence",), "a LabelPosterior or None")
         if decoded_frames is not None:
             check_count("decoded_frames", decoded_frames)
-        if on_fold is not None:
-            check_choice("on_fold", on_fold, ("raise", "warn", "ignore"))
+        check_policy(on_fold)
         self.encoder = encoder
         self.decoder = decoder
         self.bank = bank

@@ -3,15 +3,14 @@
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
+from tiny_run import SMALL, complaint
 
 from latentflow_experiments.cli import Train, _parse, main
 from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
@@ -20,28 +19,6 @@ from latentflow_experiments.methods import MethodOptions
 from latentflow_experiments.methods.method import Choice
 from latentflow_experiments.records import read_json, write_json
 from latentflow_experiments.runs import RunFolder
-
-SMALL = ["--dim", "3", "--hidden", "5", "--width", "8", "--batch-size", "6", "--device", "cpu"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A finished run of a few steps."""
-    out = tmp_path_factory.mktemp("runs") / "digits"
-    assert main(["train", "digits", "--steps", "3", "--out", str(out), *SMALL]) == 0
-    return out
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    """A copy of it to spoil."""
-    return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-def complaint(capsys):
-    err = capsys.readouterr().err.strip().splitlines()[-1]
-    assert err.startswith("latentflow: error: ")
-    return err
 
 
 def test_training_leaves_a_whole_run_folder(trained):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny_run import SMALL, complaint
 
 from latentflow_experiments.cli import main
 from latentflow_experiments.errors import ExperimentError, UsageError
@@ -19,33 +20,11 @@ from latentflow_experiments.records import read_json, write_json
 from latentflow_experiments.residuals import build_residual
 from latentflow_experiments.runs import RunFolder, check_run, read_checkpoint
 
-SMALL = ["--batch-size", "6", "--dim", "3", "--hidden", "4", "--width", "8", "--precision", "32"]
 CODE = """from pathlib import Path
 from latentflow import HJResidual
 Path(r'{marker}').touch()
 class Mine(HJResidual): pass
 """
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A finished run of a few steps."""
-    out = tmp_path_factory.mktemp("runs") / "digits"
-    assert main(["train", "digits", "--steps", "3", "--out", str(out), *SMALL]) == 0
-    return out
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    """A copy of it to spoil."""
-    return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-def complaint(capsys):
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("latentflow: error: ")
-    assert "Traceback" not in "".join(lines)
-    return lines[-1]
 
 
 @pytest.mark.parametrize("name", ["config.json", "environment.json", "evaluation.json", "checkpoint.safetensors"])

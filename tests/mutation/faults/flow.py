@@ -268,8 +268,8 @@ FAULTS = (
     Fault(
         "times rounded to the dtype of the points",
         "latentflow/flow/euler.py",
-        'times.to(z.device) if z.device.type != "mps" else times.to(z)',
-        "times.to(z)",
+        "keep_times(times, z),",
+        "times.to(z),",
         ("latentflow/flow/test_flow_field_cases.py",),
     ),
     Fault(
