@@ -282,18 +282,15 @@ class FlowVAE(nn.Module):
             FoldError: In evaluation mode, if a step of the flow folds.
         """
         self._check(frames, generator)
-        if k is not None:
-            check_instance("k", k, Tensor, "an int64 tensor or None")
-        if k is not None and k.shape != frames.shape[:1]:
-            raise ValueError(f"k: expected shape ({len(frames)},), got {tuple(k.shape)}")
-        if k is not None:
-            check_index(k, len(self.bank))
         assignment: Assignment
         label_kl = collapse = frames.new_zeros(())
         if k is not None:
+            check_instance("k", k, Tensor, "an int64 tensor or None")
+            if k.shape != frames.shape[:1]:
+                raise ValueError(f"k: expected shape ({len(frames)},), got {tuple(k.shape)}")
             assignment = Known(k)
             if self.label_posterior is not None:
-                label_kl = -self.label_posterior(frames).log_prob(k).mean()
+                label_kl = -self.label_posterior(frames).log_prob(check_index(k, len(self.bank))).mean()
         elif self.label_posterior is not None:
             label = self.label_posterior(frames)
             label_kl = self.label_posterior.divergence(label).mean()
@@ -344,7 +341,7 @@ class FlowVAE(nn.Module):
         if frames.numel() == 0:
             raise ValueError(f"frames: expected at least one sequence of one frame, got {tuple(frames.shape)}")
         support = getattr(self.likelihood, "support", None)
-        if support is constraints.unit_interval and frames.numel() > 0:
+        if support is constraints.unit_interval:
             low, high = frames.detach().aminmax()
             if not (low >= 0 and high <= 1):
                 raise ValueError(
