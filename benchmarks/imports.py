@@ -14,7 +14,7 @@ from benchmarks.text import duration
 from benchmarks.timing import Plan, measure
 from latentflow_experiments.reports.tables import table
 
-BELOW, WITH, ALONE = "torch, torchdiffeq, geomloss", "torch, torchdiffeq, geomloss, latentflow", "latentflow"
+BELOW, WITH, ALONE = "torch, torchdiffeq", "torch, torchdiffeq, latentflow", "latentflow"
 LEAST = 15
 
 
