@@ -18,6 +18,7 @@ from latentflow.vae.label_posterior import annealed_temperature as annealed_temp
 from latentflow.vae.networks import BernoulliLikelihood as BernoulliLikelihood
 from latentflow.vae.networks import ContinuousBernoulliLikelihood as ContinuousBernoulliLikelihood
 from latentflow.vae.networks import GaussianLikelihood as GaussianLikelihood
+from latentflow.vae.networks import LaplaceLikelihood as LaplaceLikelihood
 from latentflow.vae.networks import Likelihood as Likelihood
 from latentflow.vae.networks import MLPDecoder as MLPDecoder
 from latentflow.vae.networks import MLPEncoder as MLPEncoder
@@ -32,6 +33,7 @@ __all__ = [
     "JointBound",
     "LabelEstimator",
     "LabelPosterior",
+    "LaplaceLikelihood",
     "Likelihood",
     "MLPDecoder",
     "MLPEncoder",
