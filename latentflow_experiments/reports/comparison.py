@@ -25,11 +25,11 @@ def compare(folders: Sequence[RunFolder]) -> str:
         folders: The runs, evaluated.
 
     Returns:
-        Tables with a row for each run, named by the options in which it differs from the default. The first has the
-        equivariance errors and, where there are flows, the transport of each transformation and the largest share of
-        folded samples among them. Where a run has them, one follows of the bounds of the log-likelihood of a frame,
-        with the most samples that were taken, and one of the predictability after the last epoch and of the
-        transformations that were recovered without labels.
+        Tables with a row for each run, named by the options in which the runs differ; a line below has those that they
+        share and that are not the defaults. The first has the equivariance errors and, where there are flows, the
+        transport of each transformation and the largest share of folded samples among them. Where a run has them, one
+        follows of the bounds of the log-likelihood of a frame, with the most samples that were taken, and one of the
+        predictability after the last epoch and of the transformations that were recovered without labels.
 
     A folder without an evaluation, or with a damaged one, is left out, and a line below the tables says so.
 
@@ -37,6 +37,8 @@ def compare(folders: Sequence[RunFolder]) -> str:
         ExperimentError: If no run is left, or the runs are not of the same transformations.
     """
     collected: tuple[list[Columns], ...] = ([], [], [])
+    configs: list[TrainConfig] = []
+    synthetic: list[bool] = []
     transformations: tuple[str, ...] = ()
     left_out: list[str] = []
     for folder in folders:
@@ -53,15 +55,19 @@ def compare(folders: Sequence[RunFolder]) -> str:
             )
         transformations = names
         with reading(folder.path, "a run that was evaluated and measured"):
-            label = {"run": _label(evaluation["provenance"])}
+            facts = evaluation["provenance"]
+            configs.append(TrainConfig.from_values(facts["run"]))
+            synthetic.append(bool(facts.get("data", {}).get("synthetic")))
             parts = (_errors(evaluation), _likelihood(folder), _predictability(folder, evaluation))
         for rows, part in zip(collected, parts, strict=True):
-            if part:
-                rows.append(label | part)
-    if not collected[0]:
+            rows.append(part)
+    if not configs:
         raise ExperimentError(f"expected an evaluated run, got none; {'; '.join(left_out)}")
-    tables = [_table(rows) for rows in collected if rows]
-    return "\n\n".join([*tables, "\n".join(left_out)] if left_out else tables)
+    labels, shared = name_runs(configs)
+    labels = [f"{label} (synthetic)" if made else label for label, made in zip(labels, synthetic, strict=True)]
+    named = [[{"run": label} | part for label, part in zip(labels, rows, strict=True) if part] for rows in collected]
+    tables = [_table(rows) for rows in named if rows]
+    return "\n\n".join([*tables, *([shared] if shared else []), *(["\n".join(left_out)] if left_out else [])])
 
 
 def _table(rows: Sequence[Columns]) -> str:
@@ -113,12 +119,48 @@ def _predictability(folder: RunFolder, evaluation: dict[str, Any]) -> Columns:
     return columns
 
 
-def _label(provenance: dict[str, Any]) -> str:
-    """Name a run by its options, and say so if its data is synthetic."""
-    config = TrainConfig.from_values(provenance["run"])
-    words = options(asdict(config), asdict(TrainConfig(config.dataset)))
-    synthetic = " (synthetic)" if provenance.get("data", {}).get("synthetic") else ""
-    return f"`{' '.join([config.dataset, *words])}`{synthetic}"
+def name_runs(configs: Sequence[TrainConfig]) -> tuple[list[str], str]:
+    """Name runs by the options in which they differ, and say which others are not the defaults.
+
+    Args:
+        configs: The configurations of the runs.
+
+    Returns:
+        The names, and a line with the other options; it is empty if they are the defaults, or there is only one run,
+        whose name has all of them.
+
+    Example:
+        >>> names, shared = name_runs([TrainConfig("digits", seed=seed, batch_size=7) for seed in (0, 1)])
+        >>> names, shared
+        (['`digits --seed 0`', '`digits --seed 1`'], 'All with `--batch-size 7`.')
+    """
+    settings = [flat_settings(config) for config in configs]
+    first, default = settings[0], flat_settings(TrainConfig(configs[0].dataset))
+    changed = [key for key in default if first[key] != default[key]]
+    differing = [key for key in default if any(one[key] != first[key] for one in settings)] if configs[1:] else changed
+    names = [
+        f"`{' '.join([one['dataset'], *_words(one, [key for key in differing if key != 'dataset'])])}`"
+        for one in settings
+    ]
+    shared = _words(first, [key for key in changed if key not in differing])
+    return names, f"All with `{' '.join(shared)}`." if shared else ""
+
+
+def _words(settings: dict[str, Any], keys: Sequence[str]) -> list[str]:
+    """Write settings as options of the command line."""
+    return options({key: settings[key] for key in keys}, dict.fromkeys(keys, ...))
+
+
+def flat_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings of a configuration with those of its parts beside its own."""
+
+    def flatten(values: dict[str, Any]) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for key, value in values.items():
+            flat |= flatten(value) if isinstance(value, dict) else {key: value}
+        return flat
+
+    return flatten(asdict(config))
 
 
 def _nats(bound: float) -> str:

@@ -29,7 +29,7 @@ FEW = ["--images", "2", "--samples", "1", "4", "--pairs", "12", "--epochs", "1"]
 def runs(tmp_path_factory):
     """A trained and evaluated run of four kinds of methods."""
     folder = tmp_path_factory.mktemp("runs")
-    kinds = {"vae": [], "tvae": [], "poflow": [], "flow": ["--bound", "joint"], "weak": ["--supervision", "weak"]}
+    kinds = {"vae": [], "tvae": [], "poflow": [], "flow": [], "weak": ["--supervision", "weak", "--bound", "marginal"]}
     for name, options in kinds.items():
         method = "flow" if name == "weak" else name
         command = ["train", "digits", "--method", method, *TINY, *options, "--out", str(folder / name)]
@@ -118,11 +118,14 @@ def test_the_table_of_several_methods(runs, capsys):
     main(["measure", str(runs / "vae"), "--parts", "likelihood", "vp", *FEW])
     capsys.readouterr()
     assert main(["compare", *(str(runs / name) for name in ("vae", "tvae", "poflow", "weak"))]) == 0
-    errors, likelihood, predictability = capsys.readouterr().out.strip().split("\n\n")
+    errors, likelihood, predictability, shared = capsys.readouterr().out.strip().split("\n\n")
+    assert shared.startswith("All with `--batch-size 4 ")
+    assert "--dim 9" in shared
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in errors.splitlines()]
     assert rows[0][:5] == ["run", "steps", "E scaling", "E rotation", "E coloring"]
     by_name = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
     assert len(by_name) == 4
+    assert not any("--dim" in name for name in by_name)
     vae, weak = (next(row for name, row in by_name.items() if kind in name) for kind in ("--method vae", "weak"))
     assert vae["cost / W2^2 scaling"] == ""
     assert float(weak["cost / W2^2 scaling"].replace("inf", "1")) >= 1

@@ -193,7 +193,8 @@ def test_a_run_killed_before_its_first_checkpoint_goes_on(run, capsys):
     (run / "checkpoint.safetensors").unlink()
     assert main(["train", "digits", "--resume", "--steps", "3", "--out", str(run), *SMALL]) == 1
     assert "expected a checkpoint, got no such file" in complaint(capsys)  # one is lost: it was evaluated
-    (run / "evaluation.json").unlink()
+    for later in ("evaluation.json", "metrics.jsonl"):
+        (run / later).unlink()
     assert main(["train", "digits", "--resume", "--steps", "3", "--out", str(run), *SMALL]) == 0
     assert read_json(run / "evaluation.json", "an evaluation")["result"] == before
     capsys.readouterr()
