@@ -108,6 +108,52 @@ class MLPDecoder(nn.Module):
         return decoded.reshape(-1, *self.shape)
 
 
+class GatedDecoder(nn.Module):
+    r"""A perceptron from a latent to the argument of a likelihood, whose last hidden layer is a product.
+
+    With the hidden layer :math:`h` before it, of :math:`z` where there is one hidden layer only, the last one is
+
+    .. math:: \mathrm{GELU}(W_1 h + b_1) \odot (W_2 h + b_2),
+
+    and a linear layer follows. The layers before are those of :class:`MLPDecoder`.
+
+    Args:
+        dim: The number of latent coordinates.
+        shape: The shape of an image, ``(channels, height, width)``.
+        hidden: The widths of the hidden layers, at least one.
+
+    Raises:
+        TypeError: If ``shape`` or ``hidden`` is no sequence.
+        ValueError: If there is no hidden layer, or a number is not positive.
+
+    References:
+        N. Shazeer, GLU Variants Improve Transformer, 2020, https://arxiv.org/abs/2002.05202.
+
+    Example:
+        >>> import torch
+        >>> assert GatedDecoder(4, (1, 28, 28))(torch.randn(2, 4)).shape == (2, 1, 28, 28)
+    """
+
+    def __init__(self, dim: int, shape: Sequence[int], hidden: Sequence[int] = (512, 512)) -> None:
+        super().__init__()
+        check_count("dim", dim)
+        check_hidden(hidden)
+        self.dim = dim
+        self.shape = check_image_shape("shape", shape)
+        *before, width = hidden
+        widths = (dim, *before)
+        self.layers = nn.Sequential(*(layer for n, m in pairwise(widths) for layer in (nn.Linear(n, m), nn.GELU())))
+        self.gate = nn.Linear(widths[-1], 2 * width)  # both factors in one product
+        self.output = nn.Linear(width, math.prod(shape))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map latents ``(batch, dim)`` to ``(batch, channels, height, width)``."""
+        check_points(z, self.dim, self.output.weight)
+        gate, value = self.gate(self.layers(z)).chunk(2, dim=-1)
+        decoded: Tensor = self.output(nn.functional.gelu(gate) * value)
+        return decoded.reshape(-1, *self.shape)
+
+
 class Likelihood(Protocol):
     """Maps the output of a decoder, of shape ``(*batch, channels, height, width)``, to a distribution over images.
 
