@@ -79,6 +79,7 @@ class Train:
         """Train, evaluate and print the errors."""
         data = open_sequences(self.config.dataset, "train", self.config.sequences, self.source)
         open_sequences(self.config.dataset, "test", self.config.sequences, self.source)  # fails before, not after
+        validation = open_sequences(self.config.dataset, "validation", self.config.sequences, self.source)
         model = initial_model(self.config, data)  # so does a residual that cannot be had
         fabric = self.hardware.launch()
         unused = RunFolder.unused(self.config.dataset)
@@ -90,7 +91,7 @@ class Train:
                 self._prepare(folder, data, model, fabric)
             fabric.barrier()
             try:
-                train(self.config, self.budget(), data, folder, fabric, resume=self.resume)
+                train(self.config, self.budget(), data, folder, fabric, resume=self.resume, validation=validation)
             except KeyboardInterrupt:
                 if fabric.is_global_zero:
                     print(f"stopped; go on with: latentflow {shlex.join(self.resuming(folder))}")

@@ -36,9 +36,9 @@ class ModelConfig(ModelSettings):
     dim: int = 32
     hidden: tuple[int, ...] = (128,)
     width: int = 512
-    likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian"] = "bernoulli"
+    likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian", "laplace"] = "bernoulli"
     decoded_frames: int | None = None
-    bound: Literal["marginal", "joint", "stochastic", "smoothing", "paper"] = "marginal"
+    bound: Literal["joint", "marginal", "stochastic", "smoothing", "paper"] = "joint"
     pde: str = "hj"
     residual_weight: float = 100.0
     prior: Literal["diffusion", "gaussian", "mixture", "vamp"] = "diffusion"
@@ -95,6 +95,8 @@ class TrainConfig:
         batch_size: Sequences in a step, of one transformation where training reads which, mixed elsewhere.
         learning_rate: Peak learning rate of Adam, after the warm-up; it falls to zero by a cosine.
         warmup_steps: Steps over which the learning rate rises.
+        clip_norm: Largest norm of the gradient; a longer one is shortened to it. 0 for no limit.
+        validations: How often in the course of a training to log its errors on validation sequences; 0 for never.
         sequences: Which sequences of images.
         model: The model.
     """
@@ -104,6 +106,8 @@ class TrainConfig:
     batch_size: int = 64
     learning_rate: float = 4e-3
     warmup_steps: int = 200
+    clip_norm: float = 0.0
+    validations: int = 20
     sequences: SequenceConfig = field(default_factory=SequenceConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
 
@@ -112,6 +116,8 @@ class TrainConfig:
         require(self.batch_size >= 1, "batch-size", "a positive integer", self.batch_size)
         require(0 < self.learning_rate < float("inf"), "learning-rate", "a positive number", self.learning_rate)
         require(self.warmup_steps >= 0, "warmup-steps", "an integer of at least 0", self.warmup_steps)
+        require(0 <= self.clip_norm < float("inf"), "clip-norm", "a number of at least 0", self.clip_norm)
+        require(self.validations >= 0, "validations", "an integer of at least 0", self.validations)
 
     def write(self, path: Path) -> None:
         """Write the configuration as JSON; see :func:`write_json`."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from latentflow.vae import LaplaceLikelihood
 from latentflow_experiments.data import DatasetName, Source, open_sequences, open_transfer
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods.matching import Recovery
@@ -263,10 +264,12 @@ def _likelihood(run: TrainedRun, choice: Choice, config: MeasureConfig, folder: 
     decode = method.motion(run.model, choice).decode
     likelihood = run.config.model.likelihood
     observations: tuple[Observation, ...] = (UnitGaussian(),)
-    if likelihood != "gaussian":
+    if likelihood in ("bernoulli", "continuous-bernoulli"):
         observations = (BinarizedBernoulli(), *observations)
     if likelihood == "continuous-bernoulli":
         observations = (*observations, AsTrained("continuous Bernoulli"))
+    if likelihood == "laplace":
+        observations = (*observations, AsTrained("Laplace", -math.log(2 * LaplaceLikelihood().scale)))
     result: dict[str, Any] = {}
     texts = []
     for name, proposal_of_k in method.proposals(run.model, choice).items():

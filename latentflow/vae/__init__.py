@@ -22,6 +22,7 @@ from latentflow.vae.networks import BernoulliLikelihood as BernoulliLikelihood
 from latentflow.vae.networks import ContinuousBernoulliLikelihood as ContinuousBernoulliLikelihood
 from latentflow.vae.networks import GatedDecoder as GatedDecoder
 from latentflow.vae.networks import GaussianLikelihood as GaussianLikelihood
+from latentflow.vae.networks import LaplaceLikelihood as LaplaceLikelihood
 from latentflow.vae.networks import Likelihood as Likelihood
 from latentflow.vae.networks import MLPDecoder as MLPDecoder
 from latentflow.vae.networks import MLPEncoder as MLPEncoder
@@ -40,6 +41,7 @@ __all__ = [
     "JointBound",
     "LabelEstimator",
     "LabelPosterior",
+    "LaplaceLikelihood",
     "Likelihood",
     "MLPDecoder",
     "MLPEncoder",

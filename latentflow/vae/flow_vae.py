@@ -29,7 +29,7 @@ from latentflow.flow.trajectory import check_policy
 from latentflow.pde import AlongPath, Collocation, PDEResidual
 from latentflow.potentials import PotentialBank
 from latentflow.priors import Prior
-from latentflow.vae.bounds import Assignment, Bound, Enumerated, Known, MarginalBound, reparameterized_sample
+from latentflow.vae.bounds import Assignment, Bound, Enumerated, JointBound, Known, reparameterized_sample
 from latentflow.vae.label_posterior import LabelPosterior
 from latentflow.vae.networks import BernoulliLikelihood, Likelihood
 
@@ -107,13 +107,15 @@ class FlowVAE(nn.Module):
     r"""A VAE of sequences :math:`x_0, \dots, x_T` with one latent and the flow of a transformation.
 
     The samples of the posterior :math:`q(z_0 | x_0)` follow the potential :math:`u_k` of the transformation,
-    :math:`z_{t+1} = z_t + \nabla u_k(z_t, t)`, and every :math:`z_t` is decoded. The default bound is
+    :math:`z_{t+1} = z_t + \nabla u_k(z_t, t)`, and every :math:`z_t` is decoded. The default bound is that of the whole
+    sequence, whose latents flow in the model as in the posterior,
 
     .. math::
-        \sum_{t=0}^{T} E\big[\log p(x_t | z_t) - \log q_t(z_t) + \log p_t(z_t)\big], \qquad
-        \log q_t(z_t) = \log q(z_0 | x_0) - \sum_{s < t} \log|\det(I + \nabla^2 u_k(z_s, s))| ,
+        \sum_{t=0}^{T} E\big[\log p(x_t | z_t)\big] - KL\big(q(z_0 | x_0) \| p_0\big)
+        \le \log p(x_0, \dots, x_T | k) .
 
-    each summand a lower bound of :math:`\log p_t(x_t)` while the steps are invertible. Training minimizes its negative
+    It holds for every flow, invertible or not, and needs no Jacobian. :class:`MarginalBound` compares the densities at
+    every time instead, as the paper does. Training minimizes the negative bound
     plus the mean squared residual of a PDE for the potential, at random times on the trajectory. The dynamics are
     computed outside of autocast. With ``dynamics=HopfLaxFlow`` the bank holds the potentials at time 0, and the
     Hamilton-Jacobi equation holds without a residual. ``forward`` returns the terms of the objective as a dictionary,
@@ -126,7 +128,7 @@ class FlowVAE(nn.Module):
         prior: Maps a time and an index to the distribution :math:`p_t`.
         residual: The PDE that the potential of the flow has to satisfy, or None for no equation.
         likelihood: Maps the decoder's output to a distribution over images.
-        bound: The lower bound: ``MarginalBound()``, ``JointBound()``, ``StochasticBound()`` or your own.
+        bound: The lower bound: ``JointBound()``, ``MarginalBound()``, ``StochasticBound()`` or your own.
         residual_weight: The weight of the PDE.
         dynamics: Builds the flow of a potential: :class:`PotentialFlow`, :class:`HopfLaxFlow`, or your own function.
         collocation: The choice of points at which the residual is evaluated.
@@ -166,7 +168,7 @@ class FlowVAE(nn.Module):
         prior: Prior,
         residual: PDEResidual | None,
         likelihood: Likelihood | None = None,
-        bound: Bound = MarginalBound(),  # noqa: B008 - frozen
+        bound: Bound = JointBound(),  # noqa: B008 - frozen
         residual_weight: float = 1.0,
         dynamics: Callable[[Field], Flow] = PotentialFlow,
         collocation: Collocation = AlongPath(),  # noqa: B008 - frozen

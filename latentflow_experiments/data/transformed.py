@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from kornia.enhance import adjust_hue
-from kornia.geometry.transform import get_rotation_matrix2d, warp_affine
+from kornia.geometry.transform import get_rotation_matrix2d, invert_affine_transform
 from torch import Tensor
 
 from latentflow_experiments.data.frames import FactorGrid
@@ -212,16 +213,19 @@ class TransformationSequences:
 
     def _render(self, grey: Tensor, states: Tensor) -> Tensor:
         """Make the frame of each state ``(b, frames, 3)``."""
-        known, which = torch.unique(states, return_inverse=True)
+        known, which = torch.unique(states, return_inverse=True)  # (b, frames, 3) of a few distinct states
         scale, angle, hue = (
-            [interpolate(values, state) for state in known.tolist()] for values in (self.scales, self.angles, self.hues)
+            grey.new_tensor([interpolate(values, state) for state in known.tolist()])
+            for values in (self.scales, self.angles, self.hues)
         )
-        scales, angles = grey.new_tensor(scale)[which[..., 0]], grey.new_tensor(angle)[which[..., 1]]
         red = grey[:, None].repeat(1, states.shape[1], 1, 1)
-        moved = ((scales != 1) | (angles != 0)).nonzero(as_tuple=True)
+        moved = ((scale != 1)[which[..., 0]] | (angle != 0)[which[..., 1]]).nonzero(as_tuple=True)
         if len(moved[0]):
-            red[moved] = _warp(grey[moved[0]], scales[moved], angles[moved])
-        return red[:, :, None] * _colors(grey, hue)[which[..., 2]][..., None, None]
+            pairs, grid = torch.unique(which[moved] @ which.new_tensor([len(known), 1, 0]), return_inverse=True)
+            grids = _grids(scale[pairs // len(known)], angle[pairs % len(known)], grey.shape[1:])
+            warped = F.grid_sample(grey[moved[0], None], grids[grid], padding_mode="zeros", align_corners=True)
+            red[moved] = warped[:, 0].clamp(0, 1)
+        return red[:, :, None] * _colors(grey, hue.tolist())[which[..., 2]][..., None, None]
 
     def _checked(self, start: Tensor | None, count: int) -> Tensor:
         if start is None:
@@ -249,15 +253,17 @@ def _unit_interval(images: Tensor) -> Tensor:
     return images.float()
 
 
-def _warp(grey: Tensor, scale: Tensor, angle: Tensor) -> Tensor:
-    """Scale and turn ``(n, h, w)`` images, each by its own scale and angle in degrees."""
-    height, width = grey.shape[1:]
-    centre = grey.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(len(grey), 2)
+def _grids(scale: Tensor, angle: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Compute where each pixel reads when an image is scaled and turned, ``(n, height, width, 2)`` in [-1, 1]."""
+    height, width = shape
+    centre = scale.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(len(scale), 2)
     matrix = get_rotation_matrix2d(centre, angle, scale[:, None].expand(-1, 2))
-    warped = warp_affine(
-        grey[:, None], matrix, (height, width), mode="bilinear", padding_mode="zeros", align_corners=True
-    )
-    return warped[:, 0].clamp(0, 1)
+    inverse = invert_affine_transform(matrix)
+    size = scale.new_tensor([width - 1, height - 1]).clamp(min=1)
+    x = torch.arange(width, dtype=scale.dtype, device=scale.device)
+    y = torch.arange(height, dtype=scale.dtype, device=scale.device)
+    pixels = torch.stack([*torch.meshgrid(x, y, indexing="xy"), x.new_ones(height, width)], -1)
+    return 2 * (pixels @ inverse.mT[:, None]) / size - 1
 
 
 def _colors(like: Tensor, hues: Sequence[float]) -> Tensor:

@@ -129,6 +129,8 @@ Coder = TypeVar("Coder", bound=Autoencoder)
 class AutoencoderMethod(Method[Coder], Generic[Coder]):
     """A method whose model does not say how a transformation moves a latent: a search chooses one coordinate."""
 
+    validates = False  # the search takes a minute
+
     def choose(self, model: Coder, validation: SequenceDataset) -> Choice:
         """Choose the coordinate and the bound of each transformation."""
         return Choice(traversals=search_traversals(model, validation))

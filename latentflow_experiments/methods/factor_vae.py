@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 from latentflow.vae import Likelihood
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.methods.autoencoder import Autoencoder, AutoencoderMethod
-from latentflow_experiments.methods.method import LIKELIHOODS, ModelSettings, build_decoder, build_encoder, require
+from latentflow_experiments.methods.method import ModelSettings, build_decoder, build_encoder, require
+from latentflow_experiments.methods.pixels import LIKELIHOODS
 
 JOINT, PERMUTED = 0, 1  # the classes
 

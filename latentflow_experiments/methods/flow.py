@@ -37,7 +37,6 @@ from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods.matching import Recovery, match, measure_recovery
 from latentflow_experiments.methods.method import (
-    LIKELIHOODS,
     Choice,
     FlowMotion,
     Method,
@@ -45,6 +44,7 @@ from latentflow_experiments.methods.method import (
     build_decoder,
     build_encoder,
 )
+from latentflow_experiments.methods.pixels import LIKELIHOODS
 from latentflow_experiments.methods.proposals import FromEncoder, FromFlow, FromSharedFlow, Proposal
 from latentflow_experiments.residuals import SOLVED, build_residual
 from latentflow_experiments.song2023 import PaperDensity
@@ -71,6 +71,7 @@ class FlowMethod(Method[FlowVAE]):
 
     def anneal(self, model: FlowVAE, spent: float) -> None:
         """Lower the temperature of straight-through labels as the paper does over its 90,000 iterations."""
+        super().anneal(model, spent)
         posterior = model.label_posterior
         if posterior is not None and isinstance(posterior.estimator, StraightThrough):
             posterior.estimator = StraightThrough(annealed_temperature(PAPER_STEPS * spent))

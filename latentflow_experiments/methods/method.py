@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latentflow import FlowVAE, MLPDecoder, MLPEncoder
-from latentflow.vae import BernoulliLikelihood, ContinuousBernoulliLikelihood, GaussianLikelihood, Likelihood
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods.matching import Matching, Recovery
+from latentflow_experiments.methods.pixels import EARLY, LateLaplaceLikelihood
 from latentflow_experiments.methods.proposals import Proposal
 
 __all__ = [
-    "LIKELIHOODS",
     "Choice",
     "FlowMotion",
     "Method",
@@ -32,12 +31,6 @@ __all__ = [
     "infer_means",
     "require",
 ]
-
-LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
-    "bernoulli": BernoulliLikelihood,
-    "continuous-bernoulli": ContinuousBernoulliLikelihood,
-    "gaussian": GaussianLikelihood,
-}
 
 Model = TypeVar("Model", bound=nn.Module)
 Options = TypeVar("Options")
@@ -57,10 +50,11 @@ class ModelSettings:
         dim: Number of latent coordinates.
         hidden: Widths of the hidden layers of each potential.
         width: Width of the two hidden layers of the encoder and of the decoder.
-        likelihood: Distribution of a pixel.
+        likelihood: Distribution of a pixel; laplace is bernoulli in the first half of the training, and then draws the
+            median of a pixel in place of its mean.
         decoded_frames: Frames of a sequence to decode in a training step, drawn by lot; all by default.
-        bound: Lower bound to train: the marginals at every time, or the whole sequence jointly, with latents that flow
-            (joint), that flow and diffuse (stochastic), or that also depend on the later frames (smoothing); or the
+        bound: Lower bound to train: of the whole sequence, with latents that flow (joint), that flow and diffuse
+            (stochastic), or that also depend on the later frames (smoothing); of the marginals at every time; or the
             densities of the paper, which bound nothing.
         pde: Equation of the potentials: that of a residual of latentflow.pde, exact-hj (by construction, without a
             residual), convex-hj (so, and optimal transport by construction), forced-hj (with a learned non-positive
@@ -209,12 +203,14 @@ class Method(ABC, Generic[Model]):
         options: A frozen dataclass of the options that only this method has, with defaults, or None.
         infers_labels: Whether it can be trained with ``--supervision taught`` and ``weak``.
         composes: Whether its flows are superposed and switched.
+        validates: Whether its errors are measured in the course of a training: :meth:`choose` takes little time.
     """
 
     name: ClassVar[str]
     options: ClassVar[type | None] = None
     infers_labels: ClassVar[bool] = False
     composes: ClassVar[bool] = False
+    validates: ClassVar[bool] = True
 
     @abstractmethod
     def build(self, settings: ModelSettings, data: SequenceDataset) -> Model:
@@ -245,7 +241,15 @@ class Method(ABC, Generic[Model]):
         return [{"params": list(model.parameters())}]
 
     def anneal(self, model: Model, spent: float) -> None:
-        """Adapt the model to the share of the training that is spent, before each step."""
+        """Adapt the model to the share of the training that is spent, before each step.
+
+        A method that overrides it calls it too: pixels are Bernoulli variables in the first part of a training that
+        makes them Laplace variables, see :class:`LateLaplaceLikelihood`.
+        """
+        for part in model.modules():
+            likelihood = getattr(part, "likelihood", None)
+            if isinstance(likelihood, LateLaplaceLikelihood):
+                likelihood.early = spent < EARLY
 
     def choose(self, model: Model, validation: SequenceDataset) -> Choice:
         """Choose on validation sequences what the training did not say."""

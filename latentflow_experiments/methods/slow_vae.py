@@ -13,7 +13,8 @@ from torch.distributions import Distribution, Independent, Normal
 from latentflow.vae import Likelihood
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.methods.autoencoder import Autoencoder, AutoencoderMethod
-from latentflow_experiments.methods.method import LIKELIHOODS, ModelSettings, build_decoder, build_encoder, require
+from latentflow_experiments.methods.method import ModelSettings, build_decoder, build_encoder, require
+from latentflow_experiments.methods.pixels import LIKELIHOODS
 
 
 class SlowVAE(Autoencoder):

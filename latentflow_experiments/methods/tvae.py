@@ -13,13 +13,13 @@ from latentflow.vae import Likelihood
 from latentflow.vae.bounds import estimate_divergence, reparameterized_sample
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.methods.method import (
-    LIKELIHOODS,
     Choice,
     Method,
     ModelSettings,
     build_decoder,
     build_encoder,
 )
+from latentflow_experiments.methods.pixels import LIKELIHOODS
 from latentflow_experiments.methods.proposals import FromTVAE, Proposal
 
 NEIGHBORS = (-1, 0, 1)  # the frames whose energies one frame sees

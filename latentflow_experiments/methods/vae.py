@@ -13,13 +13,13 @@ from latentflow.vae import Likelihood
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.methods.autoencoder import Autoencoder, AutoencoderMethod
 from latentflow_experiments.methods.method import (
-    LIKELIHOODS,
     Choice,
     ModelSettings,
     build_decoder,
     build_encoder,
     require,
 )
+from latentflow_experiments.methods.pixels import LIKELIHOODS
 
 
 class BetaVAE(Autoencoder):
@@ -124,6 +124,7 @@ class VAEMethod(AutoencoderMethod[VAE]):
     """The variational autoencoder, with latents that stay where they are."""
 
     name = "vae"
+    validates = True
 
     def build(self, settings: ModelSettings, data: SequenceDataset) -> VAE:
         """Build the model."""

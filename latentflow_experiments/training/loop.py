@@ -21,6 +21,7 @@ from latentflow_experiments.errors import ExperimentError
 from latentflow_experiments.methods.method import TrainableModel
 from latentflow_experiments.runs import Progress, RunFolder, load_checkpoint, save_checkpoint
 from latentflow_experiments.training.session import Clock, Interrupt, MetricsLog, ProgressBar
+from latentflow_experiments.training.validation import Validation
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -113,6 +114,7 @@ def train(
     fabric: Fabric,
     *,
     resume: bool = False,
+    validation: SequenceDataset | None = None,
 ) -> nn.Module:
     """Train a model on sequences of images until the budget is spent or Ctrl-C is pressed.
 
@@ -126,6 +128,7 @@ def train(
         folder: The run's folder, which exists.
         fabric: The devices, launched.
         resume: Whether to go on from the folder's checkpoint.
+        validation: Sequences on which the errors are measured and logged now and then; None for no such measurement.
 
     Returns:
         The model.
@@ -146,6 +149,8 @@ def train(
     clock = Clock(done.seconds, time.perf_counter if budget.cpu_minutes is None else time.process_time)
     saved = clock.seconds
     labels = config.model.reads_labels
+    times = 0 if validation is None or not fabric.is_global_zero else config.validations
+    validator = Validation(method, (validation or data).to(fabric.device), times, budget.progress(step, clock.seconds))
 
     def save() -> None:
         if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
@@ -175,12 +180,13 @@ def train(
             k = draw_kinds(config, step, len(data.names), generator)
             frames = data.sequence(draw_starts(starts, k, generator), k)
             terms = _finite_terms(terms_of, frames, k if labels else None, generator, step, folder)
-            stepper.zero_grad()
-            fabric.backward(terms["total"])
-            stepper.step()
+            _descend(fabric, terms_of, stepper, terms["total"], config.clip_norm)
             step += 1
             if step % LOG_STEPS == 0 and log is not None:
                 log.write(step, seconds=clock.seconds, learning_rate=group["lr"], **_scalars(terms))
+            if log is not None and validator.due(budget.progress(step, clock.seconds)):
+                with clock.paused():
+                    log.write(step, seconds=clock.seconds, **validator.measure(model))
             if bar.due():
                 bar.describe(data.names[int(k[0])] if labels else "mixed", _scalars(terms))
             if clock.seconds - saved > CHECKPOINT_SECONDS:
@@ -191,6 +197,17 @@ def train(
     if stop:
         raise KeyboardInterrupt
     return model
+
+
+def _descend(
+    fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float
+) -> None:
+    """Make a step of the optimizer down the gradient of a loss, shortened to a norm if it is longer; 0 for no limit."""
+    optimizer.zero_grad()
+    fabric.backward(loss)
+    if clip_norm > 0:
+        fabric.clip_gradients(model, optimizer, max_norm=clip_norm)
+    optimizer.step()
 
 
 def draw_kinds(config: TrainConfig, step: int, kinds: int, generator: torch.Generator) -> Tensor:

@@ -6,7 +6,8 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Literal, Self
@@ -161,6 +162,15 @@ class Clock:
     def seconds(self) -> float:
         """The seconds so far."""
         return self._now() - self._start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the seconds of a block, which is no training."""
+        begun = self._now()
+        try:
+            yield
+        finally:
+            self._start += self._now() - begun
 
 
 class ProgressBar:

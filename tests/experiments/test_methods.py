@@ -232,7 +232,8 @@ def test_a_method_of_a_new_file_is_found(tmp_path, monkeypatch):
 FROZEN = '''
 from dataclasses import dataclass
 
-from latentflow_experiments.methods.method import LIKELIHOODS, build_decoder, build_encoder, require
+from latentflow_experiments.methods.method import build_decoder, build_encoder, require
+from latentflow_experiments.methods.pixels import LIKELIHOODS
 from latentflow_experiments.methods.autoencoder import AutoencoderMethod
 from latentflow_experiments.methods.vae import BetaVAE
 

@@ -498,7 +498,9 @@ def vae_cases() -> Iterator[Case]:
     yield Case("vae.MLPDecoder.forward", lf.MLPDecoder(DIM, SHAPE, (8,)).forward, {"z": z}, {"z": BATCHED})
     yield Case("vae.MLPSequenceClassifier.forward", classifier().forward, {"x": frames()})
     yield Case("vae.GaussianLikelihood", vae.GaussianLikelihood, {"scale": 0.5})
-    for likelihood in (vae.BernoulliLikelihood(), vae.ContinuousBernoulliLikelihood(), vae.GaussianLikelihood()):
+    yield Case("vae.LaplaceLikelihood", vae.LaplaceLikelihood, {"scale": 0.5})
+    bounded = (vae.BernoulliLikelihood(), vae.ContinuousBernoulliLikelihood())
+    for likelihood in (*bounded, vae.GaussianLikelihood(), vae.LaplaceLikelihood()):
         name = f"vae.{type(likelihood).__name__}"
         yield Case(f"{name}.call", likelihood, {"decoded": x}, {"decoded": BATCHED | FLOAT | NO_SIZE | {"inf"}})
         yield Case(f"{name}.log_prob", likelihood(x).log_prob, {"value": x}, {"value": FLOAT | BATCHED})

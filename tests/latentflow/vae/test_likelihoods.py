@@ -8,9 +8,9 @@ import torch
 from closed_forms import generator, normal
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from latentflow.vae import BernoulliLikelihood, ContinuousBernoulliLikelihood, GaussianLikelihood
+from latentflow.vae import BernoulliLikelihood, ContinuousBernoulliLikelihood, GaussianLikelihood, LaplaceLikelihood
 
-LIKELIHOODS = (BernoulliLikelihood(), ContinuousBernoulliLikelihood(), GaussianLikelihood(0.3))
+LIKELIHOODS = (BernoulliLikelihood(), ContinuousBernoulliLikelihood(), GaussianLikelihood(0.3), LaplaceLikelihood(0.2))
 LOGITS = (-30.0, -12.0, -3.0, -0.3, -1e-3, -1e-9, 0.0, 1e-5, 3.9e-3, 4.1e-3, 0.5, 5.0, 20.0)
 
 
@@ -83,6 +83,26 @@ def test_gaussian_pixels_have_mass_one_mean_and_variance(scale):
     assert (density * weights * (x - 0.4).square()).sum().item() == pytest.approx(scale**2, rel=1e-10)
 
 
+@pytest.mark.parametrize("scale", [0.02, 0.1, 1.5])
+def test_laplace_pixels_have_mass_one_and_their_scale_is_the_mean_distance(scale):
+    """Catches a rate for a scale, a missing constant, and logits for the picture."""
+    centre = picture(LaplaceLikelihood(scale), -0.7)
+    assert centre == pytest.approx(1 / (1 + math.exp(0.7)), rel=1e-12)
+    halves = [quadrature(centre - 40 * scale, centre), quadrature(centre, centre + 40 * scale)]  # smooth on each
+    x, weights = (torch.cat(parts) for parts in zip(*halves, strict=True))
+    density = one_pixel(LaplaceLikelihood(scale), -0.7, x)
+    assert (density * weights).sum().item() == pytest.approx(1.0, abs=1e-10)
+    assert (density * weights * (x - centre).abs()).sum().item() == pytest.approx(scale, rel=1e-10)
+
+
+def test_the_best_laplace_picture_is_the_median():
+    """Catches a squared distance: of pixels 0, 0 and 1 the best picture is dark, not a third."""
+    x = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).reshape(-1, 1, 1, 1)
+    logits = torch.linspace(-12, 12, 97, dtype=torch.float64)
+    costs = [-LaplaceLikelihood(0.1)(logit.expand(3, 1, 1, 1)).log_prob(x).sum() for logit in logits]
+    assert torch.stack(costs).argmin() == 0
+
+
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_pixels_are_independent_and_an_image_is_one_event(likelihood):
     """Catches rows or colors that are left in the batch, and a mean for a sum over pixels."""
@@ -107,3 +127,5 @@ def test_a_scale_that_is_not_positive_is_refused(scale):
     """Catches a message that does not name the argument."""
     with pytest.raises(ValueError, match=r"^scale: expected a positive number"):
         GaussianLikelihood(scale)
+    with pytest.raises(ValueError, match=r"^scale: expected a positive number"):
+        LaplaceLikelihood(scale)

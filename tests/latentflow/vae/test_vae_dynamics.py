@@ -12,6 +12,7 @@ from latentflow import (
     HJResidual,
     HopfLaxFlow,
     JointBound,
+    MarginalBound,
     MLPDecoder,
     MLPEncoder,
     MLPPotential,
@@ -36,7 +37,7 @@ def build(bank=None, residual=None, **options):
             bank=bank or PotentialBank([MLPPotential(DIM, (6, 5), output_scale=0.5) for _ in range(2)]),
             prior=DiffusionPrior(DIM, fields=2, diffusivity=0.2),
             residual=residual,
-            **options,
+            **{"bound": MarginalBound(), **options},
         ).double()
 
 

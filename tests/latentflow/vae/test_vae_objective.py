@@ -41,6 +41,13 @@ def build(seed=0, bank=None, **options):
         )
 
 
+def test_the_default_bound_is_that_of_the_sequence():
+    """Catches a default that the command, the guide and the docstring do not share."""
+    model = build()
+    assert model.bound == JointBound()
+    assert model.objective(frames, k, generator(1)).kl_per_time[1:].eq(0).all()
+
+
 class Still(Independent):
     """A normal distribution that always "draws" its mean."""
 
@@ -136,7 +143,7 @@ def test_stochastic_volume_is_for_training_only():
 def test_folds():
     """Catches a reported bound of a map that folds, and a share of folded steps in place of samples."""
     flip, rest = QuadraticPotential(DIM, -2 * torch.eye(DIM)), QuadraticPotential(DIM)
-    model = build(bank=PotentialBank([rest, flip]))
+    model = build(bank=PotentialBank([rest, flip]), bound=MarginalBound())
     with pytest.warns(FoldWarning):
         objective = model.objective(frames, k)
     assert objective.folded == 0.75
