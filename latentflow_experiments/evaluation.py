@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 
-from latentflow.vae import LaplaceLikelihood
 from latentflow_experiments.data import DatasetName, Source, open_sequences, open_transfer
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods.matching import Recovery
 from latentflow_experiments.methods.method import Choice
+from latentflow_experiments.methods.pixels import LAST
 from latentflow_experiments.metrics.composition import composition_table, measure_compositions
 from latentflow_experiments.metrics.disentanglement import (
     FixedFactorTable,
@@ -269,7 +269,7 @@ def _likelihood(run: TrainedRun, choice: Choice, config: MeasureConfig, folder: 
     if likelihood == "continuous-bernoulli":
         observations = (*observations, AsTrained("continuous Bernoulli"))
     if likelihood == "laplace":
-        observations = (*observations, AsTrained("Laplace", -math.log(2 * LaplaceLikelihood().scale)))
+        observations = (*observations, AsTrained("Laplace", -math.log(2 * LAST)))
     result: dict[str, Any] = {}
     texts = []
     for name, proposal_of_k in method.proposals(run.model, choice).items():

@@ -15,7 +15,7 @@ from latentflow import FlowVAE, MLPDecoder, MLPEncoder
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods.matching import Matching, Recovery
-from latentflow_experiments.methods.pixels import EARLY, LateLaplaceLikelihood
+from latentflow_experiments.methods.pixels import LateLaplaceLikelihood
 from latentflow_experiments.methods.proposals import Proposal
 
 __all__ = [
@@ -50,7 +50,7 @@ class ModelSettings:
         dim: Number of latent coordinates.
         hidden: Widths of the hidden layers of each potential.
         width: Width of the two hidden layers of the encoder and of the decoder.
-        likelihood: Distribution of a pixel; laplace is bernoulli in the first half of the training, and then draws the
+        likelihood: Distribution of a pixel; laplace is bernoulli in the first part of the training, and then draws the
             median of a pixel in place of its mean.
         decoded_frames: Frames of a sequence to decode in a training step, drawn by lot; all by default.
         bound: Lower bound to train: of the whole sequence, with latents that flow (joint), that flow and diffuse
@@ -249,7 +249,7 @@ class Method(ABC, Generic[Model]):
         for part in model.modules():
             likelihood = getattr(part, "likelihood", None)
             if isinstance(likelihood, LateLaplaceLikelihood):
-                likelihood.early = spent < EARLY
+                likelihood.anneal(spent)
 
     def choose(self, model: Model, validation: SequenceDataset) -> Choice:
         """Choose on validation sequences what the training did not say."""
