@@ -68,12 +68,12 @@ class Shuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, f * f * channels, height, width)`` to ``(batch, channels, f * height, f * width)``."""
-        f, (height, width) = self.factor, x.shape[-2:]
-        squares = x.permute(0, 2, 3, 1).unflatten(-1, (f, f, x.shape[1] // f**2))  # height, width, i, j, channels
+        f, (batch, channels, height, width) = self.factor, x.shape
+        channels //= f**2
+        squares = x.permute(0, 2, 3, 1).reshape(batch, height, width, f, f, channels)
         if self.contiguous:
-            return squares.permute(0, 5, 1, 3, 2, 4).reshape(-1, squares.shape[-1], f * height, f * width)
-        rows = squares.transpose(2, 3).reshape(-1, f * height, f * width, squares.shape[-1])
-        return rows.permute(0, 3, 1, 2)
+            return squares.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, f * height, f * width)
+        return squares.transpose(2, 3).reshape(batch, f * height, f * width, channels).permute(0, 3, 1, 2)
 
 
 def grids(height: int, width: int) -> list[tuple[int, int]]:

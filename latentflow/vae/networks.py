@@ -109,13 +109,16 @@ class MLPDecoder(nn.Module):
 
 
 class GatedDecoder(nn.Module):
-    r"""A perceptron from a latent to the argument of a likelihood, whose last hidden layer is a product.
+    r"""A perceptron from a latent to the argument of a likelihood, whose last hidden layer is a normalized product.
 
     With the hidden layer :math:`h` before it, of :math:`z` where there is one hidden layer only, the last one is
 
-    .. math:: \mathrm{GELU}(W_1 h + b_1) \odot (W_2 h + b_2),
+    .. math:: \frac{p}{\sqrt{\frac1m \sum_i p_i^2 + \varepsilon}}, \qquad
+        p = \mathrm{GELU}(W_1 h + b_1) \odot (W_2 h + b_2) \in \mathbb{R}^m,
 
-    and a linear layer follows. The layers before are those of :class:`MLPDecoder`.
+    and a linear layer follows; :math:`\varepsilon` is the machine epsilon of the dtype. The layers before are those of
+    :class:`MLPDecoder`. A product of two maps grows with the square of the weights; divided by its root mean square it
+    stays of order one, which keeps training stable at high learning rates.
 
     Args:
         dim: The number of latent coordinates.
@@ -127,7 +130,8 @@ class GatedDecoder(nn.Module):
         ValueError: If there is no hidden layer, or a number is not positive.
 
     References:
-        N. Shazeer, GLU Variants Improve Transformer, 2020, https://arxiv.org/abs/2002.05202.
+        | N. Shazeer, GLU Variants Improve Transformer, 2020, https://arxiv.org/abs/2002.05202
+        | B. Zhang and R. Sennrich, Root Mean Square Layer Normalization, NeurIPS 2019
 
     Example:
         >>> import torch
@@ -150,7 +154,8 @@ class GatedDecoder(nn.Module):
         """Map latents ``(batch, dim)`` to ``(batch, channels, height, width)``."""
         check_points(z, self.dim, self.output.weight)
         gate, value = self.gate(self.layers(z)).chunk(2, dim=-1)
-        decoded: Tensor = self.output(nn.functional.gelu(gate) * value)
+        product = nn.functional.gelu(gate) * value
+        decoded: Tensor = self.output(nn.functional.rms_norm(product, product.shape[-1:]))
         return decoded.reshape(-1, *self.shape)
 
 
