@@ -35,6 +35,7 @@ class ModelConfig(ModelSettings):
     balance: float = 100.0
     dim: int = 32
     hidden: tuple[int, ...] = (128,)
+    network: Literal["auto", "mlp", "gated", "conv", "song2023"] = "auto"
     width: int = 512
     likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian", "laplace"] = "bernoulli"
     decoded_frames: int | None = None
@@ -150,7 +151,8 @@ class TrainConfig:
         """Build the configuration from its values in JSON."""
         model = values["model"]
         baseline = MethodOptions(**model.get("baseline", {}))  # as with the sequences below
-        built = ModelConfig(**(model | {"hidden": tuple(model["hidden"]), "baseline": baseline}))
+        network = model.get("network", "mlp")  # the networks of runs before there was a choice
+        built = ModelConfig(**(model | {"hidden": tuple(model["hidden"]), "baseline": baseline, "network": network}))
         sequences = values.get("sequences", {})  # runs before there was a choice have none
         chosen = SequenceConfig(**(sequences | {"transformations": tuple(sequences.get("transformations", ()))}))
         return TrainConfig(**(values | {"model": built, "sequences": chosen}))

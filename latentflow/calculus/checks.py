@@ -91,6 +91,14 @@ def check_image_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
+def check_conv_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of an image; raise a TypeError or ValueError unless its height and width are divisible by 4."""
+    sizes = check_image_shape(name, shape)
+    if sizes[1] % 4 or sizes[2] % 4:
+        raise ValueError(f"{name}: expected (channels, height, width) with sides divisible by 4, got {sizes}")
+    return sizes
+
+
 def check_finite_number(name: str, value: float) -> float:
     """Return a number; raise a TypeError unless it is a real number, and a ValueError unless it is finite."""
     number = _real(name, value, "a finite number")

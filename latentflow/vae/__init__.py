@@ -4,6 +4,9 @@ from latentflow.vae.bounds import Bound as Bound
 from latentflow.vae.bounds import JointBound as JointBound
 from latentflow.vae.bounds import MarginalBound as MarginalBound
 from latentflow.vae.bounds import StochasticBound as StochasticBound
+from latentflow.vae.convolutional import ConvDecoder as ConvDecoder
+from latentflow.vae.convolutional import ConvEncoder as ConvEncoder
+from latentflow.vae.convolutional import ConvSequenceClassifier as ConvSequenceClassifier
 from latentflow.vae.flow_vae import FlowVAE as FlowVAE
 from latentflow.vae.flow_vae import Objective as Objective
 from latentflow.vae.importance import effective_sample_size as effective_sample_size
@@ -17,6 +20,7 @@ from latentflow.vae.label_posterior import StraightThrough as StraightThrough
 from latentflow.vae.label_posterior import annealed_temperature as annealed_temperature
 from latentflow.vae.networks import BernoulliLikelihood as BernoulliLikelihood
 from latentflow.vae.networks import ContinuousBernoulliLikelihood as ContinuousBernoulliLikelihood
+from latentflow.vae.networks import GatedDecoder as GatedDecoder
 from latentflow.vae.networks import GaussianLikelihood as GaussianLikelihood
 from latentflow.vae.networks import LaplaceLikelihood as LaplaceLikelihood
 from latentflow.vae.networks import Likelihood as Likelihood
@@ -27,8 +31,12 @@ __all__ = [
     "BernoulliLikelihood",
     "Bound",
     "ContinuousBernoulliLikelihood",
+    "ConvDecoder",
+    "ConvEncoder",
+    "ConvSequenceClassifier",
     "ExactSum",
     "FlowVAE",
+    "GatedDecoder",
     "GaussianLikelihood",
     "JointBound",
     "LabelEstimator",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentflow import (
     DiffusionPrior,
@@ -17,7 +17,6 @@ from latentflow import (
     LabelPosterior,
     MarginalBound,
     MixturePrior,
-    MLPEncoder,
     MLPPotential,
     Potential,
     PotentialBank,
@@ -28,7 +27,6 @@ from latentflow.priors import Prior
 from latentflow.vae import (
     Bound,
     ExactSum,
-    MLPSequenceClassifier,
     StochasticBound,
     StraightThrough,
     annealed_temperature,
@@ -41,6 +39,7 @@ from latentflow_experiments.methods.method import (
     FlowMotion,
     Method,
     ModelSettings,
+    build_classifier,
     build_decoder,
     build_encoder,
 )
@@ -154,9 +153,8 @@ def _build_bound(settings: ModelSettings) -> Bound:
 
 
 def _build_label_posterior(settings: ModelSettings, data: SequenceDataset) -> LabelPosterior:
-    network = MLPSequenceClassifier(data.shape, data.steps + 1, len(data.names))
     estimator = ExactSum() if settings.label_estimator == "exact" else StraightThrough()
-    return LabelPosterior(network, estimator, settings.balance)
+    return LabelPosterior(build_classifier(settings, data), estimator, settings.balance)
 
 
 def _build_potential(settings: ModelSettings, steps: int) -> Potential:
@@ -173,7 +171,7 @@ def _bowl(steps: int) -> Callable[[Tensor, Tensor], Tensor]:
     return bowl
 
 
-def _build_prior(settings: ModelSettings, data: SequenceDataset, encoder: MLPEncoder) -> Prior:
+def _build_prior(settings: ModelSettings, data: SequenceDataset, encoder: nn.Module) -> Prior:
     match settings.prior:
         case "diffusion":
             return DiffusionPrior(settings.dim, len(data.names))

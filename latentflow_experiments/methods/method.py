@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentflow import FlowVAE, MLPDecoder, MLPEncoder
+from latentflow import ConvDecoder, ConvEncoder, FlowVAE, GatedDecoder, MLPDecoder, MLPEncoder
+from latentflow.vae import ConvSequenceClassifier, MLPSequenceClassifier
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods.matching import Matching, Recovery
 from latentflow_experiments.methods.pixels import LateLaplaceLikelihood
 from latentflow_experiments.methods.proposals import Proposal
+from latentflow_experiments.song2023_networks import PaperClassifier, PaperDecoder, PaperEncoder
 
 __all__ = [
     "Choice",
@@ -26,8 +28,10 @@ __all__ = [
     "Motion",
     "TrainableModel",
     "Traversal",
+    "build_classifier",
     "build_decoder",
     "build_encoder",
+    "choose_network",
     "infer_means",
     "require",
 ]
@@ -49,7 +53,12 @@ class ModelSettings:
         balance: Weight of the penalty that keeps an inferred transformation from collapsing onto one flow.
         dim: Number of latent coordinates.
         hidden: Widths of the hidden layers of each potential.
-        width: Width of the two hidden layers of the encoder and of the decoder.
+        network: Kind of the encoder, the decoder and the posterior of the transformation: perceptrons (mlp), with a
+            decoder whose last hidden layer is a product (gated), convolutions (conv), or the convolutions of the paper,
+            whose channels grow with the number of latent coordinates (song2023); auto is conv for images with sides of
+            at least 64 pixels and gated for smaller ones.
+        width: Width of the hidden layers of the encoder and of the decoder: two in perceptrons, one beside the
+            convolutions of conv.
         likelihood: Distribution of a pixel; laplace is bernoulli in the first part of the training, and then draws the
             median of a pixel in place of its mean.
         decoded_frames: Frames of a sequence to decode in a training step, drawn by lot; all by default.
@@ -70,6 +79,7 @@ class ModelSettings:
     balance: float
     dim: int
     hidden: tuple[int, ...]
+    network: str
     width: int
     likelihood: str
     decoded_frames: int | None
@@ -278,14 +288,67 @@ def require(condition: bool, name: str, expected: str, got: object) -> None:
         raise UsageError(f"{name}: expected {expected}, got {got!r}")
 
 
-def build_encoder(settings: ModelSettings, data: SequenceDataset, dim: int) -> MLPEncoder:
-    """Build the encoder of all methods."""
-    return MLPEncoder(data.shape, dim, (settings.width, settings.width))
+CONV_SIDE = 64
+"""The side in pixels from which on images are encoded by convolutions, if the settings leave it open."""
 
 
-def build_decoder(settings: ModelSettings, data: SequenceDataset, dim: int) -> MLPDecoder:
-    """Build the decoder of all methods."""
-    return MLPDecoder(dim, data.shape, (settings.width, settings.width))
+def choose_network(settings: ModelSettings, shape: Sequence[int]) -> str:
+    """Return the kind of the networks: that of the settings, or the one for images of a shape where it is left open.
+
+    Args:
+        settings: The settings.
+        shape: The shape of an image, ``(channels, height, width)``.
+
+    Returns:
+        ``mlp``, ``gated``, ``conv`` or ``song2023``.
+
+    Raises:
+        UsageError: If the settings ask for convolutions that such images cannot have.
+    """
+    *_, height, width = shape
+    divisible = height % 4 == width % 4 == 0
+    if settings.network == "auto":
+        return "conv" if divisible and min(height, width) >= CONV_SIDE else "gated"
+    if settings.network in ("conv", "song2023"):
+        sides = f"mlp or gated for {height} x {width} pixels, which are not divisible by 4"
+        require(divisible, "network", sides, settings.network)
+    return settings.network
+
+
+def build_encoder(settings: ModelSettings, data: SequenceDataset, dim: int) -> nn.Module:
+    """Build the encoder of all methods: a callable from images to a distribution over ``dim`` latent coordinates."""
+    match choose_network(settings, data.shape):
+        case "conv":
+            return ConvEncoder(data.shape, dim, (settings.width,))
+        case "song2023":
+            return PaperEncoder(data.shape, dim)
+        case _:
+            return MLPEncoder(data.shape, dim, (settings.width, settings.width))
+
+
+def build_decoder(settings: ModelSettings, data: SequenceDataset, dim: int) -> nn.Module:
+    """Build the decoder of all methods: a callable from latents to the argument of a likelihood."""
+    match choose_network(settings, data.shape):
+        case "conv":
+            return ConvDecoder(dim, data.shape, (settings.width,))
+        case "song2023":
+            return PaperDecoder(dim, data.shape)
+        case "gated":
+            return GatedDecoder(dim, data.shape, (settings.width, settings.width))
+        case _:
+            return MLPDecoder(dim, data.shape, (settings.width, settings.width))
+
+
+def build_classifier(settings: ModelSettings, data: SequenceDataset) -> nn.Module:
+    """Build the network of the posterior of the transformation: a callable from sequences to logits."""
+    frames, classes = data.steps + 1, len(data.names)
+    match choose_network(settings, data.shape):
+        case "conv":
+            return ConvSequenceClassifier(data.shape, frames, classes)
+        case "song2023":
+            return PaperClassifier(data.shape, frames, classes, settings.dim)
+        case _:
+            return MLPSequenceClassifier(data.shape, frames, classes)
 
 
 def infer_means(encode: Callable[[Tensor], Distribution], frames: Tensor) -> Tensor:
