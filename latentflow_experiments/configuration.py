@@ -36,11 +36,11 @@ class ModelConfig(ModelSettings):
     dim: int = 32
     hidden: tuple[int, ...] = (128,)
     network: Literal["auto", "mlp", "gated", "conv", "song2023"] = "auto"
-    width: int = 512
-    likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian", "laplace"] = "bernoulli"
-    decoded_frames: int | None = None
+    width: int = 1024
+    likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian", "laplace"] = "laplace"
+    decoded_frames: int | None = 3
     bound: Literal["joint", "marginal", "stochastic", "smoothing", "paper"] = "joint"
-    pde: str = "hj"
+    pde: str = "exact-hj"
     residual_weight: float = 100.0
     prior: Literal["diffusion", "gaussian", "mixture", "vamp"] = "diffusion"
     baseline: Baseline = field(default_factory=MethodOptions)
@@ -104,8 +104,8 @@ class TrainConfig:
 
     dataset: Annotated[DatasetName, tyro.conf.Positional]
     seed: int = 0
-    batch_size: int = 64
-    learning_rate: float = 4e-3
+    batch_size: int = 128
+    learning_rate: float = 2e-3
     warmup_steps: int = 200
     clip_norm: float = 0.0
     validations: int = 20

@@ -108,6 +108,10 @@ class MLPDecoder(nn.Module):
         return decoded.reshape(-1, *self.shape)
 
 
+EPSILON = 2**-7
+"""What is added to the mean square of a layer that is normalized."""
+
+
 class GatedDecoder(nn.Module):
     r"""A perceptron from a latent to the argument of a likelihood, whose last hidden layer is a normalized product.
 
@@ -116,9 +120,9 @@ class GatedDecoder(nn.Module):
     .. math:: \frac{p}{\sqrt{\frac1m \sum_i p_i^2 + \varepsilon}}, \qquad
         p = \mathrm{GELU}(W_1 h + b_1) \odot (W_2 h + b_2) \in \mathbb{R}^m,
 
-    and a linear layer follows; :math:`\varepsilon` is the machine epsilon of the dtype. The layers before are those of
-    :class:`MLPDecoder`. A product of two maps grows with the square of the weights; divided by its root mean square it
-    stays of order one, which keeps training stable at high learning rates.
+    and a linear layer follows; :math:`\varepsilon = 2^{-7}`, the machine epsilon of bfloat16, in every precision. The
+    layers before are those of :class:`MLPDecoder`. A product of two maps grows with the square of the weights; divided
+    by its root mean square it stays of order one, which keeps training stable at high learning rates.
 
     Args:
         dim: The number of latent coordinates.
@@ -155,7 +159,7 @@ class GatedDecoder(nn.Module):
         check_points(z, self.dim, self.output.weight)
         gate, value = self.gate(self.layers(z)).chunk(2, dim=-1)
         product = nn.functional.gelu(gate) * value
-        decoded: Tensor = self.output(nn.functional.rms_norm(product, product.shape[-1:]))
+        decoded: Tensor = self.output(nn.functional.rms_norm(product, product.shape[-1:], eps=EPSILON))
         return decoded.reshape(-1, *self.shape)
 
 
