@@ -25,6 +25,7 @@ from latentflow_experiments.errors import ExperimentError, UsageError, printable
 from latentflow_experiments.evaluation import MeasureConfig, Part, evaluate, evaluate_transfer, measure
 from latentflow_experiments.records import provenance
 from latentflow_experiments.reports.comparison import compare
+from latentflow_experiments.reports.curves import draw_curves
 from latentflow_experiments.runs import RunFolder, check_run
 from latentflow_experiments.training.loop import initial_model, train, trial_step
 from latentflow_experiments.training.session import Hardware
@@ -180,9 +181,11 @@ class Compare:
 
     Attributes:
         folders: Folders of the runs.
+        curves: Also draw their errors on validation sequences against the time of training, into this PNG file.
     """
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    curves: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.folders:
@@ -190,7 +193,11 @@ class Compare:
 
     def run(self) -> None:
         """Print the table."""
-        print(compare([RunFolder(path) for path in self.folders]))
+        folders = [RunFolder(path) for path in self.folders]
+        print(compare(folders))
+        if self.curves is not None:
+            draw_curves(folders, self.curves)
+            print(f"wrote {self.curves}")
 
 
 @dataclass(frozen=True)
