@@ -86,6 +86,10 @@ class ModelConfig(ModelSettings):
         return self.described.reads_labels(self)
 
 
+EARLIER = {"network": "mlp", "likelihood": "bernoulli", "decoded_frames": None, "pde": "hj"}
+"""What runs were made with before there was a choice; their configurations do not say it."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """A training run.
@@ -151,8 +155,7 @@ class TrainConfig:
         """Build the configuration from its values in JSON."""
         model = values["model"]
         baseline = MethodOptions(**model.get("baseline", {}))  # as with the sequences below
-        network = model.get("network", "mlp")  # the networks of runs before there was a choice
-        built = ModelConfig(**(model | {"hidden": tuple(model["hidden"]), "baseline": baseline, "network": network}))
+        built = ModelConfig(**(EARLIER | model | {"hidden": tuple(model["hidden"]), "baseline": baseline}))
         sequences = values.get("sequences", {})  # runs before there was a choice have none
         chosen = SequenceConfig(**(sequences | {"transformations": tuple(sequences.get("transformations", ()))}))
         return TrainConfig(**(values | {"model": built, "sequences": chosen}))
