@@ -111,7 +111,7 @@ class TrainConfig:
     batch_size: int = 128
     learning_rate: float = 2e-3
     warmup_steps: int = 200
-    clip_norm: float = 0.0
+    clip_norm: float = 3000.0
     validations: int = 20
     sequences: SequenceConfig = field(default_factory=SequenceConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -158,7 +158,7 @@ class TrainConfig:
         built = ModelConfig(**(EARLIER | model | {"hidden": tuple(model["hidden"]), "baseline": baseline}))
         sequences = values.get("sequences", {})  # runs before there was a choice have none
         chosen = SequenceConfig(**(sequences | {"transformations": tuple(sequences.get("transformations", ()))}))
-        return TrainConfig(**(values | {"model": built, "sequences": chosen}))
+        return TrainConfig(**({"clip_norm": 0.0} | values | {"model": built, "sequences": chosen}))
 
     def difference(self, other: TrainConfig) -> str | None:
         """Name the first field in which two configurations differ, or None if they are equal."""
