@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from torch import nn
 
-from latentflow_experiments.data import DatasetName, SequenceConfig, SequenceDataset
+from latentflow_experiments.data import DATASETS, ArraySequences, SequenceConfig, SequenceDataset
 from latentflow_experiments.errors import DataError, ExperimentError, UsageError
 from latentflow_experiments.methods import METHODS, MethodOptions
 from latentflow_experiments.methods.method import Method, ModelSettings, require
@@ -74,8 +74,12 @@ class ModelConfig(ModelSettings):
         """Build the model for sequences, with freshly initialized weights; see :meth:`Method.build`.
 
         Raises:
-            UsageError: If the configuration names a PDE of the user's that cannot be had.
+            UsageError: If the configuration names a PDE of the user's that cannot be had, or the transformations of the
+                sequences are unknown and it does not infer them.
         """
+        if isinstance(data, ArraySequences) and data.unlabelled:
+            names = f"{len(data.names)} flows for sequences without labels"
+            require(self.supervision == "weak", "supervision", f"weak to train {names}", self.supervision)
         model: nn.Module = self.described.build(self, data)
         return model
 
@@ -90,7 +94,9 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        dataset: The images.
+        dataset: The images: the name of a data set, or the path of sequences of your own, which are an npz file with
+            frames and, if known, labels and names; a folder of folders of PNG frames; or a folder of GIF or MP4 clips.
+            Folders of labels above them are read as labels.
         seed: Seed of the initial weights and of every batch.
         batch_size: Sequences in a step, of one transformation where training reads which, mixed elsewhere.
         learning_rate: Peak learning rate of Adam, after the warm-up; it falls to zero by a cosine.
@@ -99,9 +105,10 @@ class TrainConfig:
         validations: How often in the course of a training to log its errors on validation sequences; 0 for never.
         sequences: Which sequences of images.
         model: The model.
+        objects: What was given in Python and cannot be opened or built again from here.
     """
 
-    dataset: Annotated[DatasetName, tyro.conf.Positional]
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=f"{{{','.join(DATASETS)}}}|PATH")]
     seed: int = 0
     batch_size: int = 64
     learning_rate: float = 4e-3
@@ -110,6 +117,7 @@ class TrainConfig:
     validations: int = 20
     sequences: SequenceConfig = field(default_factory=SequenceConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    objects: tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]] = ()
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", "an integer of at least 0", self.seed)
@@ -153,7 +161,8 @@ class TrainConfig:
         built = ModelConfig(**(model | {"hidden": tuple(model["hidden"]), "baseline": baseline}))
         sequences = values.get("sequences", {})  # runs before there was a choice have none
         chosen = SequenceConfig(**(sequences | {"transformations": tuple(sequences.get("transformations", ()))}))
-        return TrainConfig(**(values | {"model": built, "sequences": chosen}))
+        objects = tuple(values.get("objects", ()))
+        return TrainConfig(**(values | {"model": built, "sequences": chosen, "objects": objects}))
 
     def difference(self, other: TrainConfig) -> str | None:
         """Name the first field in which two configurations differ, or None if they are equal."""

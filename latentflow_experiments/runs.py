@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentflow_experiments.configuration import TrainConfig
-from latentflow_experiments.data import SequenceDataset, Source, open_sequences
+from latentflow_experiments.data import ArraySequences, SequenceDataset, Source, open_sequences, open_splits
 from latentflow_experiments.errors import DataError, ExperimentError, UsageError
 from latentflow_experiments.locks import owned
 from latentflow_experiments.reading import BROKEN, brief, open_regular, parse_object, read_limited, reading
@@ -508,14 +508,41 @@ def open_run(
         ExperimentError: If the run or its data cannot be read, or it needs code that is not trusted.
     """
     config = TrainConfig.from_json(folder.config)
+    if config.objects:
+        raise ExperimentError(
+            f"{folder.path}: was made in Python with {' and '.join(config.objects)}, which no file holds; call there: "
+            f"latentflow_experiments.evaluate({str(folder.path)!r}, data{', model' if len(config.objects) > 1 else ''})"
+        )
     runnable = trusted(config, folder, trust=trust)
     device = chosen_device(device)
     data, validation = (
-        open_sequences(config.dataset, split, config.sequences, source).to(device) for split in ("test", "validation")
+        opened.to(device) for opened in open_splits(config.dataset, ("test", "validation"), config.sequences, source)
     )
+    check_data(folder, data)
     model = runnable.model.build(data)
     progress = load_checkpoint(folder.checkpoint, model)
     return TrainedRun(config, model.to(device).eval(), data, validation, progress)
+
+
+def check_data(folder: RunFolder, data: SequenceDataset) -> None:
+    """Check that sequences in memory are those that a run was trained on.
+
+    Args:
+        folder: The run.
+        data: A split of the sequences; others than :class:`ArraySequences` are not compared.
+
+    Raises:
+        ExperimentError: If their SHA-256 is another one.
+    """
+    noted = [session["data"] for session in folder.sessions() if isinstance(session.get("data"), dict)]
+    if not isinstance(data, ArraySequences) or not noted:
+        return
+    before, now = str(noted[0].get("sha256")), data.identity()["sha256"]
+    if before != now:
+        raise ExperimentError(
+            f"{folder.path}: expected the data that the run was trained on, with SHA-256 {before[:12]}..., got "
+            f"{data.name} with {now[:12]}...; name the place of the right one by --data, or train again"
+        )
 
 
 def trusted(config: TrainConfig, folder: RunFolder, *, trust: bool) -> TrainConfig:
