@@ -10,6 +10,7 @@ frames of 64 x 64 pixels. It sweeps the scale, the orientation and the position 
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def cut(frames: Pixels) -> dict[str, list[Pixels]]:
 
     A shape that shrinks, or moves to the left or upwards, is read backwards, so that every label has one direction.
     """
-    changes = [change_between(*pair) for pair in zip(frames[:-1], frames[1:], strict=True)]
+    changes = [change_between(first, second) for first, second in pairwise(frames)]
     found: dict[str, list[Pixels]] = {}
     start = 0
     while start + LENGTH <= len(frames):
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("animation", type=Path)
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    found = {name: sequences for name, sequences in sorted(cut(read_frames(arguments.animation)).items())}
+    found = dict(sorted(cut(read_frames(arguments.animation)).items()))
     labels = np.concatenate([np.full(len(sequences), k) for k, sequences in enumerate(found.values())])
     frames = np.concatenate([np.stack(sequences) for sequences in found.values()])
     np.savez_compressed(arguments.out, frames=frames, labels=labels, names=np.array(list(found)))
