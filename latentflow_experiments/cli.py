@@ -1,4 +1,4 @@
-"""The command line: ``latentflow train``, ``evaluate``, ``measure``, ``compare``, ``check`` and ``data``."""
+"""The command line: ``latentflow train``, ``evaluate``, ``measure``, ``generate``, ``compare`` and so on."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from latentflow_experiments.errors import ExperimentError, UsageError, printable
 from latentflow_experiments.evaluation import MeasureConfig, Part, evaluate, evaluate_transfer, measure
 from latentflow_experiments.records import provenance
 from latentflow_experiments.reports.comparison import compare
+from latentflow_experiments.reports.generated import generate
 from latentflow_experiments.runs import RunFolder, check_data, check_run
 from latentflow_experiments.training.loop import initial_model, train, trial_step
 from latentflow_experiments.training.session import Hardware
@@ -180,6 +181,34 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Generate:
+    """Transform images by the flows of an evaluated run, and write the frames and a picture into its folder.
+
+    Attributes:
+        folder: Folder of the run.
+        images: Images of your own, npz files with images or PNG files; test images by default.
+        count: Test images to take, at most.
+        source: Where the data is.
+        device: Where to compute, as torch names it; auto takes an accelerator where there is one.
+        trust: Run the code that the run was made with, of which its folder has a copy.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    images: tuple[Path, ...] = ()
+    count: int = 8
+    source: Source = field(default_factory=Source)
+    device: str = "auto"
+    trust: bool = False
+
+    def run(self) -> None:
+        """Generate and name the files."""
+        folder = RunFolder(self.folder)
+        with folder.measuring():
+            files = generate(folder, self.images, self.count, self.source, self.device, trust=self.trust)
+            print(f"wrote {files[0]} and {files[1]}")
+
+
+@dataclass(frozen=True)
 class Compare:
     """Print the errors of several evaluated runs and the transport of their flows as one table.
 
@@ -242,7 +271,7 @@ def main(arguments: Sequence[str] | None = None, *, debug: bool = False) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Compare | Check | Data:
+def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Generate | Compare | Check | Data:
     """Read the arguments; what is wrong with them becomes one line instead of a box of several."""
     said = io.StringIO()
     try:
@@ -251,6 +280,7 @@ def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Comp
                 Annotated[Train, tyro.conf.subcommand("train")]
                 | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
                 | Annotated[Measure, tyro.conf.subcommand("measure")]
+                | Annotated[Generate, tyro.conf.subcommand("generate")]
                 | Annotated[Compare, tyro.conf.subcommand("compare")]
                 | Annotated[Check, tyro.conf.subcommand("check")]
                 | Annotated[Data, tyro.conf.subcommand("data")],

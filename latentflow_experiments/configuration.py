@@ -128,8 +128,14 @@ class TrainConfig:
         require(self.validations >= 0, "validations", "an integer of at least 0", self.validations)
 
     def write(self, path: Path) -> None:
-        """Write the configuration as JSON; see :func:`write_json`."""
-        write_json(path, asdict(self))
+        """Write the configuration as JSON; see :func:`write_json`.
+
+        Of a model that was given in Python only what training reads is known, and only that is written.
+        """
+        values = asdict(self)
+        if len(self.objects) > 1:
+            values["model"] = {name: values["model"][name] for name in ("method", "supervision")}
+        write_json(path, values)
 
     @staticmethod
     def from_json(path: Path) -> TrainConfig:
@@ -158,7 +164,8 @@ class TrainConfig:
         """Build the configuration from its values in JSON."""
         model = values["model"]
         baseline = MethodOptions(**model.get("baseline", {}))  # as with the sequences below
-        built = ModelConfig(**(model | {"hidden": tuple(model["hidden"]), "baseline": baseline}))
+        hidden = {"hidden": tuple(model["hidden"])} if "hidden" in model or not values.get("objects") else {}
+        built = ModelConfig(**(model | hidden | {"baseline": baseline}))
         sequences = values.get("sequences", {})  # runs before there was a choice have none
         chosen = SequenceConfig(**(sequences | {"transformations": tuple(sequences.get("transformations", ()))}))
         objects = tuple(values.get("objects", ()))

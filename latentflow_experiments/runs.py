@@ -93,6 +93,16 @@ class RunFolder:
         """The picture of flow strips of such images."""
         return self.path / "transfer.png"
 
+    @property
+    def generated(self) -> Path:
+        """The frames that the flows make of images."""
+        return self.path / "generated.npz"
+
+    @property
+    def generated_strips(self) -> Path:
+        """The picture of these frames."""
+        return self.path / "generated.png"
+
     @staticmethod
     def unused(dataset: str, parent: Path = Path("runs")) -> RunFolder:
         """Name the first folder ``runs/<dataset>``, ``runs/<dataset>-2``, ... that does not exist yet."""
