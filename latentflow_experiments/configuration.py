@@ -128,14 +128,15 @@ class TrainConfig:
         require(self.validations >= 0, "validations", "an integer of at least 0", self.validations)
 
     def write(self, path: Path) -> None:
-        """Write the configuration as JSON; see :func:`write_json`.
+        """Write the configuration as JSON; see :func:`write_json`."""
+        write_json(path, self.known())
 
-        Of a model that was given in Python only what training reads is known, and only that is written.
-        """
+    def known(self) -> dict[str, Any]:
+        """Return what is known as JSON holds it; of a model that was given in Python only what training reads."""
         values = asdict(self)
         if len(self.objects) > 1:
             values["model"] = {name: values["model"][name] for name in ("method", "supervision")}
-        write_json(path, values)
+        return values
 
     @staticmethod
     def from_json(path: Path) -> TrainConfig:

@@ -170,7 +170,8 @@ def _settings_of(model: ModelConfig | nn.Module, data: SequenceDataset) -> Model
         raise TypeError(f"model: expected a ModelConfig or a FlowVAE, got {type(model).__name__}")
     if len(model.bank) != len(data.names):
         raise UsageError(
-            f"model: expected {len(data.names)} potentials, one for each of {', '.join(data.names)}, got {len(model.bank)}"
+            f"model: expected {len(data.names)} potentials, one for each of {', '.join(data.names)}, "
+            f"got {len(model.bank)}"
         )
     unknown = isinstance(data, ArraySequences) and data.unlabelled
     if unknown and model.label_posterior is None:

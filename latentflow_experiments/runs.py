@@ -575,7 +575,7 @@ def trusted(config: TrainConfig, folder: RunFolder, *, trust: bool) -> TrainConf
 def describe_run(run: TrainedRun, folder: RunFolder) -> dict[str, Any]:
     """Describe the origin of numbers about a run: its configuration, its training, its data and this machine."""
     return provenance(
-        run=asdict(run.config),
+        run=run.config.known(),
         steps=run.progress.steps,
         training_seconds=round(run.progress.seconds, 1),
         data=run.data.identity(),
