@@ -340,6 +340,8 @@ def _composition(run: TrainedRun, choice: Choice, config: MeasureConfig, folder:
     flows = method.flows(run.model, choice)
     if flows is None or not method.composes:
         raise UsageError(f"composition: expected a run of flows, got one of {run.config.model.method}")
+    if isinstance(run.data, ArraySequences):
+        run.data.composed_starts(())  # refuses, before anything is computed
     errors = measure_compositions(flows.model, flows.order, run.data)
     interactions = measure_interactions(flows.model, flows.order, run.data)
     draw_composition_strips(flows.model, flows.order, run.data, folder.composition_strips)

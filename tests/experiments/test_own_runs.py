@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,8 +31,10 @@ from latentflow_experiments.cli import main
 from latentflow_experiments.data.own import read_own
 from latentflow_experiments.errors import ExperimentError, UsageError
 from latentflow_experiments.records import write_json
+from latentflow_experiments.runs import read_checkpoint
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "guide" / "own_data.md"
+RESULTS = Path(__file__).parent.parent.parent / "docs" / "results"
+PAGE = RESULTS.parent / "guide" / "own_data.md"
 TINY = ModelConfig(dim=3, hidden=(5,), width=8)
 
 
@@ -109,22 +112,31 @@ def test_images_of_the_users_are_transformed(made, tmp_path, capsys):
     assert "large.png: expected images of shape (1, 8, 8)" in complaint(capsys)
 
 
-def test_a_resumed_run_ends_in_the_same_weights(made, bars, tmp_path):
-    """Catches sequences that are drawn or split anew when a run goes on."""
-    out = tmp_path / "run"
-    data = ArraySequences(*moving_bars(), ("down", "right"))
-    arguments = {"seed": 0, "batch_size": 6}
-    whole = fit(TINY, data, steps=12, out=tmp_path / "whole", **arguments)
-    fit(TINY, data, steps=5, out=out, **arguments)
-    begun = (out / "checkpoint.safetensors").read_bytes()
-    again = fit(TINY, data, steps=12, out=out, resume=True, **arguments)
-    assert begun != (out / "checkpoint.safetensors").read_bytes()
-    logged = [json.loads((run.path / "evaluation.json").read_text())["provenance"]["steps"] for run in (whole, again)]
-    assert logged == [12, 12]
-    command = ["train", str(bars), "--out", str(made), "--resume", *SMALL]
-    before = (made / "checkpoint.safetensors").read_bytes()
-    assert main([*command, "--steps", "12"]) == 0
-    assert (made / "checkpoint.safetensors").read_bytes() == before
+def test_a_resumed_run_ends_in_the_same_weights(tmp_path, monkeypatch):
+    """Catches sequences that are drawn or split anew, or a Ctrl-C in Python that loses the run."""
+    frames, labels = moving_bars()
+    settings = {"steps": 9, "batch_size": 6, "seed": 3}
+    whole = fit(TINY, ArraySequences(frames, labels), out=tmp_path / "whole", **settings)
+    plain, calls = ArraySequences.sequence, []
+
+    def interrupted(self, indices, k):
+        calls.append(k)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return plain(self, indices, k)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArraySequences, "sequence", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(TINY, ArraySequences(frames, labels), out=tmp_path / "run", **settings)
+    stopped = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")[1].steps
+    assert 0 < stopped < 9
+    with pytest.raises(ExperimentError, match="expected the data that the run was trained on"):
+        fit(TINY, ArraySequences(255 - frames, labels), out=tmp_path / "run", resume=True, **settings)
+    again = fit(TINY, ArraySequences(frames, labels), out=tmp_path / "run", resume=True, **settings)
+    expected, found = (read_checkpoint(run.checkpoint)[0] for run in (whole, again))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_other_data_is_refused(made, bars, tmp_path, capsys):
@@ -207,6 +219,18 @@ def test_importing_the_package_stays_light():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     with pytest.raises(AttributeError, match="no attribute 'fly'"):
         latentflow_experiments.fly  # noqa: B018
+
+
+def test_the_page_of_results_shows_what_the_run_measured():
+    """Catches a number that was edited by hand, and a result without its command and commit."""
+    page = (RESULTS / "own_data.md").read_text(encoding="utf-8")
+    evaluation = json.loads((RESULTS / "own-data" / "evaluation.json").read_text())
+    for name, error in evaluation["result"]["errors"].items():
+        assert f"| {name} | {error['output']:.0f} | {error['static']:.0f} |" in page
+    (session,) = evaluation["provenance"]["training"]
+    assert session["command"] in page
+    assert session["commit"] in page
+    assert "dirty" not in session["commit"]
 
 
 def blocks():
