@@ -71,7 +71,7 @@ def check_place(name: str, source: Source, known: Sequence[str]) -> Path:
     if place.exists():
         return place
     near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "; if it moved since a training, --data names its place"
     raise UsageError(
         f"dataset: expected one of {', '.join(known)}, or the path of an npz file or of a folder, got {str(place)!r}, "
         f"which does not exist{hint}"
@@ -238,7 +238,10 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
 def _entries(folder: Path, root: Path) -> list[Path]:
     """List what is not hidden in a folder, in natural order; a link that leads out of the root is refused."""
     with reading(folder, "a readable folder"):
-        found = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=_natural)
+        found = sorted(
+            (path for path in folder.iterdir() if not path.name.startswith(".")),
+            key=lambda path: (_natural(path), path.name),
+        )
         for path in found:
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 raise DataError(f"{path}: expected a file in the folder, got a link that leads out of it")
@@ -341,6 +344,8 @@ def _video(path: Path) -> Iterator[Pixels]:
         with av.open(data, "r", format="mp4") as container:
             if not container.streams.video:
                 raise DataError(f"{path}: expected a video, got none in the file")
+            coded = container.streams.video[0].codec_context
+            _check_area(coded.width, coded.height)
             for frame in container.decode(video=0):
                 with reading(path, "a complete MP4 clip"):
                     _check_area(frame.width, frame.height)

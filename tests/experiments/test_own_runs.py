@@ -173,6 +173,8 @@ def test_a_misspelt_name_says_what_is_near(capsys):
     """Catches a name that is taken for a path that does not exist."""
     assert main(["train", "mnits"]) == 2
     assert "did you mean 'mnist'?" in complaint(capsys)
+    assert main(["train", "gone/clips"]) == 2
+    assert "if it moved since a training, --data names its place" in complaint(capsys)
 
 
 @pytest.mark.parametrize("unknown", [False, True])

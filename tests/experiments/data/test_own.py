@@ -58,6 +58,17 @@ def test_a_folder_of_frames_is_read_in_natural_order(tmp_path):
     assert (unlabelled.names, len(unlabelled)) == (("change",), 3)
 
 
+def test_names_of_one_number_have_one_order(tmp_path):
+    """Catches frames of the names 1.png and 01.png in the order of the file system."""
+    for i, sequence in enumerate(frames := pixels(3, 2, 4, 4)):
+        (tmp_path / f"s{i}").mkdir()
+        for name, frame in zip(("1", "01")[:: (-1) ** i], sequence, strict=True):
+            Image.fromarray(frame).save(tmp_path / f"s{i}" / f"{name}.png")
+    data = read(tmp_path)
+    first = (data.sequence(data.starts(0), 0) * 255).round().byte()[:, 0, 0]
+    assert np.array_equal(first.numpy(), frames[[0, 1, 2], [1, 0, 1]])
+
+
 def test_gif_clips_are_read(tmp_path):
     """Catches a palette that is read as grey values, and the first frame of a clip only."""
     colors = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], np.uint8)
