@@ -64,7 +64,7 @@ def fit(
         KeyboardInterrupt: If Ctrl-C was pressed, after a checkpoint was written; go on with ``resume=True``.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> frames = torch.rand(20, 4, 1, 8, 8)
         >>> settings = ModelConfig(dim=2, hidden=(4,), width=8)
         >>> with tempfile.TemporaryDirectory() as folder:
