@@ -113,7 +113,7 @@ def test_values_out_of_range_are_usage_errors(arguments, cause, capsys, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        (["train", "cifar"], "invalid choice 'cifar'"),
+        (["train", "cifar"], "of a folder, got 'cifar', which does not exist"),
         (["train", "digits", "--speed", "9"], "--speed"),
         (["fly"], "fly"),
         ([], "train, evaluate"),
