@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentflow import ConvDecoder, ConvEncoder, FlowVAE, GatedDecoder, MLPDecoder, MLPEncoder
-from latentflow.vae import ConvSequenceClassifier, MLPSequenceClassifier
+from latentflow import FlowVAE, MLPDecoder, MLPEncoder
+from latentflow.vae import ConvDecoder, ConvEncoder, ConvSequenceClassifier, GatedDecoder, MLPSequenceClassifier
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods.matching import Matching, Recovery
