@@ -28,7 +28,7 @@ from latentflow_experiments.errors import ExperimentError, UsageError, printable
 from latentflow_experiments.evaluation import MeasureConfig, Part, evaluate, evaluate_transfer, measure
 from latentflow_experiments.records import provenance
 from latentflow_experiments.reports.comparison import compare
-from latentflow_experiments.reports.curves import draw_curves
+from latentflow_experiments.reports.curves import draw_curves, validation_table
 from latentflow_experiments.reports.generated import generate
 from latentflow_experiments.runs import RunFolder, check_data, check_run
 from latentflow_experiments.training.loop import initial_model, train, trial_step
@@ -215,7 +215,8 @@ class Compare:
 
     Attributes:
         folders: Folders of the runs.
-        curves: Also draw their errors on validation sequences against the time of training, into this PNG file.
+        curves: Also print their last errors on validation sequences, and draw them against the time of training into
+            this PNG file.
     """
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -230,6 +231,7 @@ class Compare:
         folders = [RunFolder(path) for path in self.folders]
         print(compare(folders))
         if self.curves is not None:
+            print(f"\n{validation_table(folders)}")
             draw_curves(folders, self.curves)
             print(f"wrote {self.curves}")
 

@@ -13,6 +13,7 @@ from latentflow_experiments.errors import ExperimentError
 from latentflow_experiments.reading import reading
 from latentflow_experiments.records import replacing
 from latentflow_experiments.reports.comparison import name_runs
+from latentflow_experiments.reports.tables import table
 from latentflow_experiments.runs import RunFolder, read_log
 
 PREFIX = "validation/"
@@ -46,6 +47,37 @@ def read_curves(folder: RunFolder) -> dict[str, tuple[list[float], list[float]]]
     return curves
 
 
+def _read_all(folders: Sequence[RunFolder]) -> list[dict[str, tuple[list[float], list[float]]]]:
+    """Read the errors of runs of the same transformations."""
+    curves = [read_curves(folder) for folder in folders]
+    for folder, found in zip(folders, curves, strict=True):
+        if list(found) != list(curves[0]):
+            raise ExperimentError(f"{folder.path}: expected errors of {', '.join(curves[0])}, got {', '.join(found)}")
+    return curves
+
+
+def validation_table(folders: Sequence[RunFolder]) -> str:
+    """Lay out the last errors of runs on validation sequences in Markdown: what a choice may be made on.
+
+    Args:
+        folders: The runs, of the same transformations.
+
+    Returns:
+        A table with a row for each run, named by the options in which the runs differ.
+
+    Raises:
+        ExperimentError: See :func:`draw_curves`.
+    """
+    curves = _read_all(folders)
+    labels, shared = name_runs([TrainConfig.from_json(folder.config) for folder in folders])
+    rows = []
+    for label, found in zip(labels, curves, strict=True):
+        minutes = next(iter(found.values()))[0][-1]
+        rows.append((label, f"{minutes:.1f}", *(f"{errors[-1]:.1f}" for _, errors in found.values())))
+    header = ("run", "minutes", *(f"validation {name}" for name in curves[0]))
+    return "\n\n".join([table(header, rows, left=0), *([shared] if shared else [])])
+
+
 def draw_curves(folders: Sequence[RunFolder], path: Path) -> None:
     """Draw the errors of runs on validation sequences against the time of training, a panel for each transformation.
 
@@ -56,11 +88,8 @@ def draw_curves(folders: Sequence[RunFolder], path: Path) -> None:
     Raises:
         ExperimentError: If a run logged no such errors, or they are of different transformations.
     """
-    curves = [read_curves(folder) for folder in folders]
+    curves = _read_all(folders)
     names = list(curves[0])
-    for folder, found in zip(folders, curves, strict=True):
-        if list(found) != names:
-            raise ExperimentError(f"{folder.path}: expected errors of {', '.join(names)}, got {', '.join(found)}")
     labels, shared = name_runs([TrainConfig.from_json(folder.config) for folder in folders])
     figure = Figure(figsize=(3.2 * len(names) + 0.6, 3.4 + 0.2 * len(folders)), dpi=150)
     figure.set_layout_engine("constrained")

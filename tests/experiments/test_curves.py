@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from latentflow_experiments.configuration import TrainConfig
 from latentflow_experiments.errors import ExperimentError
-from latentflow_experiments.reports.curves import draw_curves, read_curves
+from latentflow_experiments.reports.curves import draw_curves, read_curves, validation_table
 from latentflow_experiments.runs import RunFolder
 
 
@@ -39,6 +39,14 @@ def test_curves_are_those_of_the_log(tmp_path, monkeypatch):
     assert [panel.get_title() for panel in panels] == ["scaling", "rotation"]
     lines = {line.get_label(): line.get_xydata().tolist() for line in panels[1].get_lines()}
     assert lines == {"digits --seed 0": [[1, 8], [2, 4]], "digits --seed 1": [[1, 6], [2, 2]]}
+
+
+def test_the_table_has_the_last_errors(tmp_path):
+    """Catches the best error for the last one, and a time in seconds."""
+    runs = [write_run(tmp_path / str(seed), {"hue": [9.0, 5.0 + seed, 7.0 + seed]}, seed) for seed in (0, 1)]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in validation_table(runs).splitlines()]
+    assert rows[0] == ["run", "minutes", "validation hue"]
+    assert rows[2:] == [["`digits --seed 0`", "3.0", "7.0"], ["`digits --seed 1`", "3.0", "8.0"]]
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path):
