@@ -39,10 +39,7 @@ from latentflow.transport import gaussian_transport_potential as gaussian_transp
 from latentflow.transport import gaussian_wasserstein2 as gaussian_wasserstein2
 from latentflow.transport import transport_certificate as transport_certificate
 from latentflow.transport import wasserstein2 as wasserstein2
-from latentflow.vae import ConvDecoder as ConvDecoder
-from latentflow.vae import ConvEncoder as ConvEncoder
 from latentflow.vae import FlowVAE as FlowVAE
-from latentflow.vae import GatedDecoder as GatedDecoder
 from latentflow.vae import JointBound as JointBound
 from latentflow.vae import LabelPosterior as LabelPosterior
 from latentflow.vae import MarginalBound as MarginalBound
@@ -51,8 +48,6 @@ from latentflow.vae import MLPEncoder as MLPEncoder
 
 __all__ = [
     "ODE",
-    "ConvDecoder",
-    "ConvEncoder",
     "Derivative",
     "DiffusionPrior",
     "Euler",
@@ -61,7 +56,6 @@ __all__ = [
     "FokkerPlanckResidual",
     "FourierPotential",
     "FunctionPotential",
-    "GatedDecoder",
     "GaussianPrior",
     "HJResidual",
     "HeatResidual",

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "Train a model on sequences of images of one change each, then evaluate it.",
     "evaluate": "Measure the equivariance errors of a run on the test sequences and draw its flows.",
     "measure": "Measure more of an evaluated run, and write it into its folder.",
+    "generate": "Transform images by the flows of an evaluated run: frames and a picture.",
     "compare": "Print the errors of several evaluated runs and the transport of their flows as one table.",
     "check": "Read every file of a run and say what is damaged.",
     "data": "List, download, check, render and show data sets.",
@@ -34,7 +35,8 @@ options:
   --debug      Show the whole traceback of an error.
 
 exit codes: 0 done, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C (a training run can be resumed)
-first run:  latentflow train digits"""
+first run:  latentflow train digits
+your data:  latentflow train my.npz, or the path of a folder of frames or of clips"""
 
 
 def main() -> int:

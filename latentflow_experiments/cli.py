@@ -1,4 +1,4 @@
-"""The command line: ``latentflow train``, ``evaluate``, ``measure``, ``compare``, ``check`` and ``data``."""
+"""The command line: ``latentflow train``, ``evaluate``, ``measure``, ``generate``, ``compare`` and so on."""
 
 from __future__ import annotations
 
@@ -19,13 +19,18 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from latentflow_experiments.configuration import Budget, TrainConfig, options
-from latentflow_experiments.data import DATASETS, DatasetName, SequenceDataset, Source, open_sequences
+from latentflow_experiments.data import DatasetName, SequenceDataset, Source, check_dataset, default_steps, open_splits
+from latentflow_experiments.data.arrays import describe_counts
 from latentflow_experiments.data.commands import Data
+from latentflow_experiments.data.factors import Split
+from latentflow_experiments.data.own import own_stem
 from latentflow_experiments.errors import ExperimentError, UsageError, printable
 from latentflow_experiments.evaluation import MeasureConfig, Part, evaluate, evaluate_transfer, measure
 from latentflow_experiments.records import provenance
 from latentflow_experiments.reports.comparison import compare
-from latentflow_experiments.runs import RunFolder, check_run
+from latentflow_experiments.reports.curves import draw_curves, validation_table
+from latentflow_experiments.reports.generated import generate
+from latentflow_experiments.runs import RunFolder, check_data, check_run
 from latentflow_experiments.training.loop import initial_model, train, trial_step
 from latentflow_experiments.training.session import Hardware
 
@@ -61,11 +66,12 @@ class Train:
         if self.resume and self.out is None:
             raise UsageError("resume: expected --out with the folder of the run to go on with, got none")
         self.budget()
+        check_dataset(self.config.dataset, self.source)
 
     def budget(self) -> Budget:
         """Return the budget, with the default of the dataset where none was given."""
         if self.steps is None and self.minutes is None and self.cpu_minutes is None:
-            return Budget(steps=DATASETS[self.config.dataset].steps)
+            return Budget(steps=default_steps(self.config.dataset))
         return Budget(self.steps, self.minutes, self.cpu_minutes)
 
     def resuming(self, folder: RunFolder) -> list[str]:
@@ -77,12 +83,11 @@ class Train:
 
     def run(self) -> None:
         """Train, evaluate and print the errors."""
-        data = open_sequences(self.config.dataset, "train", self.config.sequences, self.source)
-        open_sequences(self.config.dataset, "test", self.config.sequences, self.source)  # fails before, not after
-        validation = open_sequences(self.config.dataset, "validation", self.config.sequences, self.source)
+        splits: tuple[Split, ...] = ("train", "validation", "test")  # the last so that it fails before, not after
+        data, validation, _ = open_splits(self.config.dataset, splits, self.config.sequences, self.source)
         model = initial_model(self.config, data)  # so does a residual that cannot be had
         fabric = self.hardware.launch()
-        unused = RunFolder.unused(self.config.dataset)
+        unused = RunFolder.unused(own_stem(self.config.dataset))
         folder = fabric.broadcast(unused if self.out is None else RunFolder(self.out))
         if self.resume and not folder.config.exists():
             raise ExperimentError(f"{folder.path}: expected a run to go on with, got none; train it without --resume")
@@ -91,7 +96,9 @@ class Train:
                 self._prepare(folder, data, model, fabric)
             fabric.barrier()
             try:
-                train(self.config, self.budget(), data, folder, fabric, resume=self.resume, validation=validation)
+                train(
+                    self.config, self.budget(), data, folder, fabric, model, resume=self.resume, validation=validation
+                )
             except KeyboardInterrupt:
                 if fabric.is_global_zero:
                     print(f"stopped; go on with: latentflow {shlex.join(self.resuming(folder))}")
@@ -103,14 +110,14 @@ class Train:
     def _prepare(self, folder: RunFolder, data: SequenceDataset, model: nn.Module, fabric: Fabric) -> None:
         if self.resume:
             folder.open(self.config)
+            check_data(folder, data)
         else:
             folder.create(self.config)
         precision = self.hardware.chosen_precision()
         before = [session.get("threads") for session in folder.sessions()]
         self.hardware.set_threads(before[0] if before else None, lambda: trial_step(self.config, model, data, fabric))
         folder.add_environment(provenance(seed=self.config.seed, precision=precision, data=data.identity()))
-        counts = ", ".join(f"{len(data.starts(k)):,} of {name}" for k, name in enumerate(data.names))
-        print(f"training on {data.name} (sequences: {counts}) into {folder.path}", flush=True)
+        print(f"training on {data.name} (sequences: {describe_counts(data)}) into {folder.path}", flush=True)
 
 
 @dataclass(frozen=True)
@@ -175,14 +182,45 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Generate:
+    """Transform images by the flows of an evaluated run, and write the frames and a picture into its folder.
+
+    Attributes:
+        folder: Folder of the run.
+        images: Images of your own, npz files with images or PNG files; test images by default.
+        count: Test images to take, at most.
+        source: Where the data is.
+        device: Where to compute, as torch names it; auto takes an accelerator where there is one.
+        trust: Run the code that the run was made with, of which its folder has a copy.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    images: tuple[Path, ...] = ()
+    count: int = 8
+    source: Source = field(default_factory=Source)
+    device: str = "auto"
+    trust: bool = False
+
+    def run(self) -> None:
+        """Generate and name the files."""
+        folder = RunFolder(self.folder)
+        with folder.measuring():
+            files = generate(folder, self.images, self.count, self.source, self.device, trust=self.trust)
+            print(f"wrote {files[0]} and {files[1]}")
+
+
+@dataclass(frozen=True)
 class Compare:
     """Print the errors of several evaluated runs and the transport of their flows as one table.
 
     Attributes:
         folders: Folders of the runs.
+        curves: Also print their last errors on validation sequences, and draw them against the time of training into
+            this PNG file.
     """
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    curves: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.folders:
@@ -190,7 +228,12 @@ class Compare:
 
     def run(self) -> None:
         """Print the table."""
-        print(compare([RunFolder(path) for path in self.folders]))
+        folders = [RunFolder(path) for path in self.folders]
+        print(compare(folders))
+        if self.curves is not None:
+            print(f"\n{validation_table(folders)}")
+            draw_curves(folders, self.curves)
+            print(f"wrote {self.curves}")
 
 
 @dataclass(frozen=True)
@@ -237,7 +280,7 @@ def main(arguments: Sequence[str] | None = None, *, debug: bool = False) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Compare | Check | Data:
+def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Generate | Compare | Check | Data:
     """Read the arguments; what is wrong with them becomes one line instead of a box of several."""
     said = io.StringIO()
     try:
@@ -246,6 +289,7 @@ def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Comp
                 Annotated[Train, tyro.conf.subcommand("train")]
                 | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
                 | Annotated[Measure, tyro.conf.subcommand("measure")]
+                | Annotated[Generate, tyro.conf.subcommand("generate")]
                 | Annotated[Compare, tyro.conf.subcommand("compare")]
                 | Annotated[Check, tyro.conf.subcommand("check")]
                 | Annotated[Data, tyro.conf.subcommand("data")],

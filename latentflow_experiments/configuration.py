@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from torch import nn
 
-from latentflow_experiments.data import DatasetName, SequenceConfig, SequenceDataset
+from latentflow_experiments.data import DATASETS, ArraySequences, SequenceConfig, SequenceDataset
 from latentflow_experiments.errors import DataError, ExperimentError, UsageError
 from latentflow_experiments.methods import METHODS, MethodOptions
 from latentflow_experiments.methods.method import Method, ModelSettings, require
@@ -75,8 +75,12 @@ class ModelConfig(ModelSettings):
         """Build the model for sequences, with freshly initialized weights; see :meth:`Method.build`.
 
         Raises:
-            UsageError: If the configuration names a PDE of the user's that cannot be had.
+            UsageError: If the configuration names a PDE of the user's that cannot be had, or the transformations of the
+                sequences are unknown and it does not infer them.
         """
+        if isinstance(data, ArraySequences) and data.unlabelled:
+            names = f"{len(data.names)} flows for sequences without labels"
+            require(self.supervision == "weak", "supervision", f"weak to train {names}", self.supervision)
         model: nn.Module = self.described.build(self, data)
         return model
 
@@ -86,12 +90,18 @@ class ModelConfig(ModelSettings):
         return self.described.reads_labels(self)
 
 
+EARLIER: dict[str, Any] = {"network": "mlp", "likelihood": "bernoulli", "decoded_frames": None, "pde": "hj"}
+"""What runs were made with before there was a choice; their configurations do not say it."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """A training run.
 
     Attributes:
-        dataset: The images.
+        dataset: The images: the name of a data set, or the path of sequences of your own, which are an npz file with
+            frames and, if known, labels and names; a folder of folders of PNG frames; or a folder of GIF or MP4 clips.
+            Folders of labels above them are read as labels.
         seed: Seed of the initial weights and of every batch.
         batch_size: Sequences in a step, of one transformation where training reads which, mixed elsewhere.
         learning_rate: Peak learning rate of Adam, after the warm-up; it falls to zero by a cosine.
@@ -100,17 +110,19 @@ class TrainConfig:
         validations: How often in the course of a training to log its errors on validation sequences; 0 for never.
         sequences: Which sequences of images.
         model: The model.
+        objects: What was given in Python and cannot be opened or built again from here.
     """
 
-    dataset: Annotated[DatasetName, tyro.conf.Positional]
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=f"{{{','.join(DATASETS)}}}|PATH")]
     seed: int = 0
     batch_size: int = 128
     learning_rate: float = 2e-3
     warmup_steps: int = 200
-    clip_norm: float = 0.0
+    clip_norm: float = 3000.0
     validations: int = 20
     sequences: SequenceConfig = field(default_factory=SequenceConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    objects: tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]] = ()
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", "an integer of at least 0", self.seed)
@@ -122,7 +134,14 @@ class TrainConfig:
 
     def write(self, path: Path) -> None:
         """Write the configuration as JSON; see :func:`write_json`."""
-        write_json(path, asdict(self))
+        write_json(path, self.known())
+
+    def known(self) -> dict[str, Any]:
+        """Return what is known as JSON holds it; of a model that was given in Python only what training reads."""
+        values = asdict(self)
+        if len(self.objects) > 1:
+            values["model"] = {name: values["model"][name] for name in ("method", "supervision")}
+        return values
 
     @staticmethod
     def from_json(path: Path) -> TrainConfig:
@@ -151,11 +170,13 @@ class TrainConfig:
         """Build the configuration from its values in JSON."""
         model = values["model"]
         baseline = MethodOptions(**model.get("baseline", {}))  # as with the sequences below
-        network = model.get("network", "mlp")  # the networks of runs before there was a choice
-        built = ModelConfig(**(model | {"hidden": tuple(model["hidden"]), "baseline": baseline, "network": network}))
+        earlier = {} if values.get("objects") else EARLIER
+        hidden = {"hidden": tuple(model["hidden"])} if "hidden" in model or not values.get("objects") else {}
+        built = ModelConfig(**(earlier | model | hidden | {"baseline": baseline}))
         sequences = values.get("sequences", {})  # runs before there was a choice have none
         chosen = SequenceConfig(**(sequences | {"transformations": tuple(sequences.get("transformations", ()))}))
-        return TrainConfig(**(values | {"model": built, "sequences": chosen}))
+        read = {"model": built, "sequences": chosen, "objects": tuple(values.get("objects", ()))}
+        return TrainConfig(**({"clip_norm": 0.0} | values | read))  # nothing was clipped before there was a choice
 
     def difference(self, other: TrainConfig) -> str | None:
         """Name the first field in which two configurations differ, or None if they are equal."""

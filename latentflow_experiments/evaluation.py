@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from latentflow_experiments.data import DatasetName, Source, open_sequences, open_transfer
+from latentflow_experiments.data import (
+    ArraySequences,
+    DatasetName,
+    SequenceDataset,
+    Source,
+    open_sequences,
+    open_transfer,
+)
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods.matching import Recovery
 from latentflow_experiments.methods.method import Choice
@@ -64,6 +71,8 @@ class Evaluation:
         recovery: How well the transformations were recovered, of a run without labels; else None.
         choice: What was chosen on validation sequences.
         data: The data set and its split; of a stand-in it says that it is synthetic.
+        inferred: How many test sequences the model itself gave to each flow, where nobody knows their transformation,
+            and the flows without one; else None.
         unfinished: Why the numbers are not yet those of a trained model; None if they are.
     """
 
@@ -72,6 +81,7 @@ class Evaluation:
     recovery: Recovery | None
     choice: Choice
     data: str
+    inferred: dict[str, Any] | None = None
     unfinished: str | None = None
 
     @property
@@ -99,6 +109,11 @@ class Evaluation:
                 f"transformation recovered without labels: accuracy {100 * r.accuracy:.2f} %, mutual information "
                 f"{r.mutual_information:.4f} nats of {math.log(len(r.counts)):.4f}, {r.sequences:,} sequences"
             )
+        if self.inferred is not None:
+            counts = ", ".join(f"{count:,} to {name}" for name, count in self.inferred["sequences"].items())
+            empty = ", ".join(self.inferred["without"])
+            left_out = f"; left out, since they got none: {empty}" if empty else ""
+            parts.append(f"no labels: the model itself gave test sequences to its flows ({counts}){left_out}")
         return "\n\n".join([*parts, self.verdict()])
 
 
@@ -119,7 +134,11 @@ def evaluate(
     Raises:
         ExperimentError: If the run or its data cannot be read, or a result is not finite.
     """
-    run = open_run(folder, source, device, trust=trust)
+    return evaluate_run(open_run(folder, source, device, trust=trust), folder)
+
+
+def evaluate_run(run: TrainedRun, folder: RunFolder) -> Evaluation:
+    """Evaluate a run that is open, and write the result and the strips into its folder; see :func:`evaluate`."""
     return _evaluate(run, folder, folder.evaluation, folder.strips)
 
 
@@ -155,7 +174,10 @@ def evaluate_transfer(
 
 def _evaluate(run: TrainedRun, folder: RunFolder, record: Path, picture: Path) -> Evaluation:
     method = run.config.model.described
-    choice = method.choose(run.model, run.validation)
+    unknown = isinstance(run.data, ArraySequences) and run.data.unlabelled
+    names = run.data.names
+    choice = method.choose(run.model, run.data if unknown else run.validation)
+    run = replace(run, data=method.labelled(run.model, run.data))
     motion, flows = method.motion(run.model, choice), method.flows(run.model, choice)
     with torch.inference_mode():
         draw_strips(motion, run.data, picture)
@@ -166,6 +188,7 @@ def _evaluate(run: TrainedRun, folder: RunFolder, record: Path, picture: Path) -
         recovery=recovery,
         choice=choice,
         data=f"{run.data.name}, {run.data.split}",
+        inferred=_describe_inferred(run.data, names) if unknown else None,
         unfinished=None
         if run.progress.steps > run.config.warmup_steps
         else (
@@ -178,10 +201,20 @@ def _evaluate(run: TrainedRun, folder: RunFolder, record: Path, picture: Path) -
         "transport": {name: asdict(entry) for name, entry in result.transport.items()},
         "recovery": None if recovery is None else asdict(recovery),
         "choice": asdict(choice),
+        "inferred": result.inferred,
         "provenance": describe_run(run, folder),
     }
     write_json(record, written)
     return result
+
+
+def _describe_inferred(data: SequenceDataset, names: Sequence[str]) -> dict[str, Any]:
+    counts = {name: len(data.starts(k)) for k, name in enumerate(data.names)}
+    return {
+        "labels": "by the model's own posterior",
+        "sequences": counts,
+        "without": [n for n in names if n not in counts],
+    }
 
 
 Part = Literal["likelihood", "vp", "composition", "disentanglement"]
@@ -250,6 +283,7 @@ def measure(
         sequences = replace(run.config.sequences, start=config.start)
         run = replace(run, data=open_sequences(run.config.dataset, "test", sequences, source).to(chosen_device(device)))
     choice = Choice.from_values(read_evaluation(folder)["choice"])
+    run = replace(run, data=run.config.model.described.labelled(run.model, run.data))
     result, text = PARTS[part](run, choice, config, folder)
     written = {"result": result, "settings": asdict(config), "provenance": describe_run(run, folder)}
     write_json(folder.metric(part), written)
@@ -306,6 +340,8 @@ def _composition(run: TrainedRun, choice: Choice, config: MeasureConfig, folder:
     flows = method.flows(run.model, choice)
     if flows is None or not method.composes:
         raise UsageError(f"composition: expected a run of flows, got one of {run.config.model.method}")
+    if isinstance(run.data, ArraySequences):
+        run.data.composed_starts(())  # refuses, before anything is computed
     errors = measure_compositions(flows.model, flows.order, run.data)
     interactions = measure_interactions(flows.model, flows.order, run.data)
     draw_composition_strips(flows.model, flows.order, run.data, folder.composition_strips)

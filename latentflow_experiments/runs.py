@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentflow_experiments.configuration import TrainConfig
-from latentflow_experiments.data import SequenceDataset, Source, open_sequences
+from latentflow_experiments.data import ArraySequences, SequenceDataset, Source, open_sequences, open_splits
 from latentflow_experiments.errors import DataError, ExperimentError, UsageError
 from latentflow_experiments.locks import owned
 from latentflow_experiments.reading import BROKEN, brief, open_regular, parse_object, read_limited, reading
@@ -92,6 +92,16 @@ class RunFolder:
     def transfer_strips(self) -> Path:
         """The picture of flow strips of such images."""
         return self.path / "transfer.png"
+
+    @property
+    def generated(self) -> Path:
+        """The frames that the flows make of images."""
+        return self.path / "generated.npz"
+
+    @property
+    def generated_strips(self) -> Path:
+        """The picture of these frames."""
+        return self.path / "generated.png"
 
     @staticmethod
     def unused(dataset: str, parent: Path = Path("runs")) -> RunFolder:
@@ -508,14 +518,41 @@ def open_run(
         ExperimentError: If the run or its data cannot be read, or it needs code that is not trusted.
     """
     config = TrainConfig.from_json(folder.config)
+    if config.objects:
+        raise ExperimentError(
+            f"{folder.path}: was made in Python with {' and '.join(config.objects)}, which no file holds; call there: "
+            f"latentflow_experiments.evaluate({str(folder.path)!r}, data{', model' if len(config.objects) > 1 else ''})"
+        )
     runnable = trusted(config, folder, trust=trust)
     device = chosen_device(device)
     data, validation = (
-        open_sequences(config.dataset, split, config.sequences, source).to(device) for split in ("test", "validation")
+        opened.to(device) for opened in open_splits(config.dataset, ("test", "validation"), config.sequences, source)
     )
+    check_data(folder, data)
     model = runnable.model.build(data)
     progress = load_checkpoint(folder.checkpoint, model)
     return TrainedRun(config, model.to(device).eval(), data, validation, progress)
+
+
+def check_data(folder: RunFolder, data: SequenceDataset) -> None:
+    """Check that sequences in memory are those that a run was trained on.
+
+    Args:
+        folder: The run.
+        data: A split of the sequences; others than :class:`ArraySequences` are not compared.
+
+    Raises:
+        ExperimentError: If their SHA-256 is another one.
+    """
+    noted = [session["data"] for session in folder.sessions() if isinstance(session.get("data"), dict)]
+    if not isinstance(data, ArraySequences) or not noted:
+        return
+    before, now = str(noted[0].get("sha256")), data.identity()["sha256"]
+    if before != now:
+        raise ExperimentError(
+            f"{folder.path}: expected the data that the run was trained on, with SHA-256 {before[:12]}..., got "
+            f"{data.name} with {now[:12]}...; name the place of the right one by --data, or train again"
+        )
 
 
 def trusted(config: TrainConfig, folder: RunFolder, *, trust: bool) -> TrainConfig:
@@ -538,7 +575,7 @@ def trusted(config: TrainConfig, folder: RunFolder, *, trust: bool) -> TrainConf
 def describe_run(run: TrainedRun, folder: RunFolder) -> dict[str, Any]:
     """Describe the origin of numbers about a run: its configuration, its training, its data and this machine."""
     return provenance(
-        run=asdict(run.config),
+        run=run.config.known(),
         steps=run.progress.steps,
         training_seconds=round(run.progress.seconds, 1),
         data=run.data.identity(),

@@ -255,7 +255,7 @@ def test_subpackages_import_one_way(source):
     assert imported_parts(source, LIBRARY, set(ALLOWED)) <= ALLOWED[here] | EVERYONE
 
 
-ORDER = ("data", "methods", "training", "metrics", "reports", "cli")
+ORDER = ("data", "methods", "metrics", "training", "reports", "cli")
 TABLES = "latentflow_experiments.reports.tables"
 
 

@@ -118,8 +118,8 @@ class FlowVAE(nn.Module):
     every time instead, as the paper does. Training minimizes the negative bound
     plus the mean squared residual of a PDE for the potential, at random times on the trajectory. The dynamics are
     computed outside of autocast. With ``dynamics=HopfLaxFlow`` the bank holds the potentials at time 0, and the
-    Hamilton-Jacobi equation holds without a residual. ``forward`` returns the terms of the objective as a dictionary,
-    which DDP, Fabric and Lightning handle.
+    Hamilton-Jacobi equation holds without a residual. ``forward`` returns the scalar terms of the objective as a
+    dictionary, which DDP, Fabric and Lightning handle and log.
 
     Args:
         encoder: Maps images ``(batch, channels, height, width)`` to a distribution over latents ``(dim,)``.
@@ -255,12 +255,14 @@ class FlowVAE(nn.Module):
     def forward(
         self, frames: Tensor, k: Tensor | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """Compute :meth:`objective` and return its terms by their names.
+        """Compute :meth:`objective` and return its scalar terms by their names; all can be logged as they are.
 
-        Where several processes train together, every parameter takes part in the total, the potentials of absent
-        transformations with the weight zero: ``DistributedDataParallel`` waits for the gradients of all of them.
+        The terms per time are left out; :meth:`objective` returns them. Where several processes train together, every
+        parameter takes part in the total, the potentials of absent transformations with the weight zero:
+        ``DistributedDataParallel`` waits for the gradients of all of them.
         """
-        terms = dict(vars(self.objective(frames, k, generator)))
+        objective = self.objective(frames, k, generator)
+        terms: dict[str, Tensor] = {name: term for name, term in vars(objective).items() if term.ndim == 0}
         if self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             every = [parameter.flatten()[:1].sum() for parameter in self.parameters() if parameter.requires_grad]
             terms["total"] = terms["total"] + 0.0 * torch.stack(every).sum()

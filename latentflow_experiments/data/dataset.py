@@ -28,9 +28,10 @@ class SequenceConfig:
     """The choice of sequences of a data set.
 
     Attributes:
-        transformations: Names of the transformations, in order; by default all that the data set has.
+        transformations: Names of the transformations, in order; by default all that the data set has. For sequences of
+            your own without labels, the names of the flows to infer.
         states: Frames of a sequence; by default 9 for digits and MNIST, elsewhere as many as the smallest of the
-            factors has values.
+            factors has values. For sequences of your own, all; or the first so many.
         start: State of the transformations that do not change, for digits and MNIST: upright, unscaled and red, or
             random. Elsewhere all starts occur.
         last_hue: Hue of the last state of coloring in degrees, for digits and MNIST; by default 20 a state.
@@ -47,7 +48,8 @@ class Source:
     """The place of the files of a data set.
 
     Attributes:
-        data: Folder of the data files; by default that of $LATENTFLOW_DATA, else that of the user's cache.
+        data: Folder of the data files; by default that of $LATENTFLOW_DATA, else that of the user's cache. For
+            sequences of your own, their path, if they moved since the training.
         cache_gib: Largest size in GiB of a cache of decoded frames on the disk; 0 for none.
     """
 

@@ -31,9 +31,9 @@ from latentflow.vae import (
     StraightThrough,
     annealed_temperature,
 )
-from latentflow_experiments.data import SequenceDataset
+from latentflow_experiments.data import ArraySequences, SequenceDataset
 from latentflow_experiments.errors import UsageError
-from latentflow_experiments.methods.matching import Recovery, match, measure_recovery
+from latentflow_experiments.methods.matching import Recovery, label_by_model, match, measure_recovery
 from latentflow_experiments.methods.method import (
     Choice,
     FlowMotion,
@@ -76,8 +76,14 @@ class FlowMethod(Method[FlowVAE]):
             posterior.estimator = StraightThrough(annealed_temperature(PAPER_STEPS * spent))
 
     def choose(self, model: FlowVAE, validation: SequenceDataset) -> Choice:
-        """Match the potentials to the transformations, of a model with a label posterior."""
+        """Match the potentials to the transformations, of a model with a label posterior and sequences with labels."""
+        if isinstance(validation, ArraySequences) and validation.unlabelled:
+            return Choice(potentials=label_by_model(model, validation)[1])
         return Choice() if model.label_posterior is None else Choice(matching=match(model, validation))
+
+    def labelled(self, model: FlowVAE, data: SequenceDataset) -> SequenceDataset:
+        """Return the sequences, those without labels with their most probable potentials."""
+        return label_by_model(model, data)[0] if isinstance(data, ArraySequences) and data.unlabelled else data
 
     def recovery(self, model: FlowVAE, choice: Choice, data: SequenceDataset) -> Recovery | None:
         """Measure how well the label posterior recovers the transformations."""
@@ -89,6 +95,8 @@ class FlowMethod(Method[FlowVAE]):
 
     def flows(self, model: FlowVAE, choice: Choice) -> FlowMotion:
         """Return the flows, in the order of the transformations."""
+        if choice.potentials is not None:
+            return FlowMotion(model, choice.potentials)
         return FlowMotion(model, tuple(range(len(model.bank))) if choice.matching is None else choice.matching.order)
 
     def proposals(self, model: FlowVAE, choice: Choice) -> dict[str, Callable[[int], Proposal]]:

@@ -11,9 +11,9 @@ from sklearn.metrics import mutual_info_score
 from torch import Tensor
 
 from latentflow import FlowVAE
-from latentflow_experiments.data import SequenceDataset, subsample
+from latentflow_experiments.data import ArraySequences, SequenceDataset, subsample
 
-__all__ = ["Matching", "Recovery", "infer_labels", "match", "measure_recovery"]
+__all__ = ["Matching", "Recovery", "infer_labels", "label_by_model", "match", "measure_recovery"]
 
 IMAGES = 500  # sequences of each transformation
 BATCH = 100
@@ -109,6 +109,28 @@ def infer_labels(model: FlowVAE, frames: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError("model: expected one with a label posterior, got one without")
     logits = model.label_posterior(frames).logits
     return logits.argmax(-1), -(logits.exp() * logits).sum(-1)
+
+
+def label_by_model(model: FlowVAE, data: ArraySequences) -> tuple[ArraySequences, tuple[int, ...]]:
+    """Label sequences whose transformation nobody knows by the most probable potential of each.
+
+    Args:
+        model: The model, with a label posterior, in evaluation mode.
+        data: The sequences, without labels.
+
+    Returns:
+        The sequences with a label each, and the potential of each label; potentials without a sequence are left out.
+
+    Raises:
+        ValueError: If the model has no label posterior.
+    """
+    with torch.inference_mode():
+        found = torch.cat(
+            [infer_labels(model, data.sequence(i, 0))[0].cpu() for i in torch.split(data.starts(0), BATCH)]
+        )
+    potentials, labels = torch.unique(found, return_inverse=True)
+    order = tuple(int(k) for k in potentials)
+    return data.with_labels(labels.clone(), [data.names[k] for k in order]), order
 
 
 def _count(model: FlowVAE, data: SequenceDataset) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.int64]], float]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentflow import ConvDecoder, ConvEncoder, FlowVAE, GatedDecoder, MLPDecoder, MLPEncoder
-from latentflow.vae import ConvSequenceClassifier, MLPSequenceClassifier
+from latentflow import FlowVAE, MLPDecoder, MLPEncoder
+from latentflow.vae import ConvDecoder, ConvEncoder, ConvSequenceClassifier, GatedDecoder, MLPSequenceClassifier
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods.matching import Matching, Recovery
@@ -158,18 +158,22 @@ class Choice:
     Attributes:
         matching: The potential of each transformation, for a model that was trained without labels; else None.
         traversals: The coordinate and bound of each transformation, for a model without a rule; else None.
+        potentials: The potentials that sequences were given to by the model itself, where nobody knows their
+            transformation; else None.
     """
 
     matching: Matching | None = None
     traversals: tuple[Traversal, ...] | None = None
+    potentials: tuple[int, ...] | None = None
 
     @staticmethod
     def from_values(values: dict[str, Any]) -> Choice:
         """Make the choice from its values in JSON."""
-        matching, traversals = values["matching"], values["traversals"]
+        matching, traversals, potentials = values["matching"], values["traversals"], values.get("potentials")
         return Choice(
             None if matching is None else Matching(tuple(matching["order"]), tuple(map(tuple, matching["counts"]))),
             None if traversals is None else tuple(Traversal(**traversal) for traversal in traversals),
+            None if potentials is None else tuple(potentials),
         )
 
 
@@ -264,6 +268,10 @@ class Method(ABC, Generic[Model]):
     def choose(self, model: Model, validation: SequenceDataset) -> Choice:
         """Choose on validation sequences what the training did not say."""
         return Choice()
+
+    def labelled(self, model: Model, data: SequenceDataset) -> SequenceDataset:
+        """Return sequences with a transformation each: by the model itself, where nobody knows it."""
+        return data
 
     def recovery(self, model: Model, choice: Choice, data: SequenceDataset) -> Recovery | None:
         """Measure how well transformations were recovered without labels; None for a method that reads them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ class EquivarianceError:
 
     Attributes:
         output: :math:`E_k = \sum_t |x_t - \mathrm{Dec}(z_t)|_1` over pixels and channels in [0, 1].
-        output_standard_error: The standard error of that mean over the images.
+        output_standard_error: The standard error of that mean over the images; infinite for one image.
         output_interval: Its bootstrap interval at 95 %.
         output_per_pixel: ``output`` divided by the steps and the pixel values of an image.
         static: ``output`` for the static latent :math:`z_t = z_0`.
@@ -108,7 +109,7 @@ def _measure(
     scale = torch.cat(means).std(0, correction=0)
     return EquivarianceError(
         output=float(errors.mean()),
-        output_standard_error=float(errors.std() / count**0.5),
+        output_standard_error=float(errors.std() / count**0.5) if count > 1 else math.inf,
         output_interval=bootstrap_interval(errors),
         output_per_pixel=float(errors.mean() / (steps * frames[0, 0].numel())),
         static=float(torch.cat(static).mean()),

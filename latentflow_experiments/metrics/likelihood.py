@@ -153,7 +153,7 @@ class BoundEstimate:
 
     Attributes:
         bound: :math:`E \log \tfrac1S \sum_s p(x_t | z^s) p_t(z^s) / r(z^s)`, the mean over images and :math:`t \ge 1`.
-        standard_error: Its standard error over the images, NaN for a single one.
+        standard_error: Its standard error over the images, infinite for a single one.
         per_time: The mean over the images at each time :math:`t = 1, \dots, T`.
         effective_samples: The effective sample size, averaged over images and times.
         largest_share: The largest share of a single sample in the weight of all, averaged over images and times.
@@ -190,7 +190,7 @@ def estimate_bounds(
         sequences = importance_weighted_bound(together, n) if shared else bounds.sum(1)
         estimates[n] = BoundEstimate(
             bound=float(bounds.mean()),
-            standard_error=float(bounds.mean(1).std() / len(bounds) ** 0.5) if len(bounds) > 1 else math.nan,
+            standard_error=float(bounds.mean(1).std() / len(bounds) ** 0.5) if len(bounds) > 1 else math.inf,
             per_time=tuple(bounds.mean(0).tolist()),
             effective_samples=float(effective_sample_size(log_weights, n).mean()),
             largest_share=float(largest_weight_share(log_weights, n).mean()),

@@ -35,9 +35,23 @@ def strips(motion: Motion, data: SequenceDataset, k: int, count: int = 5) -> Ten
     with torch.inference_mode():
         truth = data.sequence(data.examples(k, count), k)
         flow = motion.decode(motion.follow(motion.start(truth), k, data.steps)).mean.transpose(0, 1)
-    rows = torch.stack([truth, flow], dim=1)  # (n, 2, T+1, channels, height, width)
-    n, pair, frames, channels, height, width = rows.shape
-    picture = rows.permute(0, 1, 4, 2, 5, 3).reshape(n * pair * height, frames * width, channels)
+    return arrange(torch.stack([truth, flow], dim=1))
+
+
+def arrange(rows: Tensor) -> Tensor:
+    """Put frames into one picture, with time running to the right.
+
+    Args:
+        rows: Frames, of shape ``(n, m, T+1, channels, height, width)``: for each of ``n`` images ``m`` rows.
+
+    Returns:
+        The picture, of shape ``(n m height, (T+1) width, channels)``, in [0, 1].
+
+    Example:
+        >>> assert arrange(torch.zeros(3, 2, 5, 1, 8, 9)).shape == (3 * 2 * 8, 5 * 9, 1)
+    """
+    n, each, frames, channels, height, width = rows.shape
+    picture = rows.permute(0, 1, 4, 2, 5, 3).reshape(n * each * height, frames * width, channels)
     return picture.clamp(0, 1).cpu()
 
 
@@ -51,32 +65,53 @@ def draw_strips(motion: Motion, data: SequenceDataset, path: Path, count: int = 
         count: The number of sequences of each transformation, at most.
     """
     panels = [strips(motion, data, k, count) for k in range(len(data.names))]
-    _, height, width = data.shape
+    draw_panels(panels, data.names, ("data", "flow"), data.shape, f"{data.name}, {data.split}", path)
+
+
+def draw_panels(
+    panels: Sequence[Tensor],
+    names: Sequence[str],
+    labels: Sequence[str],
+    shape: tuple[int, int, int],
+    title: str,
+    path: Path,
+) -> None:
+    """Draw pictures of frames side by side.
+
+    Args:
+        panels: The pictures, each of shape ``(rows height, frames width, channels)``.
+        names: The title of each.
+        labels: The labels of the rows of an image, which repeat.
+        shape: The shape of a frame, ``(channels, height, width)``.
+        title: What stands above all.
+        path: The PNG file.
+    """
+    _, height, width = shape
     columns = min(COLUMNS, len(panels))
     lines = math.ceil(len(panels) / columns)
     ratio = max(panel.shape[0] / panel.shape[1] for panel in panels)
     figure = Figure(figsize=(3.6 * columns, lines * (3.6 * ratio + 0.3) + 0.3), dpi=200)
     figure.set_layout_engine("constrained")
-    figure.suptitle(f"{data.name}, {data.split}", fontsize=9)
+    figure.suptitle(title, fontsize=9)
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
-    for axes, panel, name in zip(grid, panels, data.names, strict=False):
-        _draw_panel(axes, panel, name, height, width)
+    for axes, panel, name in zip(grid, panels, names, strict=False):
+        _draw_panel(axes, panel, name, labels, height, width)
     with replacing(path) as temporary:
         figure.savefig(temporary)
 
 
-def _draw_panel(axes: Axes, panel: Tensor, name: str, height: int, width: int) -> None:
+def _draw_panel(axes: Axes, panel: Tensor, name: str, labels: Sequence[str], height: int, width: int) -> None:
     rows, frames = panel.shape[0] // height, panel.shape[1] // width
     axes.set_axis_on()
     axes.imshow(panel.expand(-1, -1, 3).numpy(), interpolation="nearest")
     axes.set_title(name, fontsize=9)
     axes.set_xticks([width * (t + 0.5) for t in range(frames)], [str(t) for t in range(frames)], fontsize=6)
-    axes.set_yticks([height * (row + 0.5) for row in range(rows)], ["data", "flow"] * (rows // 2), fontsize=6)
+    axes.set_yticks([height * (row + 0.5) for row in range(rows)], [*labels] * (rows // len(labels)), fontsize=6)
     axes.tick_params(length=0)
     for row in range(1, rows):
-        color, thickness = ("0.35", 0.3) if row % 2 else ("white", 0.8)
+        color, thickness = ("0.35", 0.3) if row % len(labels) else ("white", 0.8)
         axes.axhline(height * row - 0.5, color=color, linewidth=thickness)
 
 

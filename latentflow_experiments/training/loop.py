@@ -112,6 +112,7 @@ def train(
     data: SequenceDataset,
     folder: RunFolder,
     fabric: Fabric,
+    model: nn.Module | None = None,
     *,
     resume: bool = False,
     validation: SequenceDataset | None = None,
@@ -127,6 +128,7 @@ def train(
         data: The training sequences.
         folder: The run's folder, which exists.
         fabric: The devices, launched.
+        model: The model with its initial weights, which training changes; None to build that of the configuration.
         resume: Whether to go on from the folder's checkpoint.
         validation: Sequences on which the errors are measured and logged now and then; None for no such measurement.
 
@@ -138,7 +140,7 @@ def train(
         KeyboardInterrupt: If Ctrl-C was pressed, after a checkpoint was written.
     """
     method = config.model.described
-    model = initial_model(config, data)
+    model = initial_model(config, data) if model is None else model
     optimizer = torch.optim.Adam(method.parameter_groups(model), fused=True)
     resume = resume and folder.has_begun()  # else it was stopped before its first checkpoint, and starts at step 0
     done = load_checkpoint(folder.checkpoint, model, optimizer) if resume else Progress()

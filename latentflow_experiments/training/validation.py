@@ -49,15 +49,16 @@ class Validation:
         model.eval()
         try:
             with torch.inference_mode():
-                motion = self._method.motion(model, self._method.choose(model, self._data))
+                choice = self._method.choose(model, self._data)
+                motion, data = self._method.motion(model, choice), self._method.labelled(model, self._data)
                 errors: list[Tensor] = []
-                for k in range(len(self._data.names)):
+                for k in range(len(data.names)):
                     found = []
-                    for indices in torch.split(subsample(self._data.starts(k), SEQUENCES), BATCH):
-                        frames = self._data.sequence(indices, k)
-                        decoded = motion.decode(motion.follow(motion.start(frames), k, self._data.steps)).mean
+                    for indices in torch.split(subsample(data.starts(k), SEQUENCES), BATCH):
+                        frames = data.sequence(indices, k)
+                        decoded = motion.decode(motion.follow(motion.start(frames), k, data.steps)).mean
                         found.append(sum_per_image(decoded.transpose(0, 1)[:, 1:] - frames[:, 1:]))
                     errors.append(torch.cat(found).mean())
         finally:
             model.train(training)
-        return {f"validation/{name}": float(error) for name, error in zip(self._data.names, errors, strict=True)}
+        return {f"validation/{name}": float(error) for name, error in zip(data.names, errors, strict=True)}

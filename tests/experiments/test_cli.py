@@ -113,7 +113,7 @@ def test_values_out_of_range_are_usage_errors(arguments, cause, capsys, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        (["train", "cifar"], "invalid choice 'cifar'"),
+        (["train", "cifar"], "of a folder, got 'cifar', which does not exist"),
         (["train", "digits", "--speed", "9"], "--speed"),
         (["fly"], "fly"),
         ([], "train, evaluate"),
@@ -153,7 +153,7 @@ def test_an_earlier_run_is_never_overwritten(run, capsys):
     assert main(["train", "digits", "--steps", "1", "--out", str(run), *SMALL]) == 1
     assert "holds a run already" in complaint(capsys)
     assert main(["train", "digits", "--steps", "9", "--out", str(run), "--resume"]) == 1
-    assert "another configuration: batch_size is 6 there and 64 here" in complaint(capsys)
+    assert "another configuration: batch_size is 6 there and 128 here" in complaint(capsys)
     assert (run / "checkpoint.safetensors").read_bytes() == before
 
 

@@ -252,7 +252,10 @@ def test_a_group_of_parameters_has_its_own_learning_rate(tmp_path, monkeypatch):
     """Catches a scale that is ignored, that adds up from step to step, or that falls on all groups."""
     torch.manual_seed(0)
     start = SMALL.model.build(open_sequences("digits", "train")).state_dict()
-    plain, slow = run(tmp_path, "plain", 1), run(tmp_path, "slow", 3, config=replace(SMALL, learning_rate=2e-3))
+    plain, slow = (
+        run(tmp_path, "plain", 1),
+        run(tmp_path, "slow", 3, config=replace(SMALL, learning_rate=SMALL.learning_rate / 2)),
+    )
     monkeypatch.setattr(
         FlowMethod, "parameter_groups", lambda _, model: [{"params": [*model.parameters()], "scale": 0.5}]
     )

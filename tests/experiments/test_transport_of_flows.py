@@ -135,7 +135,7 @@ def test_runs_side_by_side(tmp_path):
     second = evaluation(tmp_path / "b", {"scaling": 30.0, "rotation": 40.0}, None, pde="heat", hidden=(4, 5))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in compare([first, second]).splitlines()]
     assert rows[0][2:6] == ["E scaling", "E rotation", "cost / W2^2 scaling", "cost / W2^2 rotation"]
-    assert rows[2] == ["`digits`", "1,500", "10.0", "20.0", "1.250", "1.250", "25.0 %"]
+    assert rows[2] == ["`digits --hidden 128 --pde exact-hj`", "1,500", "10.0", "20.0", "1.250", "1.250", "25.0 %"]
     assert rows[3] == ["`digits --hidden 4 5 --pde heat`", "1,500", "30.0", "40.0", "inf", "inf", "25.0 %"]
 
 
@@ -151,11 +151,11 @@ def test_runs_with_and_without_flows_side_by_side(tmp_path):
     first, second = compare([plain, flows, weak]).split("\n\n")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in first.splitlines()]
     assert rows[0] == ["run", "steps", "E scaling", "cost / W2^2 scaling", "folded"]
-    assert rows[2] == ["`digits --method vae`", "1,500", "10.0", "", ""]
-    assert rows[3] == ["`digits`", "1,500", "20.0", "1.250", "25.0 %"]
-    assert rows[4] == ["`digits --supervision weak`", "1,500", "30.0", "1.500", "25.0 %"]
+    assert rows[2] == ["`digits --method vae --supervision labels`", "1,500", "10.0", "", ""]
+    assert rows[3] == ["`digits --method flow --supervision labels`", "1,500", "20.0", "1.250", "25.0 %"]
+    assert rows[4] == ["`digits --method flow --supervision weak`", "1,500", "30.0", "1.500", "25.0 %"]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in second.splitlines()]
-    assert rows[::2] == [["run", "k recovered"], ["`digits --supervision weak`", "87.50 %"]]
+    assert rows[::2] == [["run", "k recovered"], ["`digits --method flow --supervision weak`", "87.50 %"]]
 
 
 def test_runs_that_cannot_be_compared(tmp_path):

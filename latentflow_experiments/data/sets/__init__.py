@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from latentflow_experiments.data.arrays import ArraySequences
 from latentflow_experiments.data.dataset import DataSet, FactorSet, ImageSet, SequenceConfig, Source, transform
 from latentflow_experiments.data.factors import Split
+from latentflow_experiments.data.own import STEPS, check_place, read_own
 from latentflow_experiments.data.sequences import SequenceDataset
 from latentflow_experiments.data.transformed import TransformedImages
 from latentflow_experiments.errors import UsageError
@@ -19,9 +22,12 @@ __all__ = [
     "DatasetName",
     "FamilyName",
     "FetchedName",
+    "check_dataset",
+    "default_steps",
     "fetch",
     "find_datasets",
     "open_sequences",
+    "open_splits",
     "open_transfer",
 ]
 
@@ -61,8 +67,52 @@ else:  # what the command line reads
     FetchedName = Literal[tuple(name for name, dataset in DATASETS.items() if dataset.file is not None)]
 
 
+def check_dataset(name: str, source: Source | None = None) -> None:
+    """Check that a data set is known, or that there is a file or folder of the user's own.
+
+    Raises:
+        UsageError: If it is neither; it names the nearest one.
+    """
+    if name not in DATASETS:
+        check_place(name, source or Source(), tuple(DATASETS))
+
+
+def default_steps(name: str) -> int:
+    """Return the steps of training on a data set, if the user names no budget."""
+    return DATASETS[name].steps if name in DATASETS else STEPS
+
+
+def open_splits(
+    name: str, splits: Sequence[Split], config: SequenceConfig | None = None, source: Source | None = None
+) -> tuple[SequenceDataset, ...]:
+    """Open several splits of a data set; files of the user's own are read once.
+
+    Args:
+        name: The data set, or the path of sequences of the user's own.
+        splits: The splits.
+        config: Which sequences to take.
+        source: Where its files are; for a path, where it is now.
+
+    Returns:
+        The sequences of each split.
+
+    Raises:
+        DataError: See :func:`open_sequences`.
+        UsageError: See :func:`open_sequences`.
+    """
+    if name in DATASETS:
+        return tuple(open_sequences(name, split, config, source) for split in splits)
+    place = check_place(name, source or Source(), tuple(DATASETS))
+    try:
+        parts = read_own(name, config or SequenceConfig(), place).split_into_parts()
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from error
+    by_split: dict[str, ArraySequences] = {part.split: part for part in parts}
+    return tuple(by_split[split] for split in splits)
+
+
 def open_sequences(
-    name: DatasetName,
+    name: str,
     split: Split,
     config: SequenceConfig | None = None,
     source: Source | None = None,
@@ -70,7 +120,7 @@ def open_sequences(
     """Open a split of a data set.
 
     Args:
-        name: The data set.
+        name: The data set, or the path of sequences of the user's own.
         split: The split; of digits and MNIST validation is the last tenth or so of the training images.
         config: Which sequences to take.
         source: Where its files are; the digits have none.
@@ -83,7 +133,7 @@ def open_sequences(
         UsageError: If the data set has no such split, transformations or states, or no such start.
     """
     if name not in DATASETS:
-        raise UsageError(f"dataset: expected one of {', '.join(DATASETS)}, got {name!r}")
+        return open_splits(name, (split,), config, source)[0]
     try:
         return DATASETS[name].open(split, config or SequenceConfig(), source or Source())
     except ValueError as error:

@@ -7,7 +7,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -259,13 +259,37 @@ def image_blocks(path: Path, family: Family) -> Iterator[NDArray[np.uint8]]:
             raise DataError(f"{path}: expected {shape[0]} images, got more data in imgs")
 
 
-def read_member(path: Path, name: str, most: int) -> NDArray[Any]:
+Check = Callable[[tuple[int, ...], np.dtype[Any]], None]
+
+
+def _accept(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Accept every shape and type."""
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """List the keys of an npz file.
+
+    Args:
+        path: The npz file.
+
+    Returns:
+        The keys, in their order.
+
+    Raises:
+        DataError: If the file is no npz file.
+    """
+    with _opened(path) as archive:
+        return tuple(name.removesuffix(".npy") for name in archive.namelist())
+
+
+def read_member(path: Path, name: str, most: int, check: Check = _accept) -> NDArray[Any]:
     """Read an array that is not pickled.
 
     Args:
         path: The npz file.
         name: The key.
         most: The largest number of bytes that it may have; no more is read.
+        check: Raises a ValueError for a shape and a type that are not wanted, before the bytes are read.
 
     Returns:
         The array.
@@ -280,6 +304,7 @@ def read_member(path: Path, name: str, most: int) -> NDArray[Any]:
         size = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or size > most:
             raise DataError(f"{path}: expected an array {name} of at most {most:,} bytes, got shape {brief(shape)}")
+        check(shape, dtype)
         pieces = [file.read(min(_PIECE, size - start)) for start in range(0, size, _PIECE)]
         data = b"".join(pieces)
         if len(data) != size or file.read(1):

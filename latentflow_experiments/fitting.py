@@ -1,0 +1,181 @@
+"""Training from Python: a model and sequences in, the folder of a run out."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+from torch import nn
+
+from latentflow import FlowVAE
+from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
+from latentflow_experiments.data import DATASETS, ArraySequences, SequenceDataset
+from latentflow_experiments.errors import ExperimentError, UsageError
+from latentflow_experiments.evaluation import Evaluation, evaluate_run
+from latentflow_experiments.records import provenance
+from latentflow_experiments.runs import Progress, RunFolder, TrainedRun, check_data, load_checkpoint
+from latentflow_experiments.training.loop import initial_model, train
+from latentflow_experiments.training.session import Hardware
+
+__all__ = ["evaluate", "fit"]
+
+Data = ArraySequences | SequenceDataset
+
+
+def fit(
+    model: ModelConfig | nn.Module,
+    data: Data,
+    *,
+    steps: int,
+    out: str | Path,
+    seed: int = 0,
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+    warmup_steps: int = 200,
+    resume: bool = False,
+    validation: SequenceDataset | None = None,
+    test: SequenceDataset | None = None,
+    hardware: Hardware | None = None,
+) -> RunFolder:
+    """Train a model, evaluate it and draw its flows, as ``latentflow train`` does.
+
+    Args:
+        model: The settings of a model, or a :class:`latentflow.FlowVAE` of your own, which is trained in place.
+        data: The sequences. :class:`ArraySequences` are split into three parts; others are those for training.
+        steps: The number of training steps.
+        out: The folder of the run.
+        seed: Seed of the initial weights, except of a model of your own, and of every batch.
+        batch_size: Sequences in a step.
+        learning_rate: Peak learning rate of Adam.
+        warmup_steps: Steps over which the learning rate rises.
+        resume: Whether to go on from the checkpoint in ``out``.
+        validation: The sequences for validation, of data that is not split here; by default those for training.
+        test: The sequences to evaluate on, likewise; the evaluation names their split.
+        hardware: Where and how to compute; by default in 32 bits on an accelerator where there is one.
+
+    Returns:
+        The folder of the run: its configuration, environment, checkpoint, metrics, evaluation and strips.
+
+    Raises:
+        TypeError: If ``model`` is neither.
+        UsageError: If an argument is out of range, or the data does not fit to the model.
+        ExperimentError: If ``out`` holds a run already, or one of another configuration or of other data when resuming,
+            is owned by another process, or the loss is not finite.
+        KeyboardInterrupt: If Ctrl-C was pressed, after a checkpoint was written; go on with ``resume=True``.
+
+    Example:
+        >>> import tempfile, torch
+        >>> frames = torch.rand(20, 4, 1, 8, 8)
+        >>> settings = ModelConfig(dim=2, hidden=(4,), width=8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = fit(settings, ArraySequences(frames), steps=2, out=f"{folder}/run", batch_size=4)
+        ...     assert run.evaluation.exists() and run.strips.exists()
+    """
+    budget = Budget(steps=steps)
+    parts = _parts(data, validation, test)
+    config = TrainConfig(
+        _dataset_of(data),
+        seed=seed,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        model=_settings_of(model, parts[0]),
+        objects=("data",) if isinstance(model, ModelConfig) else ("data", f"a model {type(model).__qualname__}"),
+    )
+    built = initial_model(config, parts[0]) if isinstance(model, ModelConfig) else model
+    hardware = Hardware(precision="32") if hardware is None else hardware
+    fabric = hardware.launch()
+    folder = RunFolder(Path(out))
+    if resume and not folder.config.exists():
+        raise ExperimentError(f"{folder.path}: expected a run to go on with, got none; train it with resume=False")
+    first = fabric.is_global_zero
+    with folder.owned("training") if first else nullcontext():
+        if first and resume:
+            folder.open(config)
+            check_data(folder, parts[0])
+        elif first:
+            folder.create(config)
+        if first:
+            precision = hardware.chosen_precision()
+            folder.add_environment(provenance(seed=seed, precision=precision, data=parts[0].identity()))
+        fabric.barrier()
+        train(config, budget, parts[0], folder, fabric, built, resume=resume, validation=parts[1])
+        if first:
+            done = load_checkpoint(folder.checkpoint, built)
+            _evaluate(config, built, parts, folder, done)
+    return folder
+
+
+def evaluate(run: str | Path | RunFolder, data: Data, model: nn.Module | None = None) -> Evaluation:
+    """Evaluate a run that was made in Python, whose data or model no file holds.
+
+    Args:
+        run: The folder of the run.
+        data: The sequences that :func:`fit` was given; of others than :class:`ArraySequences`, those to test on.
+        model: The model that :func:`fit` was given, with any weights: those of the checkpoint are read into it. None
+            for a run of a :class:`ModelConfig`.
+
+    Returns:
+        The errors and the certificates, which are also written into the folder.
+
+    Raises:
+        UsageError: If ``model`` is missing, or is given for a run that has none of its own.
+        ExperimentError: If the run cannot be read, or the data or the architecture is another one.
+    """
+    folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
+    config = TrainConfig.from_json(folder.config)
+    if (len(config.objects) > 1) != (model is not None):
+        wanted = "the module that the run was made with" if model is None else "None for a run of a ModelConfig"
+        raise UsageError(f"model: expected {wanted}, got {type(model).__name__}")
+    parts = _parts(data, None, None)
+    built = initial_model(config, parts[0]) if model is None else model
+    with folder.owned("measuring"):
+        check_data(folder, parts[0])
+        return _evaluate(config, built, parts, folder, load_checkpoint(folder.checkpoint, built))
+
+
+def _evaluate(
+    config: TrainConfig,
+    model: nn.Module,
+    parts: tuple[SequenceDataset, SequenceDataset, SequenceDataset],
+    folder: RunFolder,
+    done: Progress,
+) -> Evaluation:
+    device = next(model.parameters()).device
+    run = TrainedRun(config, model.eval(), parts[2].to(device), parts[1].to(device), done)
+    return evaluate_run(run, folder)
+
+
+def _parts(
+    data: Data, validation: SequenceDataset | None, test: SequenceDataset | None
+) -> tuple[SequenceDataset, SequenceDataset, SequenceDataset]:
+    """Return the sequences for training, validation and test."""
+    if isinstance(data, ArraySequences) and data.split == "all":
+        if validation is not None or test is not None:
+            raise UsageError("validation, test: expected None for ArraySequences, which are split here, got sequences")
+        return data.split_into_parts()
+    return data, data if validation is None else validation, data if test is None else test
+
+
+def _dataset_of(data: SequenceDataset) -> str:
+    """Name the data, by no name that the command line would open instead."""
+    return f"{data.name} (in Python)" if data.name in DATASETS else data.name
+
+
+def _settings_of(model: ModelConfig | nn.Module, data: SequenceDataset) -> ModelConfig:
+    """Return the settings of a model; of one of the user's own what can be told from it."""
+    if isinstance(model, ModelConfig):
+        return model
+    if not isinstance(model, FlowVAE):
+        raise TypeError(f"model: expected a ModelConfig or a FlowVAE, got {type(model).__name__}")
+    if len(model.bank) != len(data.names):
+        raise UsageError(
+            f"model: expected {len(data.names)} potentials, one for each of {', '.join(data.names)}, "
+            f"got {len(model.bank)}"
+        )
+    unknown = isinstance(data, ArraySequences) and data.unlabelled
+    if unknown and model.label_posterior is None:
+        raise UsageError("model: expected one with a label_posterior for sequences without labels, got one without")
+    if model.label_posterior is None:
+        return ModelConfig()
+    return ModelConfig(supervision="weak" if unknown else "taught")
