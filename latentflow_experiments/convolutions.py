@@ -1,0 +1,254 @@
+r"""Convolutions of stride two as products of large matrices.
+
+A convolution of :math:`4 \times 4` pixels with stride 2 and one pixel of padding maps a fine grid :math:`y` to a coarse
+one :math:`x` with half the sides, and the transposed convolution maps :math:`x` to :math:`y`. Let :math:`P y` hold for
+each coarse pixel the :math:`4 \times 4` fine pixels that it sees, as one row. Then they are
+
+.. math:: x = (P y) W^\top, \qquad y = P^\top (x W),
+
+and the gradient of the weights is :math:`x^\top (P y)` for both. Each of these three bilinear maps has the other two as
+its derivatives. All are computed for a few images at a time, so that :math:`P y`, which is four times as large as
+:math:`y`, stays in the cache of the processor.
+
+Grids are in channels-last order, ``(batch, height, width, channels)``, and weights are matrices ``(coarse channels,
+16 * fine channels)``, with the channels of the sixteen pixels one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ROWS_BYTES = 4 << 20
+"""The bytes of rows of fine pixels that are computed at a time."""
+SUM_BYTES = 16 << 20
+"""The bytes of rows whose products are summed at a time: each sum reads and writes the gradient of all weights."""
+
+
+def gather_squares(fine: Tensor) -> Tensor:
+    r"""Compute :math:`P y`, the squares of fine pixels that coarse pixels see.
+
+    Args:
+        fine: Grids, of shape ``(batch, 2 * height, 2 * width, channels)``.
+
+    Returns:
+        The squares, of shape ``(batch * height * width, 16 * channels)``; pixels beyond an edge are zero.
+
+    Example:
+        >>> squares = gather_squares(torch.arange(16.0).reshape(1, 4, 4, 1))
+        >>> assert squares[0].tolist() == [0, 0, 0, 0, 0, 0, 1, 2, 0, 4, 5, 6, 0, 8, 9, 10]
+    """
+    padded = nn.functional.pad(fine, (0, 0, 1, 1, 1, 1))
+    return _view_squares(padded).reshape(-1, 16 * fine.shape[-1])
+
+
+def scatter_squares(squares: Tensor, padded: Tensor) -> None:
+    r"""Add squares of fine pixels, each at the place of its coarse pixel, to grids: :math:`P^\top`.
+
+    Args:
+        squares: The squares, of shape ``(batch * height * width, 16 * channels)``.
+        padded: The grids with a border, of shape ``(batch, 2 * height + 2, 2 * width + 2, channels)``; changed.
+
+    Example:
+        >>> fine, squares, padded = torch.randn(2, 4, 6, 3), torch.randn(2 * 2 * 3, 16 * 3), torch.zeros(2, 6, 8, 3)
+        >>> scatter_squares(squares, padded)
+        >>> product = (gather_squares(fine) * squares).sum()
+        >>> torch.testing.assert_close((padded[:, 1:-1, 1:-1] * fine).sum(), product)
+    """
+    places = _view_squares(padded)
+    parts = squares.view(places.shape)
+    for i in (slice(0, 2), slice(2, 4)):  # quarters of squares do not overlap
+        for j in (slice(0, 2), slice(2, 4)):
+            places[:, :, :, i, j] += parts[:, :, :, i, j]
+
+
+def _view_squares(padded: Tensor) -> Tensor:
+    """View the squares of 4 x 4 pixels at every second pixel, ``(batch, height, width, 4, 4, channels)``."""
+    batch, height, width, channels = padded.shape
+    image, row, pixel, one = padded.stride()
+    shape = (batch, height // 2 - 1, width // 2 - 1, 4, 4, channels)
+    return padded.as_strided(shape, (image, 2 * row, 2 * pixel, row, pixel, one), padded.storage_offset())
+
+
+def _images_at_a_time(coarse: Tensor, channels: int, limit: int) -> int:
+    """Return the number of images whose squares have so many bytes."""
+    return max(1, limit // (math.prod(coarse.shape[1:3]) * 16 * channels * coarse.itemsize))
+
+
+class Refine(torch.autograd.Function):
+    r"""The map :math:`(x, W, b) \mapsto P^\top (x W) + b`."""
+
+    @staticmethod
+    def forward(ctx: Any, coarse: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401 - as torch has it
+        """Map ``(batch, height, width, inputs)``, ``(inputs, 16 * outputs)`` and ``(outputs,)`` to the fine grids."""
+        ctx.save_for_backward(coarse, weight)
+        batch, height, width, inputs = coarse.shape
+        padded = coarse.new_zeros(batch, 2 * height + 2, 2 * width + 2, weight.shape[1] // 16)
+        if bias is not None:
+            padded += bias
+        count = _images_at_a_time(coarse, padded.shape[-1], ROWS_BYTES)
+        for x, y in zip(torch.split(coarse, count), torch.split(padded, count), strict=True):
+            scatter_squares(x.reshape(-1, inputs) @ weight, y)
+        return padded[:, 1:-1, 1:-1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Compute the gradients of all three."""
+        (coarse, weight), (grad,), needed = ctx.saved_tensors, grads, ctx.needs_input_grad
+        return (
+            coarsen(grad, weight) if needed[0] else None,
+            pair(coarse, grad) if needed[1] else None,
+            grad.sum((0, 1, 2)) if needed[2] else None,
+        )
+
+
+class Coarsen(torch.autograd.Function):
+    r"""The map :math:`(y, W, b) \mapsto (P y) W^\top + b`."""
+
+    @staticmethod
+    def forward(ctx: Any, fine: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401 - as torch has it
+        """Map ``(batch, 2 * height, 2 * width, inputs)``, ``(outputs, 16 * inputs)`` and ``(outputs,)``."""
+        ctx.save_for_backward(fine, weight)
+        batch, height, width, inputs = fine.shape
+        coarse = fine.new_empty(batch, height // 2, width // 2, len(weight))
+        count = _images_at_a_time(coarse, inputs, ROWS_BYTES)
+        for x, y in zip(torch.split(coarse, count), torch.split(fine, count), strict=True):
+            torch.mm(gather_squares(y), weight.mT, out=x.view(-1, len(weight)))
+        return coarse if bias is None else coarse.add_(bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Compute the gradients of all three."""
+        (fine, weight), (grad,), needed = ctx.saved_tensors, grads, ctx.needs_input_grad
+        return (
+            refine(grad, weight) if needed[0] else None,
+            pair(grad, fine) if needed[1] else None,
+            grad.sum((0, 1, 2)) if needed[2] else None,
+        )
+
+
+class Pair(torch.autograd.Function):
+    r"""The map :math:`(x, y) \mapsto x^\top (P y)`, with sums in float32 at least."""
+
+    @staticmethod
+    def forward(ctx: Any, coarse: Tensor, fine: Tensor) -> Tensor:  # noqa: ANN401 - as torch has it
+        """Map ``(batch, height, width, n)`` and ``(batch, 2 * height, 2 * width, m)`` to ``(n, 16 * m)``."""
+        ctx.save_for_backward(coarse, fine)
+        n, m = coarse.shape[-1], fine.shape[-1]
+        total = coarse.new_zeros(n, 16 * m, dtype=torch.promote_types(coarse.dtype, torch.float32))
+        count = _images_at_a_time(coarse, m, SUM_BYTES)
+        for x, y in zip(torch.split(coarse, count), torch.split(fine, count), strict=True):
+            total += x.reshape(-1, n).mT @ gather_squares(y)
+        return total.to(coarse.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:  # noqa: ANN401
+        """Compute the gradients of both."""
+        (coarse, fine), (grad,) = ctx.saved_tensors, grads
+        of_coarse, of_fine = ctx.needs_input_grad
+        return coarsen(fine, grad) if of_coarse else None, refine(coarse, grad) if of_fine else None
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def refine(coarse: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    r"""Compute :math:`P^\top (x W) + b`, a transposed convolution; see :class:`Refine`."""
+    fine: Tensor = Refine.apply(coarse, weight, bias)  # type: ignore[no-untyped-call]
+    return fine
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def coarsen(fine: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    r"""Compute :math:`(P y) W^\top + b`, a convolution; see :class:`Coarsen`."""
+    coarse: Tensor = Coarsen.apply(fine, weight, bias)  # type: ignore[no-untyped-call]
+    return coarse
+
+
+def pair(coarse: Tensor, fine: Tensor) -> Tensor:
+    r"""Compute :math:`x^\top (P y)`; see :class:`Pair`."""
+    weight: Tensor = Pair.apply(coarse, fine)  # type: ignore[no-untyped-call]
+    return weight
+
+
+class Stride2(nn.Module):
+    """The weights of a convolution of 4 x 4 pixels with stride 2, or of a transposed one.
+
+    On a CPU in bfloat16 it is computed as products of matrices, else by torch's own functions, which are faster there.
+
+    Args:
+        coarse: The number of channels of the coarse grid.
+        fine: The number of channels of the fine grid.
+        outputs: The number of channels of the result, one of both.
+        inputs: The number of channels that torch counts as inputs of a pixel for the initial weights.
+    """
+
+    def __init__(self, coarse: int, fine: int, outputs: int, inputs: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(16 * inputs)
+        self.weight = nn.Parameter(torch.empty(coarse, 16 * fine).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
+
+    def kernel(self) -> Tensor:
+        """View the weights as torch's functions take them, ``(coarse, fine, 4, 4)``."""
+        return self.weight.reshape(len(self.weight), 4, 4, -1).permute(0, 3, 1, 2)
+
+    def lowered(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return grids, weights and biases in bfloat16, or None where torch's own functions are to compute."""
+        if x.device.type != "cpu":
+            return None
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if dtype != torch.bfloat16:
+            return None
+        return x.to(dtype), self.weight.to(dtype), self.bias.to(dtype)
+
+
+class HalvingConvolution(Stride2):
+    """A convolution of 4 x 4 pixels with stride 2 and a padding of one pixel, in channels-last order.
+
+    Args:
+        inputs: The number of channels of the fine grid.
+        outputs: The number of channels of the coarse grid.
+
+    Example:
+        >>> assert HalvingConvolution(3, 8)(torch.rand(2, 28, 28, 3)).shape == (2, 14, 14, 8)
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(outputs, inputs, outputs, inputs)
+
+    def forward(self, fine: Tensor) -> Tensor:
+        """Map ``(batch, 2 * height, 2 * width, inputs)`` to ``(batch, height, width, outputs)``."""
+        lowered = self.lowered(fine)
+        if lowered is not None:
+            grid: Tensor = coarsen(*lowered)
+            return grid
+        images = fine.permute(0, 3, 1, 2)
+        coarse: Tensor = nn.functional.conv2d(images, self.kernel(), self.bias, stride=2, padding=1)
+        return coarse.permute(0, 2, 3, 1)
+
+
+class DoublingConvolution(Stride2):
+    """A transposed convolution of 4 x 4 pixels with stride 2 and a padding of one pixel, in channels-last order.
+
+    Args:
+        inputs: The number of channels of the coarse grid.
+        outputs: The number of channels of the fine grid.
+
+    Example:
+        >>> assert DoublingConvolution(8, 3)(torch.rand(2, 14, 14, 8)).shape == (2, 28, 28, 3)
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, outputs, outputs)  # torch counts the outputs of a transposed one
+
+    def forward(self, coarse: Tensor) -> Tensor:
+        """Map ``(batch, height, width, inputs)`` to ``(batch, 2 * height, 2 * width, outputs)``."""
+        lowered = self.lowered(coarse)
+        if lowered is not None:
+            grid: Tensor = refine(*lowered)
+            return grid
+        images, kernel = coarse.permute(0, 3, 1, 2), self.kernel()
+        fine: Tensor = nn.functional.conv_transpose2d(images, kernel, self.bias, stride=2, padding=1)
+        return fine.permute(0, 2, 3, 1)

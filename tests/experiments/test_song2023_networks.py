@@ -1,0 +1,184 @@
+"""The networks of the paper against torch's own convolutions."""
+
+import pytest
+import torch
+from torch import nn
+
+from latentflow_experiments.convolutions import Coarsen, DoublingConvolution, HalvingConvolution, Pair, Refine
+from latentflow_experiments.song2023_networks import PaperClassifier, PaperDecoder, PaperEncoder
+
+
+def grid(weight):
+    """Return weights (coarse, 16 * fine) as torch's convolutions have them."""
+    return weight.reshape(len(weight), 4, 4, -1).permute(0, 3, 1, 2)
+
+
+def copy(theirs, ours):
+    """Copy the weights of a layer, or of all layers of a network, from ours to torch's."""
+    with torch.no_grad():
+        for a, b in zip(theirs, ours, strict=True):
+            weight = b.weight
+            if isinstance(b, HalvingConvolution | DoublingConvolution):
+                weight = grid(weight)
+            elif weight.ndim == 4:  # channels-last
+                weight = weight.permute(0, 3, 1, 2)
+                weight = weight.flip(2, 3).transpose(0, 1) if isinstance(a, nn.ConvTranspose2d) else weight
+            elif isinstance(a, nn.ConvTranspose2d):
+                height, width = a.kernel_size
+                weight = weight.reshape(height, width, a.out_channels, -1).permute(3, 2, 0, 1)
+            elif isinstance(a, nn.Conv2d):
+                height, width = a.kernel_size
+                weight = weight.reshape(len(weight), height, width, -1).permute(0, 3, 1, 2)
+            a.weight.copy_(weight)
+            a.bias.copy_(b.bias)
+
+
+def weighted(network):
+    """List the layers with weights."""
+    return [layer for layer in network.modules() if any(True for _ in layer.parameters(recurse=False))]
+
+
+def stack(*layers):
+    """Put a ReLU between each two layers."""
+    return nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())][:-1])
+
+
+def published_encoder(shape, s, outputs):
+    """Write the encoder out as the paper's code has it."""
+    channels, height, width = shape
+    if min(height, width) >= 128:
+        pairs = [(nn.Conv2d(n, s, 4, 2, 1), nn.Conv2d(s, s, 3, 1, 1)) for n in (channels, s, s, s)]
+        last = nn.Conv2d(s, s, (height // 16, width // 16)), nn.Conv2d(s, s, 1), nn.Conv2d(s, outputs, 1)
+        return stack(*[layer for pair in pairs for layer in pair], *last)
+    return stack(
+        nn.Conv2d(channels, s, 4, 2, 1),
+        nn.Conv2d(s, 2 * s, 4, 2, 1),
+        nn.Conv2d(2 * s, 3 * s, (height // 4, width // 4)),
+        nn.Conv2d(3 * s, 2 * s, 1),
+        nn.Conv2d(2 * s, outputs, 1),
+    )
+
+
+def published_decoder(shape, s):
+    """Write the decoder out as the paper's code has it, from the grid of one pixel on and without the sigmoid."""
+    channels, height, width = shape
+    if min(height, width) >= 128:
+        pairs = [(nn.ConvTranspose2d(s, s, 4, 2, 1), nn.ConvTranspose2d(s, m, 3, 1, 1)) for m in (s, s, s, channels)]
+        first = [nn.ConvTranspose2d(s, s, kernel) for kernel in (1, 1, (height // 16, width // 16))]
+        return stack(*first, *[layer for pair in pairs for layer in pair])
+    return stack(
+        nn.ConvTranspose2d(s, 2 * s, 1),
+        nn.ConvTranspose2d(2 * s, 3 * s, 1),
+        nn.ConvTranspose2d(3 * s, 2 * s, (height // 4, width // 4)),
+        nn.ConvTranspose2d(2 * s, s, 4, 2, 1),
+        nn.ConvTranspose2d(s, channels, 4, 2, 1),
+    )
+
+
+SHAPES = [(3, 28, 28), (1, 8, 12), (3, 64, 64), (2, 128, 144)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_encoder_has_the_published_layers(shape):
+    """Catches another order of pixels or channels, a missing ReLU, a wrong width, and a head on the wrong features."""
+    s = 3
+    ours = PaperEncoder(shape, s).double()
+    theirs = published_encoder(shape, s, s if shape[1] >= 128 else 2 * s).double()
+    copy(weighted(theirs), weighted(ours)[:-1])
+    x = torch.rand(2, *shape).double()
+    features = theirs(x).flatten(1)
+    mean, log_variance = ours.head.linear(features).chunk(2, -1)
+    posterior = ours(x)
+    torch.testing.assert_close(posterior.mean, mean)
+    torch.testing.assert_close(posterior.variance, log_variance.exp())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_decoder_has_the_published_layers(shape):
+    """Catches weights that are not flipped, pixels or channels in another order, and a bias of its own for a pixel."""
+    s = 3
+    ours, theirs = PaperDecoder(s, shape).double(), published_decoder(shape, s).double()
+    first, *others = weighted(ours)
+    copy(weighted(theirs), others)
+    z = torch.randn(2, s).double()
+    torch.testing.assert_close(ours(z), theirs(torch.relu(first(z))[..., None, None]))
+
+
+def test_the_classifier_has_the_published_layers():
+    """Catches frames that are stacked behind the channels instead of before them."""
+    ours, theirs = PaperClassifier((2, 8, 8), 3, 4, 5).double(), published_encoder((6, 8, 8), 5, 5).double()
+    copy(weighted(theirs), weighted(ours)[:-1])
+    x = torch.rand(2, 3, 2, 8, 8).double()
+    torch.testing.assert_close(ours(x), ours.output(theirs(x.reshape(2, 6, 8, 8)).flatten(1)))
+
+
+def test_the_networks_have_the_published_sizes():
+    """Catches a width that differs from the paper's: the counts are added up by hand from its table."""
+
+    def count(network):
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    s, c = 324, 3
+    convolutions = [(16 * c, s), (16 * s, 2 * s), (49 * 2 * s, 3 * s), (3 * s, 2 * s), (2 * s, 2 * s), (2 * s, 2 * s)]
+    assert count(PaperEncoder((c, 28, 28), s)) == sum((n + 1) * m for n, m in convolutions) == 35_711_280
+    biases = s + 2 * s + 3 * s + 2 * s + s + c
+    weights = s * s + s * 2 * s + 2 * s * 3 * s + 3 * s * 2 * s * 49 + 2 * s * s * 16 + s * c * 16
+    assert count(PaperDecoder(s, (c, 28, 28))) == weights + biases == 35_185_431
+    pixels = 128 // 16
+    layers = 4 * (16 * s * s + 9 * s * s + 2 * s) - 16 * s * s + 16 * c * s + pixels**2 * s * s + 2 * s * s + 3 * s
+    assert count(PaperEncoder((c, 128, 128), s)) == layers + (s + 1) * 2 * s
+
+
+@pytest.mark.parametrize("budget", [1, 10**9])
+def test_products_are_the_transposed_convolution_and_its_gradients(budget, monkeypatch):
+    """Catches an edge, an overlap or a chunk that is lost, and a wrong derivative of any of the three maps."""
+    monkeypatch.setattr("latentflow_experiments.convolutions.ROWS_BYTES", budget)
+    monkeypatch.setattr("latentflow_experiments.convolutions.SUM_BYTES", budget)
+    coarse = torch.randn(3, 2, 5, 4).double().requires_grad_()
+    fine = torch.randn(3, 4, 10, 2).double().requires_grad_()
+    weight, bias = torch.randn(4, 32).double().requires_grad_(), torch.randn(2).double().requires_grad_()
+    expected = nn.functional.conv_transpose2d(coarse.permute(0, 3, 1, 2), grid(weight), bias, stride=2, padding=1)
+    torch.testing.assert_close(Refine.apply(coarse, weight, bias), expected.permute(0, 2, 3, 1))
+    other = torch.randn(4).double().requires_grad_()
+    expected = nn.functional.conv2d(fine.permute(0, 3, 1, 2), grid(weight), other, stride=2, padding=1)
+    torch.testing.assert_close(Coarsen.apply(fine, weight, other), expected.permute(0, 2, 3, 1))
+    assert torch.autograd.gradcheck(Refine.apply, (coarse, weight, bias))
+    assert torch.autograd.gradcheck(Coarsen.apply, (fine, weight, other))
+    assert torch.autograd.gradcheck(Pair.apply, (coarse, fine))
+    few = coarse[:1].detach().requires_grad_(), weight, bias
+    assert torch.autograd.gradgradcheck(Refine.apply, few, fast_mode=True)
+    few = fine[:1].detach().requires_grad_(), weight, other
+    assert torch.autograd.gradgradcheck(Coarsen.apply, few, fast_mode=True)
+
+
+@pytest.mark.parametrize("layer", [HalvingConvolution(5, 7), DoublingConvolution(5, 7)])
+def test_bfloat16_is_close_to_float32(layer):
+    """Catches sums of many rows in bfloat16, and an automatic cast that skips the products of matrices."""
+    x = torch.randn(40, 16, 12, 5)
+    parameters = list(layer.parameters())
+    expected = layer(x)
+    gradients = torch.autograd.grad(expected.square().mean(), parameters)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = layer(x)
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.float(), expected, rtol=0.0, atol=0.02 * expected.abs().max().item())
+    for a, b in zip(torch.autograd.grad(actual.float().square().mean(), parameters), gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=0.0, atol=0.02 * b.abs().max().item())
+
+
+def test_every_parameter_has_a_gradient():
+    """Catches a layer that is built and not used."""
+    z = PaperEncoder((1, 8, 8), 3)
+    for network, x in [(z, torch.rand(2, 1, 8, 8)), (PaperDecoder(3, (1, 8, 8)), torch.randn(2, 3))]:
+        output = network(x)
+        output = output if isinstance(output, torch.Tensor) else output.rsample() + output.mean
+        output.square().sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("build", [PaperEncoder, lambda shape, dim: PaperDecoder(dim, shape)])
+@pytest.mark.parametrize("shape", [(1, 30, 28), (1, 132, 128)])
+def test_sides_that_cannot_be_halved_are_refused(build, shape):
+    """Catches an error from deep inside torch."""
+    with pytest.raises(ValueError, match=r"shape: expected .*divisible"):
+        build(shape, 3)
