@@ -317,6 +317,8 @@ def _likelihood(run: TrainedRun, choice: Choice, config: MeasureConfig, folder: 
 
 
 def _predictability(run: TrainedRun, choice: Choice, config: MeasureConfig, folder: RunFolder) -> Measured:  # noqa: ARG001 - the signature of all parts
+    if len(run.data.names) < 2:
+        raise UsageError(f"vp: expected at least 2 transformations to tell apart, got only {run.data.names[0]!r}")
     generator = torch.Generator().manual_seed(0)
     count = min(config.pairs, *(len(run.data.starts(k)) for k in range(len(run.data.names))))
     pairs = make_pairs(run.config.model.described.motion(run.model, choice), run.data, count, generator)

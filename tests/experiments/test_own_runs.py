@@ -169,6 +169,16 @@ def test_flows_without_labels_are_evaluated_by_their_own_posterior(tmp_path, cap
     assert main(["generate", str(out)]) == 0
 
 
+def test_one_change_is_trained_but_not_told_apart(tmp_path, capsys):
+    """Catches sequences without labels that need names, and a classifier of one class."""
+    np.savez(tmp_path / "bars.npz", frames=moving_bars()[0])
+    out = tmp_path / "run"
+    assert main(["train", str(tmp_path / "bars.npz"), "--steps", "2", "--out", str(out), *SMALL]) == 0
+    assert set(json.loads((out / "evaluation.json").read_text())["result"]["errors"]) == {"change"}
+    assert main(["measure", str(out), "--parts", "vp"]) == 2
+    assert "vp: expected at least 2 transformations to tell apart, got only 'change'" in complaint(capsys)
+
+
 def test_a_misspelt_name_says_what_is_near(capsys):
     """Catches a name that is taken for a path that does not exist."""
     assert main(["train", "mnits"]) == 2
