@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks import bank, compiled, densities, frames, hopf_lax, imports, jets, rendering, sequences
+from benchmarks import bank, compiled, densities, frames, hopf_lax, imports, jets, rendering, sequences, song2023
 from benchmarks.record import ROOT, Comparison, Record, describe_run, load, save
 from benchmarks.report import render
 from benchmarks.text import duration
@@ -23,6 +23,7 @@ PARTS = (
     sequences.PART,
     frames.PART,
     rendering.PART,
+    song2023.PART,
     imports.PART,
     compiled.PART,
 )

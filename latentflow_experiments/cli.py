@@ -95,6 +95,7 @@ class Train:
             if fabric.is_global_zero:
                 self._prepare(folder, data, model, fabric)
             fabric.barrier()
+            self.hardware.compile_networks(model)
             try:
                 train(
                     self.config, self.budget(), data, folder, fabric, model, resume=self.resume, validation=validation

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from typing import Literal, Self
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -23,6 +26,8 @@ from latentflow_experiments.records import write_text
 from latentflow_experiments.runs import RunFolder, chosen_device, read_log
 
 STRATEGIES = {"auto": "auto", "ddp": "ddp_find_unused_parameters_true"}  # a batch uses one of the potentials only
+NETWORKS = ("encoder", "energy_encoder", "decoder")
+"""The attributes of a model that hold what ``--compile`` compiles."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Hardware:
             the last digits differ.
         precision: Precision of encoder and decoder; auto is bf16-mixed where the processor computes in it, else 32.
             The dynamics are always computed in 32 bits.
+        compile: Whether to compile the encoder and the decoder, which takes a minute at the start; on a CPU it needs a
+            C++ compiler. The dynamics are not compiled.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -45,10 +52,25 @@ class Hardware:
     strategy: Literal["auto", "ddp"] = "auto"
     threads: int | None = None
     precision: Literal["auto", "32", "bf16-mixed"] = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         require(self.devices >= 1, "devices", "a positive integer", self.devices)
         require(self.threads is None or self.threads >= 1, "threads", "a positive integer", self.threads)
+        if self.compile and chosen_device(self.device) == "cpu":
+            compiler = os.environ.get("CXX", "g++")
+            require(shutil.which(compiler) is not None, "compile", "a C++ compiler, g++ or the one of CXX", compiler)
+
+    def compile_networks(self, model: nn.Module) -> None:
+        """Compile the encoders and decoders of a model in place if asked to; the names of its weights stay.
+
+        Args:
+            model: The model.
+        """
+        if self.compile:
+            for name, module in model.named_modules():
+                if name.rpartition(".")[2] in NETWORKS:
+                    module.compile()
 
     def set_threads(self, before: int | None, step: Callable[[], None]) -> None:
         """Set the number of threads: as asked for, as an earlier session had it, or the faster of one and all.

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.song2023 import copy_weights, published_decoder, published_encoder, weighted
 from latentflow_experiments.convolutions import Coarsen, DoublingConvolution, HalvingConvolution, Pair, Refine
 from latentflow_experiments.song2023_networks import PaperClassifier, PaperDecoder, PaperEncoder
 
@@ -11,68 +12,6 @@ from latentflow_experiments.song2023_networks import PaperClassifier, PaperDecod
 def grid(weight):
     """Return weights (coarse, 16 * fine) as torch's convolutions have them."""
     return weight.reshape(len(weight), 4, 4, -1).permute(0, 3, 1, 2)
-
-
-def copy(theirs, ours):
-    """Copy the weights of a layer, or of all layers of a network, from ours to torch's."""
-    with torch.no_grad():
-        for a, b in zip(theirs, ours, strict=True):
-            weight = b.weight
-            if isinstance(b, HalvingConvolution | DoublingConvolution):
-                weight = grid(weight)
-            elif weight.ndim == 4:  # channels-last
-                weight = weight.permute(0, 3, 1, 2)
-                weight = weight.flip(2, 3).transpose(0, 1) if isinstance(a, nn.ConvTranspose2d) else weight
-            elif isinstance(a, nn.ConvTranspose2d):
-                height, width = a.kernel_size
-                weight = weight.reshape(height, width, a.out_channels, -1).permute(3, 2, 0, 1)
-            elif isinstance(a, nn.Conv2d):
-                height, width = a.kernel_size
-                weight = weight.reshape(len(weight), height, width, -1).permute(0, 3, 1, 2)
-            a.weight.copy_(weight)
-            a.bias.copy_(b.bias)
-
-
-def weighted(network):
-    """List the layers with weights."""
-    return [layer for layer in network.modules() if any(True for _ in layer.parameters(recurse=False))]
-
-
-def stack(*layers):
-    """Put a ReLU between each two layers."""
-    return nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())][:-1])
-
-
-def published_encoder(shape, s, outputs):
-    """Write the encoder out as the paper's code has it."""
-    channels, height, width = shape
-    if min(height, width) >= 128:
-        pairs = [(nn.Conv2d(n, s, 4, 2, 1), nn.Conv2d(s, s, 3, 1, 1)) for n in (channels, s, s, s)]
-        last = nn.Conv2d(s, s, (height // 16, width // 16)), nn.Conv2d(s, s, 1), nn.Conv2d(s, outputs, 1)
-        return stack(*[layer for pair in pairs for layer in pair], *last)
-    return stack(
-        nn.Conv2d(channels, s, 4, 2, 1),
-        nn.Conv2d(s, 2 * s, 4, 2, 1),
-        nn.Conv2d(2 * s, 3 * s, (height // 4, width // 4)),
-        nn.Conv2d(3 * s, 2 * s, 1),
-        nn.Conv2d(2 * s, outputs, 1),
-    )
-
-
-def published_decoder(shape, s):
-    """Write the decoder out as the paper's code has it, from the grid of one pixel on and without the sigmoid."""
-    channels, height, width = shape
-    if min(height, width) >= 128:
-        pairs = [(nn.ConvTranspose2d(s, s, 4, 2, 1), nn.ConvTranspose2d(s, m, 3, 1, 1)) for m in (s, s, s, channels)]
-        first = [nn.ConvTranspose2d(s, s, kernel) for kernel in (1, 1, (height // 16, width // 16))]
-        return stack(*first, *[layer for pair in pairs for layer in pair])
-    return stack(
-        nn.ConvTranspose2d(s, 2 * s, 1),
-        nn.ConvTranspose2d(2 * s, 3 * s, 1),
-        nn.ConvTranspose2d(3 * s, 2 * s, (height // 4, width // 4)),
-        nn.ConvTranspose2d(2 * s, s, 4, 2, 1),
-        nn.ConvTranspose2d(s, channels, 4, 2, 1),
-    )
 
 
 SHAPES = [(3, 28, 28), (1, 8, 12), (3, 64, 64), (2, 128, 144)]
@@ -84,7 +23,7 @@ def test_the_encoder_has_the_published_layers(shape):
     s = 3
     ours = PaperEncoder(shape, s).double()
     theirs = published_encoder(shape, s, s if shape[1] >= 128 else 2 * s).double()
-    copy(weighted(theirs), weighted(ours)[:-1])
+    copy_weights(weighted(ours)[:-1], weighted(theirs))
     x = torch.rand(2, *shape).double()
     features = theirs(x).flatten(1)
     mean, log_variance = ours.head.linear(features).chunk(2, -1)
@@ -98,16 +37,15 @@ def test_the_decoder_has_the_published_layers(shape):
     """Catches weights that are not flipped, pixels or channels in another order, and a bias of its own for a pixel."""
     s = 3
     ours, theirs = PaperDecoder(s, shape).double(), published_decoder(shape, s).double()
-    first, *others = weighted(ours)
-    copy(weighted(theirs), others)
+    copy_weights(weighted(ours), weighted(theirs))
     z = torch.randn(2, s).double()
-    torch.testing.assert_close(ours(z), theirs(torch.relu(first(z))[..., None, None]))
+    torch.testing.assert_close(ours(z), theirs(z))
 
 
 def test_the_classifier_has_the_published_layers():
     """Catches frames that are stacked behind the channels instead of before them."""
     ours, theirs = PaperClassifier((2, 8, 8), 3, 4, 5).double(), published_encoder((6, 8, 8), 5, 5).double()
-    copy(weighted(theirs), weighted(ours)[:-1])
+    copy_weights(weighted(ours)[:-1], weighted(theirs))
     x = torch.rand(2, 3, 2, 8, 8).double()
     torch.testing.assert_close(ours(x), ours.output(theirs(x.reshape(2, 6, 8, 8)).flatten(1)))
 

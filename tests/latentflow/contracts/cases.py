@@ -487,16 +487,30 @@ def transport_cases() -> Iterator[Case]:
     )
 
 
-def vae_cases() -> Iterator[Case]:
+def network_cases() -> Iterator[Case]:
     x, z = frames()[:, 0], points()
-    zero = frozenset({"zero"})
     yield Case("vae.MLPEncoder", vae.MLPEncoder, {"shape": SHAPE, "dim": DIM, "hidden": (8,)})
     yield Case("vae.MLPDecoder", vae.MLPDecoder, {"dim": DIM, "shape": SHAPE, "hidden": (8,)})
+    yield Case("vae.GatedDecoder", vae.GatedDecoder, {"dim": DIM, "shape": SHAPE, "hidden": (8,)})
+    yield Case("vae.GatedDecoder.forward", vae.GatedDecoder(DIM, SHAPE, (8,)).forward, {"z": z}, {"z": BATCHED})
+    conv = {"shape": SHAPE, "hidden": (8,), "channels": 4}
+    yield Case("vae.ConvEncoder", vae.ConvEncoder, {**conv, "dim": DIM})
+    yield Case("vae.ConvDecoder", vae.ConvDecoder, {**conv, "dim": DIM})
+    yield Case("vae.ConvSequenceClassifier", vae.ConvSequenceClassifier, {**conv, "frames": 3, "classes": 2})
+    yield Case("vae.ConvEncoder.forward", vae.ConvEncoder(SHAPE, DIM, (8,), 4).forward, {"x": x})
+    yield Case("vae.ConvDecoder.forward", vae.ConvDecoder(DIM, SHAPE, (8,), 4).forward, {"z": z}, {"z": BATCHED})
+    made = vae.ConvSequenceClassifier(SHAPE, 3, 2, (8,), 4)
+    yield Case("vae.ConvSequenceClassifier.forward", made.forward, {"x": frames()})
     more = {"shape": SHAPE, "frames": 3, "classes": 2, "hidden": (8,)}
     yield Case("vae.MLPSequenceClassifier", vae.MLPSequenceClassifier, more)
     yield Case("vae.MLPEncoder.forward", lf.MLPEncoder(SHAPE, DIM, (8,)).forward, {"x": x})
     yield Case("vae.MLPDecoder.forward", lf.MLPDecoder(DIM, SHAPE, (8,)).forward, {"z": z}, {"z": BATCHED})
     yield Case("vae.MLPSequenceClassifier.forward", classifier().forward, {"x": frames()})
+
+
+def vae_cases() -> Iterator[Case]:
+    x, z = frames()[:, 0], points()
+    zero = frozenset({"zero"})
     yield Case("vae.GaussianLikelihood", vae.GaussianLikelihood, {"scale": 0.5})
     yield Case("vae.LaplaceLikelihood", vae.LaplaceLikelihood, {"scale": 0.5})
     bounded = (vae.BernoulliLikelihood(), vae.ContinuousBernoulliLikelihood())
@@ -580,6 +594,7 @@ def all_cases() -> list[Case]:
         flow_cases,
         prior_cases,
         transport_cases,
+        network_cases,
         vae_cases,
         testing_cases,
     )
