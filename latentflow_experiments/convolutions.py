@@ -6,9 +6,8 @@ each coarse pixel the :math:`4 \times 4` fine pixels that it sees, as one row. T
 
 .. math:: x = (P y) W^\top, \qquad y = P^\top (x W),
 
-and the gradient of the weights is :math:`x^\top (P y)` for both. Each of these three bilinear maps has the other two as
-its derivatives. All are computed for a few images at a time, so that :math:`P y`, which is four times as large as
-:math:`y`, stays in the cache of the processor.
+and the gradient of the weights is :math:`x^\top (P y)` for both. All three are computed for a few images at a time, so
+that :math:`P y`, which is four times as large as :math:`y`, stays in the cache of the processor.
 
 Grids are in channels-last order, ``(batch, height, width, channels)``, and weights are matrices ``(coarse channels,
 16 * fine channels)``, with the channels of the sixteen pixels one after the other.
@@ -21,11 +20,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-ROWS_BYTES = 4 << 20
-"""The bytes of rows of fine pixels that are computed at a time."""
-SUM_BYTES = 16 << 20
-"""The bytes of rows whose products are summed at a time: each sum reads and writes the gradient of all weights."""
+SQUARES_BYTES = 16 << 20
+"""The bytes of squares that are computed at a time."""
 
 
 def gather_squares(fine: Tensor) -> Tensor:
@@ -73,103 +71,99 @@ def _view_squares(padded: Tensor) -> Tensor:
     return padded.as_strided(shape, (image, 2 * row, 2 * pixel, row, pixel, one), padded.storage_offset())
 
 
-def _images_at_a_time(coarse: Tensor, channels: int, limit: int) -> int:
-    """Return the number of images whose squares have so many bytes."""
-    return max(1, limit // (math.prod(coarse.shape[1:3]) * 16 * channels * coarse.itemsize))
+def _images_at_a_time(coarse: Tensor, channels: int) -> int:
+    """Return the number of images whose squares are computed at a time."""
+    return max(1, SQUARES_BYTES // (math.prod(coarse.shape[1:3]) * 16 * channels * coarse.itemsize))
 
 
 class Refine(torch.autograd.Function):
-    r"""The map :math:`(x, W, b) \mapsto P^\top (x W) + b`."""
+    r"""The map :math:`(x, W, b) \mapsto P^\top (x W) + b`, optionally with the positive part of the result."""
 
     @staticmethod
-    def forward(ctx: Any, coarse: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401 - as torch has it
+    def forward(ctx: Any, coarse: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:  # noqa: ANN401
         """Map ``(batch, height, width, inputs)``, ``(inputs, 16 * outputs)`` and ``(outputs,)`` to the fine grids."""
-        ctx.save_for_backward(coarse, weight)
         batch, height, width, inputs = coarse.shape
-        padded = coarse.new_zeros(batch, 2 * height + 2, 2 * width + 2, weight.shape[1] // 16)
-        if bias is not None:
-            padded += bias
-        count = _images_at_a_time(coarse, padded.shape[-1], ROWS_BYTES)
+        padded = coarse.new_empty(batch, 2 * height + 2, 2 * width + 2, len(bias))
+        count = _images_at_a_time(coarse, len(bias))
         for x, y in zip(torch.split(coarse, count), torch.split(padded, count), strict=True):
-            scatter_squares(x.reshape(-1, inputs) @ weight, y)
-        return padded[:, 1:-1, 1:-1]
+            scatter_squares(x.reshape(-1, inputs) @ weight, y.copy_(bias))
+            if rectify:
+                y.clamp_(min=0)
+        fine = padded[:, 1:-1, 1:-1]
+        ctx.rectify = rectify
+        ctx.save_for_backward(coarse, weight, *[fine] * rectify)
+        return fine
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """Compute the gradients of all three."""
-        (coarse, weight), (grad,), needed = ctx.saved_tensors, grads, ctx.needs_input_grad
-        return (
-            coarsen(grad, weight) if needed[0] else None,
-            pair(coarse, grad) if needed[1] else None,
-            grad.sum((0, 1, 2)) if needed[2] else None,
-        )
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401
+        """Compute the gradients of grids, weights and biases."""
+        coarse, weight, *results = ctx.saved_tensors
+        of_coarse, of_weight, of_bias = _gradients(coarse, weight, grad.shape[-1])
+        inputs, count = coarse.shape[-1], _images_at_a_time(coarse, len(of_bias))
+        for i in range(0, len(coarse), count):
+            chunk = slice(i, i + count)
+            g = torch.ops.aten.threshold_backward(grad[chunk], results[0][chunk], 0) if ctx.rectify else grad[chunk]
+            squares = gather_squares(g)
+            torch.mm(squares, weight.mT, out=of_coarse[chunk].view(-1, inputs))
+            of_weight += coarse[chunk].reshape(-1, inputs).mT @ squares
+            of_bias += g.sum((0, 1, 2), dtype=of_bias.dtype)
+        return of_coarse, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None
 
 
 class Coarsen(torch.autograd.Function):
     r"""The map :math:`(y, W, b) \mapsto (P y) W^\top + b`."""
 
     @staticmethod
-    def forward(ctx: Any, fine: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401 - as torch has it
+    def forward(ctx: Any, fine: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ANN401 - as torch has it
         """Map ``(batch, 2 * height, 2 * width, inputs)``, ``(outputs, 16 * inputs)`` and ``(outputs,)``."""
         ctx.save_for_backward(fine, weight)
         batch, height, width, inputs = fine.shape
-        coarse = fine.new_empty(batch, height // 2, width // 2, len(weight))
-        count = _images_at_a_time(coarse, inputs, ROWS_BYTES)
+        coarse = fine.new_empty(batch, height // 2, width // 2, len(bias))
+        count = _images_at_a_time(coarse, inputs)
         for x, y in zip(torch.split(coarse, count), torch.split(fine, count), strict=True):
-            torch.mm(gather_squares(y), weight.mT, out=x.view(-1, len(weight)))
-        return coarse if bias is None else coarse.add_(bias)
+            torch.addmm(bias, gather_squares(y), weight.mT, out=x.view(-1, len(bias)))
+        return coarse
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """Compute the gradients of all three."""
-        (fine, weight), (grad,), needed = ctx.saved_tensors, grads, ctx.needs_input_grad
-        return (
-            refine(grad, weight) if needed[0] else None,
-            pair(grad, fine) if needed[1] else None,
-            grad.sum((0, 1, 2)) if needed[2] else None,
-        )
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # noqa: ANN401
+        """Compute the gradients of grids, weights and biases."""
+        fine, weight = ctx.saved_tensors
+        batch, height, width, inputs = fine.shape
+        _, of_weight, of_bias = _gradients(grad, weight, len(weight))
+        padded = fine.new_empty(batch, height + 2, width + 2, inputs) if ctx.needs_input_grad[0] else None
+        count = _images_at_a_time(grad, inputs)
+        for i in range(0, batch, count):
+            chunk = slice(i, i + count)
+            rows = grad[chunk].reshape(-1, len(weight))
+            of_weight += rows.mT @ gather_squares(fine[chunk])
+            of_bias += rows.sum(0, dtype=of_bias.dtype)
+            if padded is not None:
+                scatter_squares(rows @ weight, padded[chunk].zero_())
+        of_fine = None if padded is None else padded[:, 1:-1, 1:-1]
+        return of_fine, of_weight.to(weight.dtype), of_bias.to(weight.dtype)
 
 
-class Pair(torch.autograd.Function):
-    r"""The map :math:`(x, y) \mapsto x^\top (P y)`, with sums in float32 at least."""
-
-    @staticmethod
-    def forward(ctx: Any, coarse: Tensor, fine: Tensor) -> Tensor:  # noqa: ANN401 - as torch has it
-        """Map ``(batch, height, width, n)`` and ``(batch, 2 * height, 2 * width, m)`` to ``(n, 16 * m)``."""
-        ctx.save_for_backward(coarse, fine)
-        n, m = coarse.shape[-1], fine.shape[-1]
-        total = coarse.new_zeros(n, 16 * m, dtype=torch.promote_types(coarse.dtype, torch.float32))
-        count = _images_at_a_time(coarse, m, SUM_BYTES)
-        for x, y in zip(torch.split(coarse, count), torch.split(fine, count), strict=True):
-            total += x.reshape(-1, n).mT @ gather_squares(y)
-        return total.to(coarse.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:  # noqa: ANN401
-        """Compute the gradients of both."""
-        (coarse, fine), (grad,) = ctx.saved_tensors, grads
-        of_coarse, of_fine = ctx.needs_input_grad
-        return coarsen(fine, grad) if of_coarse else None, refine(coarse, grad) if of_fine else None
+def _gradients(coarse: Tensor, weight: Tensor, biases: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Make room for gradients of coarse grids, weights and biases; sums are in float32 at least."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    of_coarse = torch.empty_like(coarse, memory_format=torch.contiguous_format)
+    return of_coarse, torch.zeros_like(weight, dtype=dtype), weight.new_zeros(biases, dtype=dtype)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def refine(coarse: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    r"""Compute :math:`P^\top (x W) + b`, a transposed convolution; see :class:`Refine`."""
-    fine: Tensor = Refine.apply(coarse, weight, bias)  # type: ignore[no-untyped-call]
+def refine(coarse: Tensor, weight: Tensor, bias: Tensor, *, rectify: bool = False) -> Tensor:
+    r"""Compute :math:`P^\top (x W) + b`, a transposed convolution, or its positive part; see :class:`Refine`."""
+    fine: Tensor = Refine.apply(coarse, weight, bias, rectify)  # type: ignore[no-untyped-call]
     return fine
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def coarsen(fine: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def coarsen(fine: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     r"""Compute :math:`(P y) W^\top + b`, a convolution; see :class:`Coarsen`."""
     coarse: Tensor = Coarsen.apply(fine, weight, bias)  # type: ignore[no-untyped-call]
     return coarse
-
-
-def pair(coarse: Tensor, fine: Tensor) -> Tensor:
-    r"""Compute :math:`x^\top (P y)`; see :class:`Pair`."""
-    weight: Tensor = Pair.apply(coarse, fine)  # type: ignore[no-untyped-call]
-    return weight
 
 
 class Stride2(nn.Module):
@@ -235,20 +229,22 @@ class DoublingConvolution(Stride2):
     Args:
         inputs: The number of channels of the coarse grid.
         outputs: The number of channels of the fine grid.
+        rectify: Whether a ReLU follows, which is computed with it.
 
     Example:
         >>> assert DoublingConvolution(8, 3)(torch.rand(2, 14, 14, 8)).shape == (2, 28, 28, 3)
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, rectify: bool = False) -> None:
         super().__init__(inputs, outputs, outputs, outputs)  # torch counts the outputs of a transposed one
+        self.rectify = rectify
 
     def forward(self, coarse: Tensor) -> Tensor:
         """Map ``(batch, height, width, inputs)`` to ``(batch, 2 * height, 2 * width, outputs)``."""
         lowered = self.lowered(coarse)
         if lowered is not None:
-            grid: Tensor = refine(*lowered)
+            grid: Tensor = refine(*lowered, rectify=self.rectify)
             return grid
         images, kernel = coarse.permute(0, 3, 1, 2), self.kernel()
         fine: Tensor = nn.functional.conv_transpose2d(images, kernel, self.bias, stride=2, padding=1)
-        return fine.permute(0, 2, 3, 1)
+        return (fine.relu_() if self.rectify else fine).permute(0, 2, 3, 1)

@@ -55,7 +55,7 @@ def check_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 class PixelsFromOne(nn.Module):
-    """A transposed convolution from one pixel to a grid: a product of matrices.
+    """A transposed convolution from one pixel to a grid, which is a product of matrices, and a ReLU.
 
     Args:
         inputs: The number of channels of the pixel.
@@ -76,7 +76,8 @@ class PixelsFromOne(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, inputs)`` to ``(batch, height, width, outputs)``."""
         bias = self.bias.repeat(math.prod(self.sides))
-        return nn.functional.linear(x, self.weight, bias).reshape(-1, *self.sides, len(self.bias))
+        channels = nn.functional.linear(x, self.weight, bias).relu_()
+        return channels.reshape(-1, *self.sides, len(self.bias))
 
 
 def convolve_back(inputs: int, outputs: int) -> ChannelsLast:
@@ -191,14 +192,14 @@ class PaperDecoder(nn.Module):
         sides = (height // factor, width // factor)
         layers: list[nn.Module] = [nn.Linear(dim, dim), nn.ReLU()]
         for inputs, outputs in pairwise(widths[:-1]):
-            layers += [PixelsFromOne(inputs, outputs), nn.Flatten(), nn.ReLU()]
-        layers += [PixelsFromOne(*widths[-2:], sides), nn.ReLU()]
+            layers += [PixelsFromOne(inputs, outputs), nn.Flatten()]
+        layers.append(PixelsFromOne(*widths[-2:], sides))
         if large:
             for outputs in (dim, dim, dim, channels):
-                layers += [DoublingConvolution(dim, dim), nn.ReLU(), convolve_back(dim, outputs), nn.ReLU()]
+                layers += [DoublingConvolution(dim, dim, rectify=True), convolve_back(dim, outputs), nn.ReLU()]
             layers.pop()
         else:
-            layers += [DoublingConvolution(2 * dim, dim), nn.ReLU(), DoublingConvolution(dim, channels)]
+            layers += [DoublingConvolution(2 * dim, dim, rectify=True), DoublingConvolution(dim, channels)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:

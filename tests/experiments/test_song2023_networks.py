@@ -1,11 +1,13 @@
 """The networks of the paper against torch's own convolutions."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from benchmarks.song2023 import copy_weights, published_decoder, published_encoder, weighted
-from latentflow_experiments.convolutions import Coarsen, DoublingConvolution, HalvingConvolution, Pair, Refine
+from latentflow_experiments.convolutions import DoublingConvolution, HalvingConvolution, coarsen, refine
 from latentflow_experiments.song2023_networks import PaperClassifier, PaperDecoder, PaperEncoder
 
 
@@ -68,28 +70,26 @@ def test_the_networks_have_the_published_sizes():
 
 
 @pytest.mark.parametrize("budget", [1, 10**9])
-def test_products_are_the_transposed_convolution_and_its_gradients(budget, monkeypatch):
-    """Catches an edge, an overlap or a chunk that is lost, and a wrong derivative of any of the three maps."""
-    monkeypatch.setattr("latentflow_experiments.convolutions.ROWS_BYTES", budget)
-    monkeypatch.setattr("latentflow_experiments.convolutions.SUM_BYTES", budget)
-    coarse = torch.randn(3, 2, 5, 4).double().requires_grad_()
-    fine = torch.randn(3, 4, 10, 2).double().requires_grad_()
-    weight, bias = torch.randn(4, 32).double().requires_grad_(), torch.randn(2).double().requires_grad_()
+@pytest.mark.parametrize("rectify", [False, True])
+def test_products_are_the_convolutions_and_their_gradients(budget, rectify, monkeypatch):
+    """Catches an edge, an overlap or a chunk that is lost, a border that is no zero, and a wrong derivative."""
+    monkeypatch.setattr("latentflow_experiments.convolutions.SQUARES_BYTES", budget)
+    coarse, fine = torch.randn(3, 2, 5, 4).double(), torch.randn(3, 4, 10, 2).double()
+    weight, bias, other = torch.randn(4, 32).double(), torch.randn(2).double(), torch.randn(4).double()
+    inputs = [x.requires_grad_() for x in (coarse, weight, bias)]
     expected = nn.functional.conv_transpose2d(coarse.permute(0, 3, 1, 2), grid(weight), bias, stride=2, padding=1)
-    torch.testing.assert_close(Refine.apply(coarse, weight, bias), expected.permute(0, 2, 3, 1))
-    other = torch.randn(4).double().requires_grad_()
+    expected = expected.relu() if rectify else expected
+    torch.testing.assert_close(refine(*inputs, rectify=rectify), expected.permute(0, 2, 3, 1))
+    assert torch.autograd.gradcheck(partial(refine, rectify=rectify), inputs)
+    inputs = [x.requires_grad_() for x in (fine, weight, other)]
     expected = nn.functional.conv2d(fine.permute(0, 3, 1, 2), grid(weight), other, stride=2, padding=1)
-    torch.testing.assert_close(Coarsen.apply(fine, weight, other), expected.permute(0, 2, 3, 1))
-    assert torch.autograd.gradcheck(Refine.apply, (coarse, weight, bias))
-    assert torch.autograd.gradcheck(Coarsen.apply, (fine, weight, other))
-    assert torch.autograd.gradcheck(Pair.apply, (coarse, fine))
-    few = coarse[:1].detach().requires_grad_(), weight, bias
-    assert torch.autograd.gradgradcheck(Refine.apply, few, fast_mode=True)
-    few = fine[:1].detach().requires_grad_(), weight, other
-    assert torch.autograd.gradgradcheck(Coarsen.apply, few, fast_mode=True)
+    torch.testing.assert_close(coarsen(*inputs), expected.permute(0, 2, 3, 1))
+    assert torch.autograd.gradcheck(coarsen, inputs)
 
 
-@pytest.mark.parametrize("layer", [HalvingConvolution(5, 7), DoublingConvolution(5, 7)])
+@pytest.mark.parametrize(
+    "layer", [HalvingConvolution(5, 7), DoublingConvolution(5, 7), DoublingConvolution(5, 7, rectify=True)]
+)
 def test_bfloat16_is_close_to_float32(layer):
     """Catches sums of many rows in bfloat16, and an automatic cast that skips the products of matrices."""
     x = torch.randn(40, 16, 12, 5)
