@@ -99,7 +99,8 @@ class Refine(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401
         """Compute the gradients of grids, weights and biases."""
         coarse, weight, *results = ctx.saved_tensors
-        of_coarse, of_weight, of_bias = _gradients(coarse, weight, grad.shape[-1])
+        of_coarse = torch.empty_like(coarse, memory_format=torch.contiguous_format)
+        of_weight, of_bias = _zero_sums(weight, grad.shape[-1])
         inputs, count = coarse.shape[-1], _images_at_a_time(coarse, len(of_bias))
         for i in range(0, len(coarse), count):
             chunk = slice(i, i + count)
@@ -131,7 +132,7 @@ class Coarsen(torch.autograd.Function):
         """Compute the gradients of grids, weights and biases."""
         fine, weight = ctx.saved_tensors
         batch, height, width, inputs = fine.shape
-        _, of_weight, of_bias = _gradients(grad, weight, len(weight))
+        of_weight, of_bias = _zero_sums(weight, len(weight))
         padded = fine.new_empty(batch, height + 2, width + 2, inputs) if ctx.needs_input_grad[0] else None
         count = _images_at_a_time(grad, inputs)
         for i in range(0, batch, count):
@@ -145,11 +146,10 @@ class Coarsen(torch.autograd.Function):
         return of_fine, of_weight.to(weight.dtype), of_bias.to(weight.dtype)
 
 
-def _gradients(coarse: Tensor, weight: Tensor, biases: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Make room for gradients of coarse grids, weights and biases; sums are in float32 at least."""
+def _zero_sums(weight: Tensor, biases: int) -> tuple[Tensor, Tensor]:
+    """Return zeros to add gradients of weights and biases to, in float32 at least."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    of_coarse = torch.empty_like(coarse, memory_format=torch.contiguous_format)
-    return of_coarse, torch.zeros_like(weight, dtype=dtype), weight.new_zeros(biases, dtype=dtype)
+    return torch.zeros_like(weight, dtype=dtype), weight.new_zeros(biases, dtype=dtype)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
