@@ -44,10 +44,11 @@ def change_between(first: Pixels, second: Pixels) -> tuple[str, int] | None:
     )
 
 
-def cut(frames: Pixels) -> dict[str, list[Pixels]]:
-    """Cut frames into sequences of one change each, which share no frames and of which no two are equal.
+def cut(frames: Pixels, stride: int = LENGTH) -> dict[str, list[Pixels]]:
+    """Cut frames into sequences of one change each, of which no two are equal.
 
     A shape that shrinks, or moves to the left or upwards, is read backwards, so that every label has one direction.
+    With a stride of less than the length, a sequence shares frames with the one before.
     """
     changes = [change_between(first, second) for first, second in pairwise(frames)]
     found: dict[str, list[Pixels]] = {}
@@ -61,7 +62,7 @@ def cut(frames: Pixels) -> dict[str, list[Pixels]]:
         sequence = frames[start : start + LENGTH][::sign]
         if not any(np.array_equal(sequence, other) for other in found.get(name, [])):
             found.setdefault(name, []).append(sequence)
-        start += LENGTH
+        start += stride
     return found
 
 
@@ -70,8 +71,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("animation", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--stride", type=int, default=LENGTH, help="frames from one sequence to the next")
     arguments = parser.parse_args()
-    found = dict(sorted(cut(read_frames(arguments.animation)).items()))
+    found = dict(sorted(cut(read_frames(arguments.animation), arguments.stride).items()))
     labels = np.concatenate([np.full(len(sequences), k) for k, sequences in enumerate(found.values())])
     frames = np.concatenate([np.stack(sequences) for sequences in found.values()])
     np.savez_compressed(arguments.out, frames=frames, labels=labels, names=np.array(list(found)))

@@ -184,7 +184,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Generate:
-    """Transform images by the flows of an evaluated run, and write the frames and a picture into its folder.
+    """Transform images by the flows of an evaluated run: frames and a picture.
 
     Attributes:
         folder: Folder of the run.

@@ -10,6 +10,8 @@ BOUNDS = ("latentflow/vae/test_vae_linear_gaussian.py", "latentflow/vae/test_vae
 LABELS = ("latentflow/vae/test_label_posterior.py", "latentflow/vae/test_assignment.py")
 ASSIGNMENTS = ("latentflow/vae/test_assignment.py",)
 SOME_FRAMES = ("latentflow/vae/test_decoded_frames.py",)
+PIXELS = ("latentflow/vae/test_likelihoods.py",)
+NETWORKS = ("latentflow/vae/test_convolutional.py",)
 DIFFUSING = ("latentflow/vae/test_stochastic_bound.py",)
 
 FAULTS = (
@@ -303,5 +305,47 @@ FAULTS = (
         "if not (low >= 0 and high <= 1):",
         "if low > high:",
         ("latentflow/vae/test_vae_field_cases.py",),
+    ),
+    Fault(
+        "a rate for the scale of Laplace pixels",
+        "latentflow/vae/networks.py",
+        "Laplace(decoded.sigmoid(), self.scale",
+        "Laplace(decoded.sigmoid(), 1 / self.scale",
+        PIXELS,
+    ),
+    Fault(
+        "logits for the picture of Laplace pixels",
+        "latentflow/vae/networks.py",
+        "Laplace(decoded.sigmoid(), self.scale",
+        "Laplace(decoded, self.scale",
+        PIXELS,
+    ),
+    Fault(
+        "a sum for the product of the gated decoder",
+        "latentflow/vae/networks.py",
+        "nn.functional.gelu(gate) * value",
+        "nn.functional.gelu(gate) + value",
+        NETWORKS,
+    ),
+    Fault(
+        "the gated decoder without its root mean square",
+        "latentflow/vae/networks.py",
+        "self.output(nn.functional.rms_norm(product, product.shape[-1:], eps=EPSILON))",
+        "self.output(product)",
+        NETWORKS,
+    ),
+    Fault(
+        "rows of pixels for columns when channels become pixels",
+        "latentflow/vae/convolutional.py",
+        "squares.permute(0, 5, 1, 3, 2, 4)",
+        "squares.permute(0, 5, 1, 4, 2, 3)",
+        NETWORKS,
+    ),
+    Fault(
+        "a decoder that convolves without a border",
+        "latentflow/vae/convolutional.py",
+        "self.bias, self.stride, padding=1)",
+        "self.bias, self.stride, padding=0)",
+        NETWORKS,
     ),
 )
