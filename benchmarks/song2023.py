@@ -351,8 +351,8 @@ def tables(comparisons: list[Comparison]) -> str:
     text.append(table(["forward and backward", *(part.case for part in parts)], rows, left=1))
     rates = {name: 2 * 2048**3 / timing.median / 1e9 for name, timing in product.timings.items()}
     text.append(
-        f"A product of two matrices of 2048 x 2048 numbers by `torch.mm` has, on a core, {rates['float32']:.0f} GFLOP/s in float32 "
-        f"and {rates['bfloat16']:.0f} in bfloat16; the decoder in bfloat16 has "
+        f"On a core, a product of two matrices of 2048 x 2048 numbers by `torch.mm` has {rates['float32']:.0f} GFLOP/s "
+        f"in float32 and {rates['bfloat16']:.0f} in bfloat16; the decoder in bfloat16 has "
         f"{work['decoder'] / parts[-1].timings['decoder'].median / 1e9:.0f}, "
         f"as published {work['decoder'] / parts[0].timings['decoder'].median / 1e9:.0f}."
     )
