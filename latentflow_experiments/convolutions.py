@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-SQUARES_BYTES = 16 << 20
-"""The bytes of squares that are computed at a time."""
+CHUNK_BYTES = 16 << 20
+"""The bytes of coarse grids and of the squares of their pixels that are computed at a time."""
 
 
 def gather_squares(fine: Tensor) -> Tensor:
@@ -72,8 +72,9 @@ def _view_squares(padded: Tensor) -> Tensor:
 
 
 def _images_at_a_time(coarse: Tensor, channels: int) -> int:
-    """Return the number of images whose squares are computed at a time."""
-    return max(1, SQUARES_BYTES // (math.prod(coarse.shape[1:3]) * 16 * channels * coarse.itemsize))
+    """Return the number of images that are computed at a time."""
+    numbers = math.prod(coarse.shape[1:3]) * (16 * channels + coarse.shape[3])
+    return max(1, CHUNK_BYTES // (numbers * coarse.itemsize))
 
 
 class Refine(torch.autograd.Function):

@@ -73,7 +73,7 @@ def test_the_networks_have_the_published_sizes():
 @pytest.mark.parametrize("rectify", [False, True])
 def test_products_are_the_convolutions_and_their_gradients(budget, rectify, monkeypatch):
     """Catches an edge, an overlap or a chunk that is lost, a border that is no zero, and a wrong derivative."""
-    monkeypatch.setattr("latentflow_experiments.convolutions.SQUARES_BYTES", budget)
+    monkeypatch.setattr("latentflow_experiments.convolutions.CHUNK_BYTES", budget)
     coarse, fine = torch.randn(3, 2, 5, 4).double(), torch.randn(3, 4, 10, 2).double()
     weight, bias, other = torch.randn(4, 32).double(), torch.randn(2).double(), torch.randn(4).double()
     inputs = [x.requires_grad_() for x in (coarse, weight, bias)]
