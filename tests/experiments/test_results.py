@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from latentflow_experiments.metrics.equivariance import Equivariance, EquivarianceError, equivariance_table
+from latentflow_experiments.metrics.transport import Optimality, transport_table
 from latentflow_experiments.reports.comparison import compare
 from latentflow_experiments.reports.tables import table
 from latentflow_experiments.runs import RunFolder
@@ -72,6 +74,31 @@ def test_the_page_of_stand_ins_shows_what_the_runs_measured(path):
 def cells(line):
     """The cells of a row of a table in Markdown."""
     return tuple(cell.strip() for cell in line.split("|"))
+
+
+@pytest.mark.parametrize("name", ["labels"])
+def test_the_page_of_mnist_shows_what_the_default_recipe_reaches(name):
+    """Catches a table or a number of the README that was edited by hand, and a run without its command and commit."""
+    folder, page = RESULTS / "mnist" / name, (RESULTS / "mnist.md").read_text()
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    result, facts = evaluation["result"], evaluation["provenance"]
+    errors = {
+        key: EquivarianceError(**error | {"output_interval": tuple(error["output_interval"])})
+        for key, error in result["errors"].items()
+    }
+    text = block(page, name)
+    assert equivariance_table(Equivariance(errors, **{k: v for k, v in result.items() if k != "errors"})) in text
+    assert transport_table({key: Optimality(**entry) for key, entry in evaluation["transport"].items()}) in text
+    (session,) = facts["training"]
+    for value in (session["command"], session["commit"], facts["commit"], f"{facts['steps']:,} steps", "seed 0"):
+        assert value in text
+        assert "dirty" not in value
+    row = " | ".join(f"{error.output:.2f}" for error in errors.values())
+    assert f"| {row} |" in page
+    readme = (RESULTS.parents[1] / "README.md").read_text()
+    assert "{:.0f} for scaling, {:.0f} for rotation and {:.0f} for coloring".format(
+        *(error.output for error in errors.values())
+    ) in " ".join(readme.split())
 
 
 DIGITS = {
