@@ -144,7 +144,7 @@ PACKAGES = ("torch", "torchdiffeq", "numpy", "kornia", "lightning-fabric", "safe
 
 
 def provenance(**facts: object) -> dict[str, Any]:
-    """Describe the command, the code and the machine of a result.
+    """Describe the command, the code and the machine of a result; paths in the command are relative to its folder.
 
     Args:
         **facts: What else to note: the seed, the data and so on.
@@ -153,7 +153,7 @@ def provenance(**facts: object) -> dict[str, Any]:
         A dictionary that JSON can hold.
     """
     return {
-        "command": shlex.join([*_program(Path(sys.argv[0])), *sys.argv[1:]]),
+        "command": shlex.join([*_program(Path(sys.argv[0])), *map(_relative, sys.argv[1:])]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "latentflow": latentflow.__version__,
         "commit": source_commit(),
@@ -204,6 +204,17 @@ def source_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return described.stdout.strip()
+
+
+def _relative(word: str) -> str:
+    """Write an absolute path among the arguments, alone or after ``=``, relative to the folder of the command.
+
+    Example:
+        >>> _relative(f"--out={Path.cwd() / 'runs' / 'digits'}"), _relative("--steps")
+        ('--out=runs/digits', '--steps')
+    """
+    option, equals, value = word.rpartition("=")
+    return f"{option}{equals}{os.path.relpath(value)}" if os.path.isabs(value) else word
 
 
 def _program(path: Path) -> list[str]:

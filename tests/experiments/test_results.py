@@ -2,12 +2,16 @@
 
 import json
 import math
+import os
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from latentflow_experiments.metrics.equivariance import Equivariance, EquivarianceError, equivariance_table
 from latentflow_experiments.metrics.transport import Optimality, transport_table
+from latentflow_experiments.records import provenance
 from latentflow_experiments.reports.comparison import compare
 from latentflow_experiments.reports.tables import table
 from latentflow_experiments.runs import RunFolder
@@ -124,6 +128,32 @@ def test_the_comparison_shows_what_the_runs_measured(bound):
         assert not session["commit"].endswith("dirty")
         assert len(facts["data"]["sha256"]) == 64
         assert f"`{session['commit']}`" in page
+
+
+def commands(value):
+    """The commands in a record."""
+    if isinstance(value, dict):
+        own = [value["command"]] if isinstance(value.get("command"), str) else []
+        return own + [command for part in value.values() for command in commands(part)]
+    return [command for part in value for command in commands(part)] if isinstance(value, list) else []
+
+
+def test_no_record_names_a_place_on_a_machine():
+    """Catches a path of one machine in a command that others are to repeat."""
+    found = [command for path in RESULTS.parent.rglob("*.json") for command in commands(json.loads(path.read_text()))]
+    assert len(found) > 50
+    words = [word.rpartition("=")[2] for command in found for word in shlex.split(command)]
+    assert [word for word in words if os.path.isabs(word)] == []
+
+
+def test_a_command_is_noted_with_relative_paths(tmp_path, monkeypatch):
+    """Catches a record that names where the folder of a run was on the machine."""
+    monkeypatch.chdir(tmp_path)
+    outside = str(tmp_path.parent / "data")
+    monkeypatch.setattr(
+        sys, "argv", ["latentflow", "train", "--out", str(tmp_path / "runs"), f"--data={outside}", "-h"]
+    )
+    assert provenance()["command"] == "latentflow train --out runs --data=../data -h"
 
 
 METHODS = ("vae", "beta-vae", "factor-vae", "slow-vae", "tvae", "poflow", "flow", "weak", "marginal")
