@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from torch import nn
 
-from latentflow_experiments.data import DATASETS, ArraySequences, SequenceConfig, SequenceDataset
+from latentflow_experiments.data import DATASETS, SequenceConfig, SequenceDataset
+from latentflow_experiments.data.arrays import is_unlabelled
 from latentflow_experiments.errors import DataError, ExperimentError, UsageError
 from latentflow_experiments.methods import METHODS, MethodOptions
 from latentflow_experiments.methods.method import Method, ModelSettings, require
@@ -78,7 +79,7 @@ class ModelConfig(ModelSettings):
             UsageError: If the configuration names a PDE of the user's that cannot be had, or the transformations of the
                 sequences are unknown and it does not infer them.
         """
-        if isinstance(data, ArraySequences) and data.unlabelled:
+        if is_unlabelled(data):
             names = f"{len(data.names)} flows for sequences without labels"
             require(self.supervision == "weak", "supervision", f"weak to train {names}", self.supervision)
         model: nn.Module = self.described.build(self, data)
@@ -168,14 +169,13 @@ class TrainConfig:
     @staticmethod
     def from_values(values: dict[str, Any]) -> TrainConfig:
         """Build the configuration from its values in JSON."""
-        model = values["model"]
-        baseline = MethodOptions(**model.get("baseline", {}))  # as with the sequences below
-        earlier = {} if values.get("objects") else EARLIER
-        hidden = {"hidden": tuple(model["hidden"])} if "hidden" in model or not values.get("objects") else {}
-        built = ModelConfig(**(earlier | model | hidden | {"baseline": baseline}))
+        objects, model = tuple(values.get("objects", ())), values["model"]
+        if len(objects) < 2:  # else the model was given in Python, and only what training reads is known
+            baseline = MethodOptions(**model.get("baseline", {}))  # as with the sequences below
+            model = EARLIER | model | {"hidden": tuple(model["hidden"]), "baseline": baseline}
         sequences = values.get("sequences", {})  # runs before there was a choice have none
         chosen = SequenceConfig(**(sequences | {"transformations": tuple(sequences.get("transformations", ()))}))
-        read = {"model": built, "sequences": chosen, "objects": tuple(values.get("objects", ()))}
+        read = {"model": ModelConfig(**model), "sequences": chosen, "objects": objects}
         return TrainConfig(**({"clip_norm": 0.0} | values | read))  # nothing was clipped before there was a choice
 
     def difference(self, other: TrainConfig) -> str | None:

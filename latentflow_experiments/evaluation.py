@@ -18,6 +18,7 @@ from latentflow_experiments.data import (
     open_sequences,
     open_transfer,
 )
+from latentflow_experiments.data.arrays import is_unlabelled
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods.matching import Recovery
 from latentflow_experiments.methods.method import Choice
@@ -174,10 +175,9 @@ def evaluate_transfer(
 
 def _evaluate(run: TrainedRun, folder: RunFolder, record: Path, picture: Path) -> Evaluation:
     method = run.config.model.described
-    unknown = isinstance(run.data, ArraySequences) and run.data.unlabelled
-    names = run.data.names
-    choice = method.choose(run.model, run.data if unknown else run.validation)
+    unknown, names = is_unlabelled(run.data), run.data.names
     run = replace(run, data=method.labelled(run.model, run.data))
+    choice = method.choose(run.model, run.data if unknown else run.validation)
     motion, flows = method.motion(run.model, choice), method.flows(run.model, choice)
     with torch.inference_mode():
         draw_strips(motion, run.data, picture)

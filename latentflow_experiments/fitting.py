@@ -10,6 +10,7 @@ from torch import nn
 from latentflow import FlowVAE
 from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
 from latentflow_experiments.data import DATASETS, ArraySequences, SequenceDataset
+from latentflow_experiments.data.arrays import is_unlabelled
 from latentflow_experiments.errors import ExperimentError, UsageError
 from latentflow_experiments.evaluation import Evaluation, evaluate_run
 from latentflow_experiments.records import provenance
@@ -173,7 +174,7 @@ def _settings_of(model: ModelConfig | nn.Module, data: SequenceDataset) -> Model
             f"model: expected {len(data.names)} potentials, one for each of {', '.join(data.names)}, "
             f"got {len(model.bank)}"
         )
-    unknown = isinstance(data, ArraySequences) and data.unlabelled
+    unknown = is_unlabelled(data)
     if unknown and model.label_posterior is None:
         raise UsageError("model: expected one with a label_posterior for sequences without labels, got one without")
     if model.label_posterior is None:

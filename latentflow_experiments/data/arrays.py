@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeGuard
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from latentflow_experiments.data.factors import SPLITS, Split
 from latentflow_experiments.data.sequences import SequenceDataset, as_kinds, subsample
 from latentflow_experiments.errors import UsageError
 
-__all__ = ["ArraySequences", "describe_counts", "name_labels"]
+__all__ = ["ArraySequences", "describe_counts", "is_unlabelled", "name_labels"]
 
 LEAST = 3
 """The smallest number of sequences of a transformation: one each to train, to validate and to test."""
@@ -47,6 +47,9 @@ class ArraySequences:
         names: The names of the ``K`` transformations; by default those in ``labels``, ``"transformation 0"`` and so on,
             or ``"change"`` for one.
         name: The name of the data, for tables and pictures.
+
+    Attributes:
+        potentials: The potential of each label where a model gave the labels, see :meth:`with_labels`; else None.
 
     Raises:
         TypeError: If ``frames`` or ``labels`` is no array.
@@ -89,6 +92,7 @@ class ArraySequences:
             raise UsageError(f"frames: expected at least {LEAST} sequences, one for each split, got {count}")
         self.name = name
         self.split = "all"
+        self.potentials: tuple[int, ...] | None = None
         self._members = torch.arange(count)
         self._digest: str | None = None
         self._place = torch.device("cpu")
@@ -206,26 +210,32 @@ class ArraySequences:
         part._members = torch.tensor(sorted(parts[split]))
         return part
 
-    def with_labels(self, labels: Tensor, names: Sequence[str]) -> Self:
-        """Label the sequences of this split, such as by a model; the identity stays that of the data.
+    def with_labels(self, found: Tensor) -> Self:
+        """Label the sequences of this split by the potentials that a model found; the identity stays that of the data.
 
         Args:
-            labels: The transformation of each, in their order, shape ``(n,)``, int64.
-            names: The names of the transformations.
+            found: The potential of each, in their order, shape ``(n,)``, int64.
 
         Returns:
-            The labelled sequences.
+            The labelled sequences; the names of potentials that no sequence has are left out.
         """
+        potentials, labels = torch.unique(found.cpu(), return_inverse=True)
         labelled = copy.copy(self)
-        labelled.names = tuple(names)
+        labelled.potentials = tuple(int(k) for k in potentials)
+        labelled.names = tuple(self.names[k] for k in labelled.potentials)
         labelled._labels = torch.full((len(self._frames),), -1)
-        labelled._labels[self._members] = labels.cpu()
+        labelled._labels[self._members] = labels
         return labelled
+
+
+def is_unlabelled(data: SequenceDataset) -> TypeGuard[ArraySequences]:
+    """Return whether nobody knows which of several transformations the sequences have."""
+    return isinstance(data, ArraySequences) and data.unlabelled
 
 
 def describe_counts(data: SequenceDataset) -> str:
     """Say how many sequences of each transformation there are, as far as it is known."""
-    if isinstance(data, ArraySequences) and data.unlabelled:
+    if is_unlabelled(data):
         return f"{len(data):,} of unknown {', '.join(data.names)}"
     return ", ".join(f"{len(data.starts(k)):,} of {name}" for k, name in enumerate(data.names))
 

@@ -32,6 +32,7 @@ from latentflow.vae import (
     annealed_temperature,
 )
 from latentflow_experiments.data import ArraySequences, SequenceDataset
+from latentflow_experiments.data.arrays import is_unlabelled
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods.matching import Recovery, label_by_model, match, measure_recovery
 from latentflow_experiments.methods.method import (
@@ -76,14 +77,17 @@ class FlowMethod(Method[FlowVAE]):
             posterior.estimator = StraightThrough(annealed_temperature(PAPER_STEPS * spent))
 
     def choose(self, model: FlowVAE, validation: SequenceDataset) -> Choice:
-        """Match the potentials to the transformations, of a model with a label posterior and sequences with labels."""
-        if isinstance(validation, ArraySequences) and validation.unlabelled:
-            return Choice(potentials=label_by_model(model, validation)[1])
+        """Match the potentials to the transformations, of a model with a label posterior.
+
+        Sequences that the model itself has labelled say which potentials they have.
+        """
+        if isinstance(validation, ArraySequences) and validation.potentials is not None:
+            return Choice(potentials=validation.potentials)
         return Choice() if model.label_posterior is None else Choice(matching=match(model, validation))
 
     def labelled(self, model: FlowVAE, data: SequenceDataset) -> SequenceDataset:
         """Return the sequences, those without labels with their most probable potentials."""
-        return label_by_model(model, data)[0] if isinstance(data, ArraySequences) and data.unlabelled else data
+        return label_by_model(model, data) if is_unlabelled(data) else data
 
     def recovery(self, model: FlowVAE, choice: Choice, data: SequenceDataset) -> Recovery | None:
         """Measure how well the label posterior recovers the transformations."""

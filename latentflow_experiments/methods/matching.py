@@ -111,7 +111,7 @@ def infer_labels(model: FlowVAE, frames: Tensor) -> tuple[Tensor, Tensor]:
     return logits.argmax(-1), -(logits.exp() * logits).sum(-1)
 
 
-def label_by_model(model: FlowVAE, data: ArraySequences) -> tuple[ArraySequences, tuple[int, ...]]:
+def label_by_model(model: FlowVAE, data: ArraySequences) -> ArraySequences:
     """Label sequences whose transformation nobody knows by the most probable potential of each.
 
     Args:
@@ -119,18 +119,14 @@ def label_by_model(model: FlowVAE, data: ArraySequences) -> tuple[ArraySequences
         data: The sequences, without labels.
 
     Returns:
-        The sequences with a label each, and the potential of each label; potentials without a sequence are left out.
+        The sequences with a label each; potentials without a sequence are left out.
 
     Raises:
         ValueError: If the model has no label posterior.
     """
-    with torch.inference_mode():
-        found = torch.cat(
-            [infer_labels(model, data.sequence(i, 0))[0].cpu() for i in torch.split(data.starts(0), BATCH)]
-        )
-    potentials, labels = torch.unique(found, return_inverse=True)
-    order = tuple(int(k) for k in potentials)
-    return data.with_labels(labels.clone(), [data.names[k] for k in order]), order
+    with torch.no_grad():
+        found = [infer_labels(model, data.sequence(i, 0))[0].cpu() for i in torch.split(data.starts(0), BATCH)]
+    return data.with_labels(torch.cat(found))
 
 
 def _count(model: FlowVAE, data: SequenceDataset) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.int64]], float]:

@@ -49,8 +49,8 @@ class Validation:
         model.eval()
         try:
             with torch.inference_mode():
-                choice = self._method.choose(model, self._data)
-                motion, data = self._method.motion(model, choice), self._method.labelled(model, self._data)
+                data = self._method.labelled(model, self._data)
+                motion = self._method.motion(model, self._method.choose(model, data))
                 errors: list[Tensor] = []
                 for k in range(len(data.names)):
                     found = []

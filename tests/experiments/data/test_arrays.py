@@ -86,7 +86,8 @@ def test_sequences_without_labels_belong_to_every_flow():
     train, _, test = data.split_into_parts()
     assert data.unlabelled
     assert all(torch.equal(train.starts(k), train.starts(0)) for k in range(3))
-    labelled = test.with_labels(torch.tensor([0, 1]), ("a", "c"))
+    labelled = test.with_labels(torch.tensor([0, 2]))
+    assert (labelled.names, labelled.potentials, test.potentials) == (("a", "c"), (0, 2), None)
     assert [labelled.starts(k).tolist() for k in range(2)] == [[i] for i in test.starts(0).tolist()]
     assert labelled.identity() == test.identity()
 
