@@ -15,23 +15,21 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from lightning_fabric import Fabric
-from torch import nn
 
 from latentflow_experiments.configuration import Budget, TrainConfig, options
-from latentflow_experiments.data import DatasetName, SequenceDataset, Source, check_dataset, default_steps, open_splits
+from latentflow_experiments.data import DatasetName, Source, check_dataset, default_steps, open_splits
 from latentflow_experiments.data.arrays import describe_counts
 from latentflow_experiments.data.commands import Data
 from latentflow_experiments.data.factors import Split
 from latentflow_experiments.data.own import own_stem
 from latentflow_experiments.errors import ExperimentError, UsageError, printable
 from latentflow_experiments.evaluation import MeasureConfig, Part, evaluate, evaluate_transfer, measure
-from latentflow_experiments.records import provenance
+from latentflow_experiments.fitting import begin_run
 from latentflow_experiments.reports.comparison import compare
 from latentflow_experiments.reports.curves import draw_curves, validation_table
 from latentflow_experiments.reports.generated import generate
-from latentflow_experiments.runs import RunFolder, check_data, check_run
-from latentflow_experiments.training.loop import initial_model, train, trial_step
+from latentflow_experiments.runs import RunFolder, check_run
+from latentflow_experiments.training.loop import initial_model, train
 from latentflow_experiments.training.session import Hardware
 
 BOX = re.compile(r"[│╭╮╰╯─]|-{3,}|\x1b\[[0-9;]*m")
@@ -93,7 +91,8 @@ class Train:
             raise ExperimentError(f"{folder.path}: expected a run to go on with, got none; train it without --resume")
         with folder.owned("training") if fabric.is_global_zero else nullcontext():
             if fabric.is_global_zero:
-                self._prepare(folder, data, model, fabric)
+                begin_run(folder, self.config, data, model, self.hardware, fabric, resume=self.resume)
+                print(f"training on {data.name} (sequences: {describe_counts(data)}) into {folder.path}", flush=True)
             fabric.barrier()
             self.hardware.compile_networks(model)
             try:
@@ -108,36 +107,33 @@ class Train:
                 print(evaluate(folder, self.source, trust=True).table())  # code that this command line has named
                 print(f"wrote {folder.evaluation} and {folder.strips}")
 
-    def _prepare(self, folder: RunFolder, data: SequenceDataset, model: nn.Module, fabric: Fabric) -> None:
-        if self.resume:
-            folder.open(self.config)
-            check_data(folder, data)
-        else:
-            folder.create(self.config)
-        precision = self.hardware.chosen_precision()
-        before = [session.get("threads") for session in folder.sessions()]
-        self.hardware.set_threads(before[0] if before else None, lambda: trial_step(self.config, model, data, fabric))
-        folder.add_environment(provenance(seed=self.config.seed, precision=precision, data=data.identity()))
-        print(f"training on {data.name} (sequences: {describe_counts(data)}) into {folder.path}", flush=True)
-
 
 @dataclass(frozen=True)
-class Evaluate:
-    """Measure the equivariance errors of a run on the test sequences and draw its flows.
+class OfRun:
+    """The options of the commands that read the model and the data of a run.
 
     Attributes:
         folder: Folder of the run.
         source: Where the data is.
         device: Where to compute, as torch names it; auto takes an accelerator where there is one.
         trust: Run the code that the run was made with, of which its folder has a copy.
-        transfer: Instead, evaluate a run of digits or MNIST on another data set, which it never saw, at the size of the
-            digits and in red.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
     source: Source = field(default_factory=Source)
     device: str = "auto"
     trust: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluate(OfRun):
+    """Measure the equivariance errors of a run on the test sequences and draw its flows.
+
+    Attributes:
+        transfer: Instead, evaluate a run of digits or MNIST on another data set, which it never saw, at the size of the
+            digits and in red.
+    """
+
     transfer: DatasetName | None = None
 
     def run(self) -> None:
@@ -153,25 +149,17 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Measure:
+class Measure(OfRun):
     """Measure more of an evaluated run, and write it into its folder.
 
     Attributes:
-        folder: Folder of the run.
         parts: What to measure: likelihood bounds, predictability of variations, composition of flows, or the
             disentanglement of latents that are coordinates.
         config: How much of it.
-        source: Where the data is.
-        device: Where to compute, as torch names it; auto takes an accelerator where there is one.
-        trust: Run the code that the run was made with, of which its folder has a copy.
     """
 
-    folder: Annotated[Path, tyro.conf.Positional]
     parts: tuple[Part, ...] = ("likelihood", "vp")
     config: MeasureConfig = field(default_factory=MeasureConfig)
-    source: Source = field(default_factory=Source)
-    device: str = "auto"
-    trust: bool = False
 
     def run(self) -> None:
         """Measure and print the tables."""
@@ -183,24 +171,16 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Generate:
+class Generate(OfRun):
     """Transform images by the flows of an evaluated run: frames and a picture.
 
     Attributes:
-        folder: Folder of the run.
         images: Images of your own, npz files with images or PNG files; test images by default.
         count: Test images to take, at most.
-        source: Where the data is.
-        device: Where to compute, as torch names it; auto takes an accelerator where there is one.
-        trust: Run the code that the run was made with, of which its folder has a copy.
     """
 
-    folder: Annotated[Path, tyro.conf.Positional]
     images: tuple[Path, ...] = ()
     count: int = 8
-    source: Source = field(default_factory=Source)
-    device: str = "auto"
-    trust: bool = False
 
     def run(self) -> None:
         """Generate and name the files."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from latentflow import FlowVAE
@@ -15,10 +18,10 @@ from latentflow_experiments.errors import ExperimentError, UsageError
 from latentflow_experiments.evaluation import Evaluation, evaluate_run
 from latentflow_experiments.records import provenance
 from latentflow_experiments.runs import Progress, RunFolder, TrainedRun, check_data, load_checkpoint
-from latentflow_experiments.training.loop import initial_model, train
+from latentflow_experiments.training.loop import initial_model, train, trial_step
 from latentflow_experiments.training.session import Hardware
 
-__all__ = ["evaluate", "fit"]
+__all__ = ["begin_run", "evaluate", "fit"]
 
 Data = ArraySequences | SequenceDataset
 
@@ -52,7 +55,8 @@ def fit(
         resume: Whether to go on from the checkpoint in ``out``.
         validation: The sequences for validation, of data that is not split here; by default those for training.
         test: The sequences to evaluate on, likewise; the evaluation names their split.
-        hardware: Where and how to compute; by default in 32 bits on an accelerator where there is one.
+        hardware: Where and how to compute; by default in 32 bits on an accelerator where there is one. The threads of
+            the process stay as they are unless it names a number.
 
     Returns:
         The folder of the run: its configuration, environment, checkpoint, metrics, evaluation and strips.
@@ -85,26 +89,60 @@ def fit(
     )
     built = initial_model(config, parts[0]) if isinstance(model, ModelConfig) else model
     hardware = Hardware(precision="32") if hardware is None else hardware
+    if hardware.threads is None and hardware.devices == 1:  # a call from Python changes them only if it is asked to
+        hardware = replace(hardware, threads=torch.get_num_threads())
     fabric = hardware.launch()
     folder = RunFolder(Path(out))
     if resume and not folder.config.exists():
         raise ExperimentError(f"{folder.path}: expected a run to go on with, got none; train it with resume=False")
     first = fabric.is_global_zero
     with folder.owned("training") if first else nullcontext():
-        if first and resume:
-            folder.open(config)
-            check_data(folder, parts[0])
-        elif first:
-            folder.create(config)
         if first:
-            precision = hardware.chosen_precision()
-            folder.add_environment(provenance(seed=seed, precision=precision, data=parts[0].identity()))
+            begin_run(folder, config, parts[0], built, hardware, fabric, resume=resume)
         fabric.barrier()
+        hardware.compile_networks(built)
         train(config, budget, parts[0], folder, fabric, built, resume=resume, validation=parts[1])
         if first:
             done = load_checkpoint(folder.checkpoint, built)
             _evaluate(config, built, parts, folder, done)
     return folder
+
+
+def begin_run(
+    folder: RunFolder,
+    config: TrainConfig,
+    data: SequenceDataset,
+    model: nn.Module,
+    hardware: Hardware,
+    fabric: Fabric,
+    *,
+    resume: bool,
+) -> None:
+    """Write the configuration of a new run, or check that it is that of the run to go on with, and note the session.
+
+    The number of threads is set too. Of several processes only the first calls it, which owns the folder.
+
+    Args:
+        folder: The folder of the run.
+        config: The configuration.
+        data: The training sequences.
+        model: The model with its initial weights.
+        hardware: Where and how to compute.
+        fabric: The devices, launched.
+        resume: Whether to go on with the run in the folder.
+
+    Raises:
+        ExperimentError: If the folder holds a run already, or one of another configuration, code or data when resuming.
+    """
+    if resume:
+        folder.open(config)
+        check_data(folder, data)
+    else:
+        folder.create(config)
+    before = [session.get("threads") for session in folder.sessions()]
+    hardware.set_threads(before[0] if before else None, lambda: trial_step(config, model, data, fabric))
+    precision = hardware.chosen_precision()
+    folder.add_environment(provenance(seed=config.seed, precision=precision, data=data.identity()))
 
 
 def evaluate(run: str | Path | RunFolder, data: Data, model: nn.Module | None = None) -> Evaluation:

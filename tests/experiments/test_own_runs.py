@@ -32,6 +32,7 @@ from latentflow_experiments.data.own import read_own
 from latentflow_experiments.errors import ExperimentError, UsageError
 from latentflow_experiments.records import write_json
 from latentflow_experiments.runs import read_checkpoint
+from latentflow_experiments.training.session import Hardware
 
 RESULTS = Path(__file__).parent.parent.parent / "docs" / "results"
 PAGE = RESULTS.parent / "guide" / "own_data.md"
@@ -207,6 +208,19 @@ def test_a_model_of_the_users_is_trained_and_evaluated_again(unknown, tmp_path, 
     with pytest.raises(UsageError, match="model: expected the module"):
         latentflow_experiments.evaluate(run, data)
     assert main(["check", str(run.path)]) == 0
+
+
+def test_fit_obeys_the_hardware(tmp_path, monkeypatch):
+    """Catches a number of threads or a compilation that is asked for and ignored, and threads that nobody asked for."""
+    compiled, before = [], torch.get_num_threads()
+    monkeypatch.setattr(Hardware, "compile_networks", lambda self, model: compiled.append((self.compile, model)))
+    data, chosen = ArraySequences(moving_bars()[0]), []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    fit(TINY, data, steps=1, out=tmp_path / "a", batch_size=4, hardware=Hardware(device="cpu", threads=3, compile=True))
+    fit(TINY, data, steps=1, out=tmp_path / "b", batch_size=4)
+    assert chosen == [3, before]
+    assert [asked for asked, _ in compiled] == [True, False]
+    assert all(isinstance(model, FlowVAE) for _, model in compiled)
 
 
 def test_fit_refuses_what_does_not_fit(tmp_path):
