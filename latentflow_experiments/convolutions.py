@@ -81,7 +81,7 @@ class Refine(torch.autograd.Function):
     r"""The map :math:`(x, W, b) \mapsto P^\top (x W) + b`, optionally with the positive part of the result."""
 
     @staticmethod
-    def forward(ctx: Any, coarse: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, coarse: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:  # noqa: ANN401 - as torch has it
         """Map ``(batch, height, width, inputs)``, ``(inputs, 16 * outputs)`` and ``(outputs,)`` to the fine grids."""
         batch, height, width, inputs = coarse.shape
         padded = coarse.new_empty(batch, 2 * height + 2, 2 * width + 2, len(bias))
@@ -97,7 +97,7 @@ class Refine(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401 - as torch has it
         """Compute the gradients of grids, weights and biases."""
         coarse, weight, *results = ctx.saved_tensors
         of_coarse = torch.empty_like(coarse, memory_format=torch.contiguous_format)
@@ -129,7 +129,7 @@ class Coarsen(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # noqa: ANN401 - as torch has it
         """Compute the gradients of grids, weights and biases."""
         fine, weight = ctx.saved_tensors
         batch, height, width, inputs = fine.shape
@@ -153,17 +153,17 @@ def _zero_sums(weight: Tensor, biases: int) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(weight, dtype=dtype), weight.new_zeros(biases, dtype=dtype)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's is
 def refine(coarse: Tensor, weight: Tensor, bias: Tensor, *, rectify: bool = False) -> Tensor:
     r"""Compute :math:`P^\top (x W) + b`, a transposed convolution, or its positive part; see :class:`Refine`."""
-    fine: Tensor = Refine.apply(coarse, weight, bias, rectify)  # type: ignore[no-untyped-call]
+    fine: Tensor = Refine.apply(coarse, weight, bias, rectify)  # type: ignore[no-untyped-call]  # torch's is
     return fine
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's is
 def coarsen(fine: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     r"""Compute :math:`(P y) W^\top + b`, a convolution; see :class:`Coarsen`."""
-    coarse: Tensor = Coarsen.apply(fine, weight, bias)  # type: ignore[no-untyped-call]
+    coarse: Tensor = Coarsen.apply(fine, weight, bias)  # type: ignore[no-untyped-call]  # torch's is
     return coarse
 
 

@@ -11,13 +11,14 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from latentflow import FlowVAE
+from latentflow_experiments.checkpoints import Progress, load_checkpoint
 from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
 from latentflow_experiments.data import DATASETS, ArraySequences, SequenceDataset
 from latentflow_experiments.data.arrays import is_unlabelled
 from latentflow_experiments.errors import ExperimentError, UsageError
 from latentflow_experiments.evaluation import Evaluation, evaluate_run
 from latentflow_experiments.records import provenance
-from latentflow_experiments.runs import Progress, RunFolder, TrainedRun, check_data, load_checkpoint
+from latentflow_experiments.runs import RunFolder, TrainedRun, check_data
 from latentflow_experiments.training.loop import initial_model, train, trial_step
 from latentflow_experiments.training.session import Hardware
 

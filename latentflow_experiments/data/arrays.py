@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn, Self, TypeGuard
 
 import numpy as np
@@ -197,7 +198,7 @@ class ArraySequences:
         groups = [self._members] if self._labels is None else [self.starts(k) for k in range(len(self.names))]
         for k, group in enumerate(groups):
             n = len(group)
-            ranks = sorted(range(n), key=lambda rank, k=k: hashlib.sha256(f"{k} {rank}".encode()).digest())  # type: ignore[misc]
+            ranks = sorted(range(n), key=partial(_draw, k))
             held = max(1, round(n / 10))
             parts["validation"] += group[ranks[:held]].tolist()
             parts["test"] += group[ranks[held : 2 * held]].tolist()
@@ -226,6 +227,11 @@ class ArraySequences:
         labelled._labels = torch.full((len(self._frames),), -1)
         labelled._labels[self._members] = labels
         return labelled
+
+
+def _draw(k: int, rank: int) -> bytes:
+    """Draw a number for a sequence from its label and its rank among those of the label."""
+    return hashlib.sha256(f"{k} {rank}".encode()).digest()
 
 
 def is_unlabelled(data: SequenceDataset) -> TypeGuard[ArraySequences]:

@@ -214,10 +214,10 @@ class TransformationSequences:
     def _render(self, grey: Tensor, states: Tensor) -> Tensor:
         """Make the frame of each state ``(b, frames, 3)``."""
         known, which = torch.unique(states, return_inverse=True)  # (b, frames, 3) of a few distinct states
-        scale, angle, hue = (
-            grey.new_tensor([interpolate(values, state) for state in known.tolist()])
-            for values in (self.scales, self.angles, self.hues)
+        scales, angles, hues = (
+            [interpolate(values, state) for state in known.tolist()] for values in (self.scales, self.angles, self.hues)
         )
+        scale, angle = grey.new_tensor(scales), grey.new_tensor(angles)
         red = grey[:, None].repeat(1, states.shape[1], 1, 1)
         moved = ((scale != 1)[which[..., 0]] | (angle != 0)[which[..., 1]]).nonzero(as_tuple=True)
         if len(moved[0]):
@@ -225,7 +225,7 @@ class TransformationSequences:
             grids = _grids(scale[pairs // len(known)], angle[pairs % len(known)], grey.shape[1:])
             warped = F.grid_sample(grey[moved[0], None], grids[grid], padding_mode="zeros", align_corners=True)
             red[moved] = warped[:, 0].clamp(0, 1)
-        return red[:, :, None] * _colors(grey, hue.tolist())[which[..., 2]][..., None, None]
+        return red[:, :, None] * _colors(grey, hues)[which[..., 2]][..., None, None]
 
     def _checked(self, start: Tensor | None, count: int) -> Tensor:
         if start is None:

@@ -71,7 +71,7 @@ def generate(
     labels = np.repeat(np.arange(len(every)), len(first))
     with replacing(folder.generated) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, frames=torch.cat(every).numpy(), labels=labels, names=np.array(data.names))
-    panels = [arrange(frames[: max(count, 1), None]) for frames in every]
+    panels = [arrange(frames[:count, None]) for frames in every]
     kind = "images of the user's" if images else data.split
     draw_panels(panels, data.names, ("flow",), data.shape, f"{data.name}, {kind}", folder.generated_strips)
     return folder.generated, folder.generated_strips

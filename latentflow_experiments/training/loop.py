@@ -15,11 +15,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from latentflow.flow import FoldWarning
+from latentflow_experiments.checkpoints import Progress, load_checkpoint, save_checkpoint
 from latentflow_experiments.configuration import Budget, TrainConfig
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.errors import ExperimentError
 from latentflow_experiments.methods.method import TrainableModel
-from latentflow_experiments.runs import Progress, RunFolder, load_checkpoint, save_checkpoint
+from latentflow_experiments.runs import RunFolder
 from latentflow_experiments.training.session import Clock, Interrupt, MetricsLog, ProgressBar
 from latentflow_experiments.training.validation import Validation
 

@@ -27,11 +27,11 @@ from latentflow import (
 )
 from latentflow.vae import MLPSequenceClassifier
 from latentflow_experiments import ArraySequences, ModelConfig, fit
+from latentflow_experiments.checkpoints import read_checkpoint
 from latentflow_experiments.cli import main
 from latentflow_experiments.data.own import read_own
 from latentflow_experiments.errors import ExperimentError, UsageError
 from latentflow_experiments.records import write_json
-from latentflow_experiments.runs import read_checkpoint
 from latentflow_experiments.training.session import Hardware
 
 RESULTS = Path(__file__).parent.parent.parent / "docs" / "results"

@@ -14,11 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_run import SMALL, complaint
 
+from latentflow_experiments.checkpoints import read_checkpoint
 from latentflow_experiments.cli import main
 from latentflow_experiments.errors import ExperimentError, UsageError
 from latentflow_experiments.records import read_json, write_json
 from latentflow_experiments.residuals import build_residual
-from latentflow_experiments.runs import RunFolder, check_run, read_checkpoint
+from latentflow_experiments.runs import RunFolder, check_run
 
 CODE = """from pathlib import Path
 from latentflow import HJResidual
@@ -61,7 +62,7 @@ def test_a_check_finds_what_later_commands_refuse(run, capsys):
 def test_weights_that_are_not_numbers_are_refused(run, capsys):
     """Catches A7: a NaN weight that ends as NaN in evaluation.json."""
     tensors, progress = read_checkpoint(run / "checkpoint.safetensors")
-    from latentflow_experiments.runs import SUM, _sum_of  # noqa: PLC0415 - a file with a right checksum
+    from latentflow_experiments.checkpoints import SUM, _sum_of  # noqa: PLC0415 - a file with a right checksum
 
     name = next(name for name in tensors if name.startswith("model.") and tensors[name].is_floating_point())
     tensors[name].view(-1)[0] = math.nan
@@ -257,12 +258,12 @@ def test_an_unexpected_error_is_one_line(run, monkeypatch, capsys):
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
     """Catches C1: safetensors' own error at a checkpoint."""
-    from latentflow_experiments import runs  # noqa: PLC0415
+    from latentflow_experiments import checkpoints  # noqa: PLC0415
 
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs, "save_file", full)
+    monkeypatch.setattr(checkpoints, "save_file", full)
     assert main(["train", "digits", "--steps", "2", "--out", str(tmp_path / "run"), *SMALL]) == 1
     assert "expected room for a checkpoint" in complaint(capsys)
     monkeypatch.undo()

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 
 from latentflow import FlowVAE
 from latentflow.vae import ExactSum, StraightThrough
+from latentflow_experiments.checkpoints import load_checkpoint
 from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
 from latentflow_experiments.data import open_sequences
 from latentflow_experiments.errors import ExperimentError, UsageError
 from latentflow_experiments.methods.factor_vae import FactorVAEMethod
 from latentflow_experiments.methods.flow import FlowMethod
-from latentflow_experiments.runs import RunFolder, load_checkpoint
+from latentflow_experiments.runs import RunFolder
 from latentflow_experiments.training import loop as training
 from latentflow_experiments.training.loop import draw_kinds, draw_starts, learning_rate, step_generator, train
 from latentflow_experiments.training.session import Hardware
