@@ -153,17 +153,17 @@ def _zero_sums(weight: Tensor, biases: int) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(weight, dtype=dtype), weight.new_zeros(biases, dtype=dtype)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's is
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch has no types for it
 def refine(coarse: Tensor, weight: Tensor, bias: Tensor, *, rectify: bool = False) -> Tensor:
     r"""Compute :math:`P^\top (x W) + b`, a transposed convolution, or its positive part; see :class:`Refine`."""
-    fine: Tensor = Refine.apply(coarse, weight, bias, rectify)  # type: ignore[no-untyped-call]  # torch's is
+    fine: Tensor = Refine.apply(coarse, weight, bias, rectify)  # type: ignore[no-untyped-call]  # torch has no types for it
     return fine
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's is
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch has no types for it
 def coarsen(fine: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     r"""Compute :math:`(P y) W^\top + b`, a convolution; see :class:`Coarsen`."""
-    coarse: Tensor = Coarsen.apply(fine, weight, bias)  # type: ignore[no-untyped-call]  # torch's is
+    coarse: Tensor = Coarsen.apply(fine, weight, bias)  # type: ignore[no-untyped-call]  # torch has no types for it
     return coarse
 
 

@@ -266,7 +266,7 @@ def preload(arguments: Sequence[Sequence[str]] = ()) -> None:
         arguments: The arguments of commands, run in forked processes one after the other; an argument ``{}`` is
             replaced by a folder that goes away.
     """
-    import torch  # noqa: PLC0415
+    import torch  # noqa: PLC0415 - as the next
 
     import latentflow_experiments  # noqa: PLC0415 - in the process of the campaign only
 
@@ -297,7 +297,7 @@ def _note_modules(path: Path) -> None:
         path.write_text("\n".join(sys.modules), encoding="utf-8")
         leave(code)
 
-    os._exit = noting  # type: ignore[assignment]
+    os._exit = noting  # type: ignore[assignment]  # in this process only
 
 
 def campaign_of(module: str, **arguments: int) -> list[Outcome]:

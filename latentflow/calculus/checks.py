@@ -259,7 +259,7 @@ class Mixture(MixtureSameFamily):
     def log_prob(self, value: Tensor) -> Tensor:
         """Compute the log-probability of values ``(*batch, *event)``; raise a ValueError for events of other shapes."""
         check_tensor("value", value, ("*batch", *self.event_shape))
-        result: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
+        result: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]  # torch has no types for it
         return result
 
 
@@ -270,7 +270,7 @@ class Events(Independent[Distribution]):
         """Compute the log-probability of values ``(*batch, *event)``; raise a ValueError for events of other shapes."""
         check_tensor("value", value, ("*batch", *self.event_shape))
         try:
-            torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)  # type: ignore[no-untyped-call]
+            torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)  # type: ignore[no-untyped-call]  # torch has no types for it
         except RuntimeError:
             message = f"a batch shape that broadcasts to {tuple(self.batch_shape)}, got {tuple(value.shape)}"
             raise ValueError(f"value: expected {message}") from None

@@ -327,7 +327,7 @@ def log_dets(hessian: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     The gradient to the matrix is :math:`t (I + tH)^{-1}`, also for equal eigenvalues. The results are the
     log-determinants ``(T, *batch)``, and without a graph the factors :math:`1 + t \lambda_i` ``(T, *batch, dim)``.
     """
-    log_det, factors = _LogDets.apply(hessian, times)  # type: ignore[no-untyped-call]
+    log_det, factors = _LogDets.apply(hessian, times)  # type: ignore[no-untyped-call]  # torch has no types for it
     return log_det, factors
 
 

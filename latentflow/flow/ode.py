@@ -273,7 +273,7 @@ def _landings(options: Mapping[str, object], times: Tensor, stops: Tensor | None
         for name in LANDINGS & options.keys()  # a list would keep its sign when time runs backwards
     }
     own = [times[1:], given.get("step_t", times[:0]), times[:0] if stops is None else stops]
-    steps: Tensor = torch.cat(own).unique()  # type: ignore[no-untyped-call]
+    steps: Tensor = torch.cat(own).unique()  # type: ignore[no-untyped-call]  # torch has no types for it
     if "jump_t" in given:
         steps = steps[~torch.isin(steps, given["jump_t"])]
     return given | {"step_t": steps}
@@ -328,7 +328,7 @@ def _times_between(velocity: Tensor, t: Tensor, tolerance: Tensor, times: Tensor
     )
     passed = torch.cat([rate[:1], rate[:1], rate, rate[-1:], rate[-1:]]).double().cumsum(0)
     whole = torch.arange(1, int(passed[-1]) + 1, dtype=passed.dtype, device=passed.device)
-    found = t[torch.searchsorted(passed, whole).clamp(max=len(t) - 1)].unique()  # type: ignore[no-untyped-call]
+    found = t[torch.searchsorted(passed, whole).clamp(max=len(t) - 1)].unique()  # type: ignore[no-untyped-call]  # torch has no types for it
     apart = (found.unsqueeze(-1) - times).abs().amin(-1) > (t[1] - t[0]).abs() / 2
     stops: Tensor = found[apart]
     return stops

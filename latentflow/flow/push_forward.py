@@ -199,13 +199,13 @@ class PushForward(Distribution):
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
+    def has_rsample(self) -> bool:  # type: ignore[override]  # an attribute in torch
         """Whether gradients flow through samples: whether they do in the base."""
         return bool(self.base.has_rsample)
 
     def expand(self, batch_shape: Shape, _instance: PushForward | None = None) -> PushForward:
         """Return the distribution with a batch shape to which its own broadcasts."""
-        new: PushForward = self._get_checked_instance(PushForward, _instance)  # type: ignore[no-untyped-call]
+        new: PushForward = self._get_checked_instance(PushForward, _instance)  # type: ignore[no-untyped-call]  # torch has no types for it
         new.base = self.base.expand(torch.Size(batch_shape))
         new.transform = self.transform
         Distribution.__init__(new, new.base.batch_shape, self.event_shape, validate_args=False)
@@ -262,7 +262,7 @@ class PushForward(Distribution):
         check_points(value, self.event_shape[-1], name="value")
         if self._validate_args and value.isnan().any():
             raise ValueError("value: expected numbers, got NaN")
-        shape: torch.Size = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)  # type: ignore[no-untyped-call]
+        shape: torch.Size = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)  # type: ignore[no-untyped-call]  # torch has no types for it
         z0, log_det = self.transform.inverse_and_log_det(value.expand(shape).contiguous())
         if z0.numel() == 0:  # torch's own distributions do not take empty batches
             return log_det
@@ -270,7 +270,7 @@ class PushForward(Distribution):
         return log_q0 + log_det
 
 
-@register_kl(PushForward, PushForward)  # type: ignore[no-untyped-call,untyped-decorator]
+@register_kl(PushForward, PushForward)  # type: ignore[no-untyped-call,untyped-decorator]  # torch has no types for it
 def _kl_of_one_map(p: PushForward, q: PushForward) -> Tensor:
     r"""Compute :math:`KL(f_\# p \| f_\# q) = KL(p \| q)` for an injective map; other maps have no closed form."""
     if not p.transform.same_map(q.transform):

@@ -466,7 +466,7 @@ def squared_directions(directions: Tensor, slopes: Tensor, weight: Tensor) -> Te
     r"""Compute :math:`q_k = \sum_r \left(\sum_i W_{ki} s_i J_{ri}\right)^2`, of shape ``(*stack, samples, m)``."""
     if _plain():
         return rows_times(directions * slopes.unsqueeze(-2), weight.mT).square().sum(-2)
-    result: Tensor = _SquaredDirections.apply(directions, slopes, weight)  # type: ignore[no-untyped-call]
+    result: Tensor = _SquaredDirections.apply(directions, slopes, weight)  # type: ignore[no-untyped-call]  # torch has no types for it
     return result
 
 
@@ -478,7 +478,7 @@ def squared_gram(slopes: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
     if _plain():
         scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
         return (rows_times(scaled, gram) * scaled).sum(-1)
-    result: Tensor = _SquaredGram.apply(slopes, weight, gram)  # type: ignore[no-untyped-call]
+    result: Tensor = _SquaredGram.apply(slopes, weight, gram)  # type: ignore[no-untyped-call]  # torch has no types for it
     return result
 
 
@@ -497,7 +497,7 @@ class _FromInputs(torch.autograd.Function):
     """A function whose derivatives need its inputs, and nothing that it made of them."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401, ARG004
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401, ARG004 - as torch has it
         ctx.save_for_backward(*inputs)
         ctx.save_for_forward(*inputs)
 
@@ -518,7 +518,7 @@ class _SquaredDirections(_FromInputs):
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        directions, slopes, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        directions, slopes, weight = ctx.saved_tensors  # type: ignore[attr-defined]  # torch has no types for it
         shared = directions.shape[-3] != slopes.shape[-2]
         by_directions, by_slopes, by_weight = [], [], torch.zeros_like(weight)
         for samples in _sample_blocks(slopes, weight):
@@ -542,7 +542,7 @@ class _SquaredDirections(_FromInputs):
 
     @staticmethod
     def jvp(ctx: FunctionCtx, *tangents: Tensor) -> Tensor:
-        directions, slopes, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        directions, slopes, weight = ctx.saved_tensors  # type: ignore[attr-defined]  # torch has no types for it
         moved_directions, moved_slopes, moved_weight = tangents
         scaled = directions * slopes.unsqueeze(-2)
         moved = moved_directions * slopes.unsqueeze(-2) + directions * moved_slopes.unsqueeze(-2)
@@ -561,7 +561,7 @@ class _SquaredGram(_FromInputs):
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        slopes, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]
+        slopes, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]  # torch has no types for it
         by_slopes, by_weight, by_gram = [], torch.zeros_like(weight), torch.zeros_like(gram)
         for start, size in _blocks(slopes.shape[-2], weight.numel(), GRAM_BLOCK):
             slope, adjoint = slopes.narrow(-2, start, size).unsqueeze(-2), grad.narrow(-2, start, size).unsqueeze(-1)
@@ -577,7 +577,7 @@ class _SquaredGram(_FromInputs):
 
     @staticmethod
     def jvp(ctx: FunctionCtx, *tangents: Tensor) -> Tensor:
-        slopes, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]
+        slopes, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]  # torch has no types for it
         moved_slopes, moved_weight, moved_gram = tangents
         scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
         moved = moved_slopes.unsqueeze(-2) * weight.unsqueeze(-3) + slopes.unsqueeze(-2) * moved_weight.unsqueeze(-3)

@@ -62,7 +62,7 @@ def check_field(k: int | Tensor | None, fields: int, device: torch.device | None
 def common_shape(time: Tensor, index: Tensor, batch: torch.Size = torch.Size()) -> torch.Size:  # noqa: B008 - immutable
     """Compute the shape to which times, indices and a batch shape broadcast; raise a ValueError if they do not."""
     try:
-        shape: torch.Size = torch.broadcast_shapes(time.shape, index.shape, batch)  # type: ignore[no-untyped-call]
+        shape: torch.Size = torch.broadcast_shapes(time.shape, index.shape, batch)  # type: ignore[no-untyped-call]  # torch has no types for it
     except RuntimeError:
         raise ValueError(
             f"t: expected a shape that broadcasts with k of shape {tuple(index.shape)} and the batch shape "

@@ -271,7 +271,7 @@ def _check_push_forward(case: _Case) -> None:
             asked = law.log_prob(sample)
             start = case.flow.inverse(sample, TIMES, scheme).z[-1].detach().requires_grad_()
         move = euler if isinstance(scheme, Euler) else runge_kutta
-        at_start: Tensor = base.log_prob(start)  # type: ignore[no-untyped-call]
+        at_start: Tensor = base.log_prob(start)  # type: ignore[no-untyped-call]  # torch has no types for it
         density = at_start - volumes_of(move(case.flow, start)[0][-1:], start)[0]
         limit.require("log_prob", log_prob, density, f"{where}, where it samples", "the change of variables")
         limit.require("log_prob", asked, density, f"{where}, where it is asked", "the change of variables")

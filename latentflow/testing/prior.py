@@ -298,7 +298,7 @@ def reference_points(sample: Tensor) -> Reference:
     covariance = WIDER * sample.mT.cov() + 1e-6 * sample.var(0).mean() * eye
     proposal = MultivariateNormal(centre, covariance)
     z = proposal.sample(torch.Size((4 * len(sample),)))
-    log_density: Tensor = proposal.log_prob(z)  # type: ignore[no-untyped-call]
+    log_density: Tensor = proposal.log_prob(z)  # type: ignore[no-untyped-call]  # torch has no types for it
     return Reference(z, (-log_density).exp() / len(z))
 
 

@@ -91,7 +91,7 @@ class ModelSettings:
 
     def options(self, kind: type[Options]) -> Options:
         """Return the options of one method, as the dataclass in which it declares them."""
-        return kind(**{field.name: getattr(self.baseline, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+        return kind(**{field.name: getattr(self.baseline, field.name) for field in fields(kind)})  # type: ignore[arg-type]  # the fields of the options
 
 
 class TrainableModel(Protocol):

@@ -196,7 +196,7 @@ def vp_score(
             for batch in _batches(train[torch.randperm(len(train), generator=generator)], batch_size):
                 loss = functional.cross_entropy(network(_join(pairs_first, pairs_last, batch)), _take(labels, batch))
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
                 optimizer.step()
             if epoch % test_every == 0 or epoch == epochs:
                 accuracies.append(_accuracy(network, pairs_first, pairs_last, labels, test))
