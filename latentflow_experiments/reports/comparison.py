@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -25,8 +26,8 @@ def compare(folders: Sequence[RunFolder]) -> str:
         folders: The runs, evaluated.
 
     Returns:
-        Tables with a row for each run, named by the options in which the runs differ; a line below has those that they
-        share and that are not the defaults. The first has the equivariance errors and, where there are flows, the
+        Tables with a row for each run, named by the options in which the runs differ; a line below has the others that
+        are not the defaults. The first has the equivariance errors and, where there are flows, the
         transport of each transformation and the largest share of folded samples among them. Where a run has them, one
         follows of the bounds of the log-likelihood of a frame, with the most samples that were taken, and one of the
         predictability after the last epoch and of the transformations that were recovered without labels.
@@ -120,14 +121,15 @@ def _predictability(folder: RunFolder, evaluation: dict[str, Any]) -> Columns:
 
 
 def name_runs(configs: Sequence[TrainConfig]) -> tuple[list[str], str]:
-    """Name runs by the options in which they differ, and say which others are not the defaults.
+    """Name runs by the options in which they differ from most of them, and say which others are not the defaults.
 
     Args:
         configs: The configurations of the runs.
 
     Returns:
-        The names, and a line with the other options; it is empty if they are the defaults, or there is only one run,
-        whose name has all of them.
+        The names, with every option of which more than half of the runs do not have the same value; and a line with
+        the other options that are not the defaults, which is empty if there are none. One run is named by all options
+        that are not the defaults.
 
     Example:
         >>> names, shared = name_runs([TrainConfig("digits", seed=seed, batch_size=7) for seed in (0, 1)])
@@ -135,15 +137,19 @@ def name_runs(configs: Sequence[TrainConfig]) -> tuple[list[str], str]:
         (['`digits --seed 0`', '`digits --seed 1`'], 'All with `--batch-size 7`.')
     """
     settings = [flat_settings(config) for config in configs]
-    first, default = settings[0], flat_settings(TrainConfig(configs[0].dataset))
-    changed = [key for key in default if first[key] != default[key]]
-    differing = [key for key in default if any(one[key] != first[key] for one in settings)] if configs[1:] else changed
-    names = [
-        f"`{' '.join([one['dataset'], *_words(one, [key for key in differing if key != 'dataset'])])}`"
-        for one in settings
-    ]
-    shared = _words(first, [key for key in changed if key not in differing])
-    return names, f"All with `{' '.join(shared)}`." if shared else ""
+    default = flat_settings(TrainConfig(configs[0].dataset))
+    usual = dict(default)
+    for key in default if configs[1:] else ():
+        value, count = Counter(one[key] for one in settings).most_common(1)[0]
+        usual[key] = value if 2 * count > len(settings) else ...
+    names = []
+    for one in settings:
+        words = _words(one, [key for key in default if key != "dataset" and one[key] != usual[key]])
+        names.append(f"`{' '.join([one['dataset'], *words])}`")
+    told = [key for key in default if key != "dataset" and usual[key] not in (default[key], ...)]
+    exceptions = any(one[key] != usual[key] for one in settings for key in told)
+    beginning = "Where a row says nothing else, with" if exceptions else "All with"
+    return names, f"{beginning} `{' '.join(_words(usual, told))}`." if told else ""
 
 
 def _words(settings: dict[str, Any], keys: Sequence[str]) -> list[str]:
