@@ -36,7 +36,7 @@ class ModelConfig(ModelSettings):
     balance: float = 100.0
     dim: int = 32
     hidden: tuple[int, ...] = (128,)
-    network: Literal["auto", "mlp", "gated", "conv", "song2023"] = "auto"
+    network: Literal["auto", "mlp", "gated", "mixed", "conv", "song2023"] = "auto"
     width: int = 1024
     likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian", "laplace"] = "laplace"
     decoded_frames: int | None = 3
@@ -173,7 +173,7 @@ class TrainConfig:
         if len(objects) < 2:  # else the model was given in Python, and only what training reads is known
             baseline = MethodOptions(**model.get("baseline", {}))  # as with the sequences below
             model = EARLIER | model | {"hidden": tuple(model["hidden"]), "baseline": baseline}
-        sequences = values.get("sequences", {})  # runs before there was a choice have none
+        sequences = {"variants": 0} | values.get("sequences", {})  # runs before there was a choice have none
         chosen = SequenceConfig(**(sequences | {"transformations": tuple(sequences.get("transformations", ()))}))
         read = {"model": ModelConfig(**model), "sequences": chosen, "objects": objects}
         return TrainConfig(**({"clip_norm": 0.0} | values | read))  # nothing was clipped before there was a choice

@@ -98,8 +98,10 @@ def reconstruct(
         return -decode(z).log_prob(x)
     lots = torch.rand(z.shape[:-1], generator=generator, device=z.device)  # of every sequence its own
     chosen = lots.argsort(0)[:count]
-    some_x = x.expand(*z.shape[:-1], *x.shape[-3:]).take_along_dim(chosen[..., None, None, None], 0)
-    some = -decode(z.take_along_dim(chosen[..., None], 0)).log_prob(some_x) * (len(z) / count)
+    batch = z.shape[1:-1]
+    places = [torch.arange(n, device=z.device).view(-1, *[1] * (len(batch) - 1 - i)) for i, n in enumerate(batch)]
+    some_x = x.expand(*z.shape[:-1], *x.shape[-3:])[chosen, *places]  # a tenth of the time of take_along_dim
+    some = -decode(z[chosen, *places]).log_prob(some_x) * (len(z) / count)
     return some.new_zeros(z.shape[:-1]).scatter(0, chosen, some)
 
 

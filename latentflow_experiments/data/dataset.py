@@ -15,12 +15,15 @@ from latentflow_experiments.data.sequences import SequenceDataset
 from latentflow_experiments.data.stores import open_frames
 from latentflow_experiments.data.stores.cache import CachedFrames
 from latentflow_experiments.data.transformed import LabelledImages, TransformationSequences, TransformedImages
+from latentflow_experiments.data.variants import draw_variants
 from latentflow_experiments.errors import DataError, UsageError
 from latentflow_experiments.locks import owned
 
 GIBIBYTE = 2**30
 MOST_STATES = 1000
 """The largest number of states of images that are transformed; an image of each is in memory for every sequence."""
+MOST_VARIANTS = 100
+"""The largest number of variants of an image; all are in memory."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,15 @@ class SequenceConfig:
         start: State of the transformations that do not change, for digits and MNIST: upright, unscaled and red, or
             random. Elsewhere all starts occur.
         last_hue: Hue of the last state of coloring in degrees, for digits and MNIST; by default 20 a state.
+        variants: Variants of each training image to train on beside it, for digits and MNIST: moved, turned, scaled and
+            sheared a little; by default 19 for digits and 3 for MNIST.
     """
 
     transformations: tuple[str, ...] = ()
     states: int | None = None
     start: Literal["canonical", "random"] = "canonical"
     last_hue: float | None = None
+    variants: int | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,7 @@ class ImageSet(DataSet):
         load: Loads the official training or test images from a folder; with None from where they usually are.
         count: The number of images.
         held_out: The number of training images at the end that are held out for validation.
+        variants: The number of variants of each training image, where the configuration leaves it open.
     """
 
     def __init__(
@@ -173,6 +180,7 @@ class ImageSet(DataSet):
         load: Callable[[Literal["train", "test"], Path | None], LabelledImages],
         count: int,
         held_out: int,
+        variants: int,
         file: str | None = None,
         originals: Sequence[PublicFile] = (),
         steps: int = 20_000,
@@ -181,6 +189,7 @@ class ImageSet(DataSet):
         self.load = load
         self._count = count
         self.held_out = held_out
+        self.variants = variants
 
     @property
     def count(self) -> int:
@@ -193,7 +202,7 @@ class ImageSet(DataSet):
         return TransformationSequences().names
 
     def open(self, split: Split, config: SequenceConfig, source: Source) -> TransformedImages:
-        """Open a split: of the training images the last ones are for validation."""
+        """Open a split: of the training images the last ones are for validation, the others have variants."""
         if split not in SPLITS:
             raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
         images = self.load("test" if split == "test" else "train", source.data)
@@ -205,7 +214,11 @@ class ImageSet(DataSet):
                 )
             part = slice(-self.held_out, None) if split == "validation" else slice(-self.held_out)
             images = replace(images, images=images.images[part], labels=images.labels[part], split=split)
-        return transform(images, config)
+        data = transform(images, config)
+        count = self.variants if config.variants is None else config.variants
+        if not 0 <= count <= MOST_VARIANTS:
+            raise ValueError(f"variants: expected a number from 0 to {MOST_VARIANTS}, got {count}")
+        return replace(data, variants=draw_variants(images.images, count)) if split == "train" else data
 
 
 class FactorSet(DataSet):
@@ -249,8 +262,8 @@ class FactorSet(DataSet):
 
     def open(self, split: Split, config: SequenceConfig, source: Source) -> FactorSequences:
         """Open a split of the sequences."""
-        if config.start != "canonical" or config.last_hue is not None:
-            raise ValueError("start, last-hue: expected neither for images that are numbered by factors")
+        if config.start != "canonical" or config.last_hue is not None or config.variants:
+            raise ValueError("start, last-hue, variants: expected none of them for images that are numbered by factors")
         frames = open_frames(self.family, self.locate(source.data))
         if source.cache_gib > 0:
             frames = CachedFrames(frames, limit_bytes=int(source.cache_gib * GIBIBYTE))

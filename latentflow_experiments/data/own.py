@@ -93,8 +93,9 @@ def read_own(name: str, config: SequenceConfig, place: Path) -> ArraySequences:
         DataError: If a file is damaged, is not a file, leads out of the folder, or is too large.
         UsageError: If the sequences do not fit together, or the configuration does not fit to them.
     """
-    if config.start != "canonical" or config.last_hue is not None:
-        raise UsageError("start, last-hue: expected neither for sequences of your own, whose frames are as they are")
+    if config.start != "canonical" or config.last_hue is not None or config.variants:
+        own = "sequences of your own, whose frames are as they are"
+        raise UsageError(f"start, last-hue, variants: expected none of them for {own}")
     if config.states is not None and config.states < 2:
         raise UsageError(f"states: expected at least 2, got {config.states}")
     found = _read_folder(place, config.states) if place.is_dir() else _read_npz(place)

@@ -291,6 +291,8 @@ class TransformedImages:
         names: The transformations in use, in the order of ``k``; all by default.
         start: In which state the transformations that do not change are.
         device: Where the frames are made.
+        variants: Further images, shape ``(m, height, width)``, uint8, whose numbers follow those of ``images``; see
+            :func:`draw_variants`. None for no further ones.
 
     Raises:
         ValueError: If a name is not that of a transformation, or comes twice.
@@ -308,6 +310,7 @@ class TransformedImages:
     names: tuple[str, ...] = ()
     start: Literal["canonical", "random"] = "canonical"
     device: torch.device | str = "cpu"
+    variants: Tensor | None = None
 
     def __post_init__(self) -> None:
         known = self.transformations.names
@@ -345,7 +348,7 @@ class TransformedImages:
     @property
     def grid(self) -> FactorGrid:
         """The meaning of an index: the image and, with a random start, the states of the transformations in use."""
-        count = len(self.images)
+        count = len(self.images) + (0 if self.variants is None else len(self.variants))
         if self.start == "canonical":
             return FactorGrid(("image",), (count,))
         return FactorGrid(("image", *self.names), (count, *[self.steps + 1] * len(self.names)))
@@ -431,10 +434,11 @@ class TransformedImages:
     def to(self, device: torch.device | str) -> Self:
         """Return the same data set with its images and frames on a device."""
         images = replace(self.images, images=self.images.images.to(device))
-        return replace(self, images=images, device=device)
+        variants = None if self.variants is None else self.variants.to(device)
+        return replace(self, images=images, device=device, variants=variants)
 
     def identity(self) -> dict[str, Any]:
-        """Name the data for the record of a run: name, split and SHA-256 of the untransformed images."""
+        """Name the data for the record of a run: name, split and SHA-256 of the images, without variants."""
         return dict(self.images.identity())
 
     @property
@@ -448,7 +452,17 @@ class TransformedImages:
         start = digits.new_zeros(len(digits), len(self.transformations.names))
         if self.start == "random":
             start[:, self._places] = digits[:, 1:]
-        return self.images.images[digits[:, 0]], start
+        return self._read(digits[:, 0]), start
+
+    def _read(self, numbers: Tensor) -> Tensor:
+        """Read images, and variants by numbers from the number of images on."""
+        images, count = self.images.images, len(self.images)
+        if self.variants is None:
+            return images[numbers]
+        grey = images[numbers.clamp(max=count - 1)]
+        further = numbers >= count
+        grey[further] = self.variants[numbers[further] - count]
+        return grey
 
     def _first_states(self, indices: Tensor, k: int) -> Tensor:
         """Keep the indices that are in the first state of a transformation, where they number states."""

@@ -54,11 +54,12 @@ class ModelSettings:
         dim: Number of latent coordinates.
         hidden: Widths of the hidden layers of each potential.
         network: Kind of the encoder, the decoder and the posterior of the transformation: perceptrons (mlp), with a
-            decoder whose last hidden layer is a product (gated), convolutions (conv), or the convolutions of the paper,
-            whose channels grow with the number of latent coordinates (song2023); auto is conv for images with sides of
-            at least 64 pixels and gated for smaller ones.
+            decoder whose last hidden layer is a product (gated), that decoder behind an encoder of convolutions
+            (mixed), convolutions (conv), or the convolutions of the paper, whose channels grow with the number of
+            latent coordinates (song2023); auto is conv for images with sides of at least 64 pixels, mixed for those of
+            at least 16 pixels and gated for smaller ones.
         width: Width of the hidden layers of the encoder and of the decoder: two in perceptrons, one beside the
-            convolutions of conv.
+            convolutions of conv; in mixed, the last one of the decoder, half of it elsewhere.
         likelihood: Distribution of a pixel; laplace is bernoulli in the first part of the training, and then draws the
             median of a pixel in place of its mean.
         decoded_frames: Frames of a sequence to decode in a training step, drawn by lot; None for all.
@@ -296,8 +297,8 @@ def require(condition: bool, name: str, expected: str, got: object) -> None:
         raise UsageError(f"{name}: expected {expected}, got {got!r}")
 
 
-CONV_SIDE = 64
-"""The side in pixels from which on images are encoded by convolutions, if the settings leave it open."""
+MIXED_SIDE, CONV_SIDE = 16, 64
+"""The sides in pixels from which on convolutions encode images, and also decode them, if the settings leave it open."""
 
 
 def choose_network(settings: ModelSettings, shape: Sequence[int]) -> str:
@@ -308,7 +309,7 @@ def choose_network(settings: ModelSettings, shape: Sequence[int]) -> str:
         shape: The shape of an image, ``(channels, height, width)``.
 
     Returns:
-        ``mlp``, ``gated``, ``conv`` or ``song2023``.
+        ``mlp``, ``gated``, ``mixed``, ``conv`` or ``song2023``.
 
     Raises:
         UsageError: If the settings ask for convolutions that such images cannot have.
@@ -316,8 +317,10 @@ def choose_network(settings: ModelSettings, shape: Sequence[int]) -> str:
     *_, height, width = shape
     divisible = height % 4 == width % 4 == 0
     if settings.network == "auto":
-        return "conv" if divisible and min(height, width) >= CONV_SIDE else "gated"
-    if settings.network in ("conv", "song2023"):
+        if not divisible or min(height, width) < MIXED_SIDE:
+            return "gated"
+        return "conv" if min(height, width) >= CONV_SIDE else "mixed"
+    if settings.network in ("mixed", "conv", "song2023"):
         sides = f"mlp or gated for {height} x {width} pixels, which are not divisible by 4"
         require(divisible, "network", sides, settings.network)
     return settings.network
@@ -328,6 +331,8 @@ def build_encoder(settings: ModelSettings, data: SequenceDataset, dim: int) -> n
     match choose_network(settings, data.shape):
         case "conv":
             return ConvEncoder(data.shape, dim, (settings.width,))
+        case "mixed":
+            return ConvEncoder(data.shape, dim, (max(1, settings.width // 2),))
         case "song2023":
             return PaperEncoder(data.shape, dim)
         case _:
@@ -343,6 +348,8 @@ def build_decoder(settings: ModelSettings, data: SequenceDataset, dim: int) -> n
             return PaperDecoder(dim, data.shape)
         case "gated":
             return GatedDecoder(dim, data.shape, (settings.width, settings.width))
+        case "mixed":
+            return GatedDecoder(dim, data.shape, (max(1, settings.width // 2), settings.width))
         case _:
             return MLPDecoder(dim, data.shape, (settings.width, settings.width))
 

@@ -192,7 +192,11 @@ def test_show(root, tmp_path, capsys):
     [
         (["train", "shapes3d", "--steps", "1"], 1, "`latentflow data make shapes3d`"),
         (["train", "falcor3d", "--steps", "1"], 1, "NVlabs"),
-        (["train", "dsprites", "--steps", "1", "--start", "random"], 2, "start, last-hue: expected neither"),
+        (
+            ["train", "dsprites", "--steps", "1", "--start", "random"],
+            2,
+            "start, last-hue, variants: expected none of them",
+        ),
         (
             ["train", "dsprites", "--steps", "1", "--states", "7"],
             2,

@@ -20,6 +20,7 @@ SMALL = {"dim": 4, "hidden": (5,), "width": 8}
 KINDS = {
     "mlp": (MLPEncoder, MLPDecoder, MLPSequenceClassifier),
     "gated": (MLPEncoder, GatedDecoder, MLPSequenceClassifier),
+    "mixed": (ConvEncoder, GatedDecoder, MLPSequenceClassifier),
     "conv": (ConvEncoder, ConvDecoder, ConvSequenceClassifier),
     "song2023": (PaperEncoder, PaperDecoder, PaperClassifier),
 }
@@ -60,9 +61,12 @@ def test_every_method_takes_the_networks(method, network):
 @pytest.mark.parametrize(
     ("shape", "kind"),
     [
-        ((3, 28, 28), "gated"),
+        ((3, 8, 8), "gated"),
+        ((1, 16, 64), "mixed"),
+        ((3, 28, 28), "mixed"),
+        ((3, 30, 30), "gated"),
         ((1, 64, 64), "conv"),
-        ((3, 64, 60), "gated"),
+        ((3, 64, 60), "mixed"),
         ((3, 66, 66), "gated"),
         ((1, 68, 64), "conv"),
     ],
@@ -72,7 +76,7 @@ def test_the_kind_depends_on_the_size_of_the_images(shape, kind):
     assert parts(ModelConfig(**SMALL).build(Sequences(*shape)))[:2] == KINDS[kind][:2]
 
 
-@pytest.mark.parametrize("network", ["conv", "song2023"])
+@pytest.mark.parametrize("network", ["mixed", "conv", "song2023"])
 def test_convolutions_that_images_cannot_have_are_refused(network):
     """Catches an error that names an argument of the library instead of the option."""
     with pytest.raises(UsageError, match="^network: expected mlp or gated for 30 x 28 pixels, .*got '" + network):

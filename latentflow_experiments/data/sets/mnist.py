@@ -245,6 +245,7 @@ DATASET = ImageSet(
     load=load_mnist,
     count=70_000,
     held_out=5000,
+    variants=3,
     file="train-images-idx3-ubyte.gz",
     originals=ORIGINALS,
 )

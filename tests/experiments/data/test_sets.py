@@ -19,7 +19,7 @@ def load(split, folder):
     return LabelledImages(torch.zeros(9, 28, 28, dtype=torch.uint8), torch.arange(9), "black", split)
 
 
-DATASET = ImageSet("black", "nothing", load=load, count=18, held_out=2, steps=100)
+DATASET = ImageSet("black", "nothing", load=load, count=18, held_out=2, variants=0, steps=100)
 """
 
 
