@@ -22,7 +22,7 @@ from latentflow_experiments.runs import RunFolder, TrainedRun, check_data
 from latentflow_experiments.training.loop import initial_model, train, trial_step
 from latentflow_experiments.training.session import Hardware
 
-__all__ = ["begin_run", "evaluate", "fit"]
+__all__ = ["begin_run", "evaluate", "fit", "settle_parts"]
 
 Data = ArraySequences | SequenceDataset
 
@@ -90,10 +90,13 @@ def fit(
     )
     built = initial_model(config, parts[0]) if isinstance(model, ModelConfig) else model
     hardware = Hardware(precision="32") if hardware is None else hardware
-    if hardware.threads is None and hardware.devices == 1:  # a call from Python changes them only if it is asked to
+    if (
+        hardware.threads is None and hardware.placed().devices == 1
+    ):  # a call from Python changes them only if it is asked to
         hardware = replace(hardware, threads=torch.get_num_threads())
     fabric = hardware.launch()
     folder = RunFolder(Path(out))
+    config = settle_parts(config, folder, fabric, resume=resume)
     if resume and not folder.config.exists():
         raise ExperimentError(f"{folder.path}: expected a run to go on with, got none; train it with resume=False")
     first = fabric.is_global_zero
@@ -102,11 +105,22 @@ def fit(
             begin_run(folder, config, parts[0], built, hardware, fabric, resume=resume)
         fabric.barrier()
         hardware.compile_networks(built)
-        train(config, budget, parts[0], folder, fabric, built, resume=resume, validation=parts[1])
+        trained = train(config, budget, parts[0], folder, fabric, built, resume=resume, validation=parts[1])
         if first:
-            done = load_checkpoint(folder.checkpoint, built)
-            _evaluate(config, built, parts, folder, done)
+            done = load_checkpoint(folder.checkpoint, trained)
+            _evaluate(config, trained, parts, folder, done)
     return folder
+
+
+def settle_parts(config: TrainConfig, folder: RunFolder, fabric: Fabric, *, resume: bool) -> TrainConfig:
+    """Return the configuration with the parts of a batch: those of the run to go on with, or one for each process.
+
+    Raises:
+        UsageError: If they cannot be shared out over the processes.
+    """
+    if resume and config.parts is None and folder.config.exists():
+        config = replace(config, parts=TrainConfig.from_json(folder.config).parts)
+    return config.shared_over(fabric.world_size)
 
 
 def begin_run(
@@ -143,7 +157,9 @@ def begin_run(
     before = [session.get("threads") for session in folder.sessions()]
     hardware.set_threads(before[0] if before else None, lambda: trial_step(config, model, data, fabric))
     precision = hardware.chosen_precision()
-    folder.add_environment(provenance(seed=config.seed, precision=precision, data=data.identity()))
+    folder.add_environment(
+        provenance(seed=config.seed, precision=precision, processes=fabric.world_size, data=data.identity())
+    )
 
 
 def evaluate(run: str | Path | RunFolder, data: Data, model: nn.Module | None = None) -> Evaluation:
