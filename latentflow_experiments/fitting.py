@@ -53,7 +53,7 @@ def fit(
         batch_size: Sequences in a step.
         learning_rate: Peak learning rate of Adam.
         warmup_steps: Steps over which the learning rate rises.
-        resume: Whether to go on from the checkpoint in ``out``.
+        resume: Whether to go on from the checkpoint in ``out``; so does a process that ``torchrun`` has started again.
         validation: The sequences for validation, of data that is not split here; by default those for training.
         test: The sequences to evaluate on, likewise; the evaluation names their split.
         hardware: Where and how to compute; by default in 32 bits on an accelerator where there is one. The threads of
@@ -96,6 +96,7 @@ def fit(
         hardware = replace(hardware, threads=torch.get_num_threads())
     fabric = hardware.launch()
     folder = RunFolder(Path(out))
+    resume = resume or (hardware.restarted() and folder.config.exists())
     config = settle_parts(config, folder, fabric, resume=resume)
     if resume and not folder.config.exists():
         raise ExperimentError(f"{folder.path}: expected a run to go on with, got none; train it with resume=False")

@@ -98,7 +98,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     return model
 
 
-def own_parts(fabric: Fabric, parts: int) -> Sequence[int]:
+def own_parts(fabric: Fabric, parts: int) -> range:
     """List the parts of a batch that this process computes: every so many of them, from its own number on."""
     return range(fabric.global_rank, parts, fabric.world_size)
 

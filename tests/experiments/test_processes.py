@@ -55,7 +55,7 @@ def assert_close(ours, theirs, tolerance):
         assert (tensor - second[name]).abs().max() <= tolerance * scale, name
 
 
-TOLERANCES = {name: 2e-5 for name in two_processes.RUNS} | {"bfloat16": 2e-2}
+TOLERANCES = dict.fromkeys(two_processes.RUNS, 2e-5) | {"bfloat16": 2e-2}
 
 
 @pytest.mark.parametrize("name", two_processes.RUNS)
@@ -89,9 +89,9 @@ def test_parts_are_settled_by_the_processes():
     assert config.shared_over(1).part_size == 12
     assert config.shared_over(3).parts == 3
     assert TrainConfig("digits", batch_size=12, parts=6).shared_over(3).part_size == 2
-    with pytest.raises(UsageError, match="^parts: expected a multiple of the 2 processes, got 3"):
+    with pytest.raises(UsageError, match=r"^parts: expected a multiple of the 2 processes, got 3"):
         TrainConfig("digits", batch_size=12, parts=3).shared_over(2)
-    with pytest.raises(UsageError, match="^batch-size: expected a number that 5 parts divide, got 12"):
+    with pytest.raises(UsageError, match=r"^batch-size: expected a number that 5 parts divide, got 12"):
         config.shared_over(5)
     values = config.shared_over(2).known()
     assert TrainConfig.from_values(values).parts == 2
@@ -107,10 +107,10 @@ def test_torchrun_says_how_many_processes_there_are(monkeypatch):
     placed = Hardware().placed()
     assert (placed.devices, placed.nodes) == (4, 2)
     assert Hardware().restarted()
-    with pytest.raises(UsageError, match="^devices: expected 4 as torchrun has started, or none, got 2"):
+    with pytest.raises(UsageError, match=r"^devices: expected 4 as torchrun has started, or none, got 2"):
         Hardware(devices=2).placed()
-    with pytest.raises(UsageError, match="^strategy: expected fsdp with several devices or nodes"):
-        monkeypatch.undo()
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match=r"^strategy: expected fsdp with several devices or nodes"):
         Hardware(strategy="fsdp").launch()
 
 
