@@ -148,7 +148,7 @@ def agree(fabric: Fabric, wish: Decision) -> Decision:
     """
     if fabric.world_size == 1:
         return wish
-    numbers = torch.tensor([wish.spent, wish.stop, wish.save, wish.validate], dtype=torch.float32, device=fabric.device)
+    numbers = torch.tensor([wish.spent, wish.stop, wish.save, wish.validate], dtype=torch.float64, device=fabric.device)
     every = cast("Tensor", fabric.all_gather(numbers))
     spent, _, save, validate = every[0].tolist()
     return Decision(spent, bool(every[:, 1].any()), bool(save), bool(validate))
