@@ -12,5 +12,7 @@ words=(train "$@" --out "$OUT")
 if [[ -e "$OUT/config.json" ]]; then
     words+=(--resume)
 fi
+# A restart makes a store of its own: a shared one still has the addresses of dead processes (pytorch/pytorch#135712).
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec torchrun --standalone --nproc-per-node "${PROCESSES:-gpu}" --max-restarts "${RESTARTS:-3}" \
     -m latentflow_experiments "${words[@]}"

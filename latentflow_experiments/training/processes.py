@@ -148,10 +148,11 @@ def agree(fabric: Fabric, wish: Decision) -> Decision:
     """
     if fabric.world_size == 1:
         return wish
-    numbers = torch.tensor([wish.spent, wish.stop, wish.save, wish.validate], dtype=torch.float64, device=fabric.device)
-    every = cast("Tensor", fabric.all_gather(numbers))
-    spent, _, save, validate = every[0].tolist()
-    return Decision(spent, bool(every[:, 1].any()), bool(save), bool(validate))
+    first = fabric.is_global_zero  # the others add nothing but their wish to stop
+    numbers = [wish.spent, wish.stop, wish.save, wish.validate] if first else [0.0, wish.stop, 0.0, 0.0]
+    largest = fabric.all_reduce(torch.tensor(numbers, dtype=torch.float64, device=fabric.device), reduce_op="max")
+    spent, stop, save, validate = cast("Tensor", largest).tolist()
+    return Decision(spent, bool(stop), bool(save), bool(validate))
 
 
 class SharedModel:

@@ -147,7 +147,8 @@ def test_torchrun_goes_on_from_the_last_checkpoint(tmp_path):
     script.write_text(FAILING)
     small = ("--dim", "3", "--hidden", "5", "--width", "8", "--batch-size", "12", "--steps", "6", "--precision", "32")
     words = ("train", "digits", *small, "--device", "cpu", "--threads", "1", "--validations", "0")
-    launch("--max-restarts", "1", script, *words, "--out", tmp_path / "died")
+    own_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # as in examples/launch
+    launch("--max-restarts", "1", script, *words, "--out", tmp_path / "died", **own_store)
     sessions = json.loads((tmp_path / "died" / "environment.json").read_text())["sessions"]
     assert len(sessions) == 2
     assert all(session["processes"] == 2 for session in sessions)
