@@ -26,9 +26,9 @@ from latentflow_experiments.reports.tables import table, write_block
 
 NUMBERS, PAGE = ROOT / "docs" / "scaling.json", ROOT / "docs" / "guide" / "scaling.md"
 PICTURE = ROOT / "docs" / "guide" / "scaling.png"
-BATCHES = {"mnist": 128, "rooms": 64, "song2023": 16}
+BATCHES = {"mnist": 128, "rooms": 64, "song2023": 64}
 """The sequences of a step of each case."""
-REPEATS = 3
+REPEATS = 2
 MEBIBYTE = 2**20
 MOST = 512
 """The largest number of processes that is drawn."""

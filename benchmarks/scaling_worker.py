@@ -24,7 +24,7 @@ from latentflow_experiments.training.loop import Batches, initial_model
 from latentflow_experiments.training.processes import SharedModel, own_parts
 from latentflow_experiments.training.session import Hardware
 
-STEPS, WARM_UP = 15, 3
+STEPS, WARM_UP = 10, 2
 CASES: dict[str, tuple[str, ModelConfig]] = {
     "mnist": ("digits", ModelConfig()),
     "rooms": ("rooms", ModelConfig(network="conv")),
