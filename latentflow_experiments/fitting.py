@@ -35,8 +35,10 @@ def fit(
     out: str | Path,
     seed: int = 0,
     batch_size: int = 128,
+    parts: int | None = None,
     learning_rate: float = 2e-3,
     warmup_steps: int = 200,
+    clip_norm: float = 3000.0,
     resume: bool = False,
     validation: SequenceDataset | None = None,
     test: SequenceDataset | None = None,
@@ -50,9 +52,11 @@ def fit(
         steps: The number of training steps.
         out: The folder of the run.
         seed: Seed of the initial weights, except of a model of your own, and of every batch.
-        batch_size: Sequences in a step.
+        batch_size: Sequences in a step, over all processes.
+        parts: Parts of a batch, which processes share and each computes one after the other; see :class:`TrainConfig`.
         learning_rate: Peak learning rate of Adam.
         warmup_steps: Steps over which the learning rate rises.
+        clip_norm: Largest norm of the gradient; 0 for no limit.
         resume: Whether to go on from the checkpoint in ``out``; so does a process that ``torchrun`` has started again.
         validation: The sequences for validation, of data that is not split here; by default those for training.
         test: The sequences to evaluate on, likewise; the evaluation names their split.
@@ -78,17 +82,19 @@ def fit(
         ...     assert run.evaluation.exists() and run.strips.exists()
     """
     budget = Budget(steps=steps)
-    parts = _parts(data, validation, test)
+    splits = _parts(data, validation, test)
     config = TrainConfig(
         _dataset_of(data),
         seed=seed,
         batch_size=batch_size,
+        parts=parts,
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,
-        model=_settings_of(model, parts[0]),
+        clip_norm=clip_norm,
+        model=_settings_of(model, splits[0]),
         objects=("data",) if isinstance(model, ModelConfig) else ("data", f"a model {type(model).__qualname__}"),
     )
-    built = initial_model(config, parts[0]) if isinstance(model, ModelConfig) else model
+    built = initial_model(config, splits[0]) if isinstance(model, ModelConfig) else model
     hardware = Hardware(precision="32") if hardware is None else hardware
     if (
         hardware.threads is None and hardware.placed().devices == 1
@@ -103,13 +109,13 @@ def fit(
     first = fabric.is_global_zero
     with folder.owned("training") if first else nullcontext():
         if first:
-            begin_run(folder, config, parts[0], built, hardware, fabric, resume=resume)
+            begin_run(folder, config, splits[0], built, hardware, fabric, resume=resume)
         fabric.barrier()
         hardware.compile_networks(built)
-        trained = train(config, budget, parts[0], folder, fabric, built, resume=resume, validation=parts[1])
+        trained = train(config, budget, splits[0], folder, fabric, built, resume=resume, validation=splits[1])
         if first:
             done = load_checkpoint(folder.checkpoint, trained)
-            _evaluate(config, trained, parts, folder, done)
+            _evaluate(config, trained, splits, folder, done)
     return folder
 
 
