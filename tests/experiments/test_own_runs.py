@@ -29,6 +29,7 @@ from latentflow.vae import MLPSequenceClassifier
 from latentflow_experiments import ArraySequences, ModelConfig, fit
 from latentflow_experiments.checkpoints import read_checkpoint
 from latentflow_experiments.cli import main
+from latentflow_experiments.configuration import TrainConfig
 from latentflow_experiments.data.own import read_own
 from latentflow_experiments.errors import ExperimentError, UsageError
 from latentflow_experiments.records import write_json
