@@ -39,7 +39,7 @@ class SequenceConfig:
             random. Elsewhere all starts occur.
         last_hue: Hue of the last state of coloring in degrees, for digits and MNIST; by default 20 a state.
         variants: Variants of each training image to train on beside it, for digits and MNIST: moved, turned, scaled and
-            sheared a little; by default 19 for digits and 3 for MNIST.
+            sheared a little; by default none for digits and 3 for MNIST.
     """
 
     transformations: tuple[str, ...] = ()
