@@ -48,6 +48,11 @@ class SequenceConfig:
     last_hue: float | None = None
     variants: int | None = None
 
+    @property
+    def of_images(self) -> bool:
+        """Whether it says how sequences are made of single images, which sequences that are there already cannot be."""
+        return self.start != "canonical" or self.last_hue is not None or bool(self.variants)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -218,7 +223,9 @@ class ImageSet(DataSet):
         count = self.variants if config.variants is None else config.variants
         if not 0 <= count <= MOST_VARIANTS:
             raise ValueError(f"variants: expected a number from 0 to {MOST_VARIANTS}, got {count}")
-        return replace(data, variants=draw_variants(images.images, count)) if split == "train" else data
+        if split != "train" or count == 0:
+            return data
+        return replace(data, variants=draw_variants(images.images, count))
 
 
 class FactorSet(DataSet):
@@ -262,7 +269,7 @@ class FactorSet(DataSet):
 
     def open(self, split: Split, config: SequenceConfig, source: Source) -> FactorSequences:
         """Open a split of the sequences."""
-        if config.start != "canonical" or config.last_hue is not None or config.variants:
+        if config.of_images:
             raise ValueError("start, last-hue, variants: expected none of them for images that are numbered by factors")
         frames = open_frames(self.family, self.locate(source.data))
         if source.cache_gib > 0:
