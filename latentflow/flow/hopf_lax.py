@@ -111,7 +111,7 @@ class HopfLaxFlow(Flow):
         report_folds(trajectory, policy, PATHS_MEET)
         return trajectory
 
-    def _rollout(self, z0: Tensor, times: list[float], dt: float, scheme: Euler, policy: OnFold) -> Trajectory:  # noqa: ARG002 - dt
+    def _rollout(self, z0: Tensor, times: list[float], dt: float, scheme: Euler, policy: OnFold) -> Trajectory:  # noqa: ARG002 - one signature for all flows
         trajectory = self._characteristics(z0, times, scheme)
         report_folds(trajectory, policy, PATHS_MEET)
         return trajectory

@@ -39,7 +39,7 @@ class SequenceConfig:
             random. Elsewhere all starts occur.
         last_hue: Hue of the last state of coloring in degrees, for digits and MNIST; by default 20 a state.
         variants: Variants of each training image to train on beside it, for digits and MNIST: moved, turned, scaled and
-            sheared a little; by default 19 for digits and 3 for MNIST.
+            sheared a little; by default none for digits and 3 for MNIST.
     """
 
     transformations: tuple[str, ...] = ()
@@ -47,6 +47,11 @@ class SequenceConfig:
     start: Literal["canonical", "random"] = "canonical"
     last_hue: float | None = None
     variants: int | None = None
+
+    @property
+    def of_images(self) -> bool:
+        """Whether it says how sequences are made of single images, which sequences that are there already cannot be."""
+        return self.start != "canonical" or self.last_hue is not None or bool(self.variants)
 
 
 @dataclass(frozen=True)
@@ -218,7 +223,9 @@ class ImageSet(DataSet):
         count = self.variants if config.variants is None else config.variants
         if not 0 <= count <= MOST_VARIANTS:
             raise ValueError(f"variants: expected a number from 0 to {MOST_VARIANTS}, got {count}")
-        return replace(data, variants=draw_variants(images.images, count)) if split == "train" else data
+        if split != "train" or count == 0:
+            return data
+        return replace(data, variants=draw_variants(images.images, count))
 
 
 class FactorSet(DataSet):
@@ -262,7 +269,7 @@ class FactorSet(DataSet):
 
     def open(self, split: Split, config: SequenceConfig, source: Source) -> FactorSequences:
         """Open a split of the sequences."""
-        if config.start != "canonical" or config.last_hue is not None or config.variants:
+        if config.of_images:
             raise ValueError("start, last-hue, variants: expected none of them for images that are numbered by factors")
         frames = open_frames(self.family, self.locate(source.data))
         if source.cache_gib > 0:

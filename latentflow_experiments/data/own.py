@@ -93,7 +93,7 @@ def read_own(name: str, config: SequenceConfig, place: Path) -> ArraySequences:
         DataError: If a file is damaged, is not a file, leads out of the folder, or is too large.
         UsageError: If the sequences do not fit together, or the configuration does not fit to them.
     """
-    if config.start != "canonical" or config.last_hue is not None or config.variants:
+    if config.of_images:
         own = "sequences of your own, whose frames are as they are"
         raise UsageError(f"start, last-hue, variants: expected none of them for {own}")
     if config.states is not None and config.states < 2:

@@ -16,10 +16,10 @@ from latentflow.vae import (
     Likelihood,
 )
 
-EARLY = 0.4
+EARLY = 0.25
 """The share of a training in which pixels are Bernoulli before they are Laplace variables."""
 
-FIRST, LAST = 0.5, 0.1
+FIRST, LAST = 0.5, 0.05
 """The scale of a pixel when it becomes a Laplace variable, and at the end of the training."""
 
 
@@ -28,7 +28,7 @@ class LateLaplaceLikelihood:
 
     Both take the decoder's output as logits of the picture. The Bernoulli cross-entropy learns colors and outlines
     quickly; the Laplace density then replaces the mean of a pixel by its median, which sharpens the edges and is what
-    the equivariance error measures. Its scale falls from 0.5 to 0.1 by equal factors, since a sudden change costs more
+    the equivariance error measures. Its scale falls from 0.5 to 0.05 by equal factors, since a sudden change costs more
     steps than it gains. Every measurement is of the last density.
 
     Attributes:
@@ -40,7 +40,7 @@ class LateLaplaceLikelihood:
         >>> likelihood.anneal(spent=0.0)
         >>> torch.testing.assert_close(likelihood(decoded).mean, decoded.sigmoid())
         >>> likelihood.anneal(spent=0.7)
-        >>> assert 0.1 < likelihood.scale < 0.5
+        >>> assert 0.05 < likelihood.scale < 0.5
     """
 
     support: ClassVar[constraints.Constraint] = constraints.unit_interval

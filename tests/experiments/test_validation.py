@@ -14,7 +14,7 @@ from latentflow_experiments.data import open_sequences
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods import METHODS
 from latentflow_experiments.methods.method import Choice
-from latentflow_experiments.methods.pixels import EARLY, LateLaplaceLikelihood
+from latentflow_experiments.methods.pixels import EARLY, LAST, LateLaplaceLikelihood
 from latentflow_experiments.runs import RunFolder, read_log
 from latentflow_experiments.training import loop
 from latentflow_experiments.training.session import Clock, Hardware
@@ -113,17 +113,17 @@ def test_pixels_are_bernoulli_first_and_sharpen_after_it():
     """Catches a density that jumps, a scale that rises, and measurements of another density than the last."""
     likelihood, decoded = LateLaplaceLikelihood(), torch.randn(3, 1, 4, 4, generator=generator(0))
     x = torch.rand(3, 1, 4, 4, generator=generator(1))
-    last = LaplaceLikelihood(0.1)(decoded).log_prob(x)
+    last = LaplaceLikelihood(LAST)(decoded).log_prob(x)
     torch.testing.assert_close(likelihood(decoded).log_prob(x), last)
     scales = []
-    for spent in torch.linspace(0, 1, 11).tolist():
+    for spent in torch.linspace(0, 1, 9).tolist():
         likelihood.anneal(spent)
         if spent < EARLY:
             torch.testing.assert_close(likelihood(decoded).log_prob(x), BernoulliLikelihood()(decoded).log_prob(x))
         else:
             scales.append(likelihood.scale)
     ratios = torch.tensor(scales[1:]) / torch.tensor(scales[:-1])
-    assert (scales[0], scales[-1]) == pytest.approx((0.5, 0.1))
+    assert (scales[0], scales[-1]) == pytest.approx((0.5, 0.05))
     torch.testing.assert_close(ratios, ratios[:1].expand_as(ratios))
     torch.testing.assert_close(likelihood(decoded).log_prob(x), last)
 
@@ -135,6 +135,6 @@ def test_every_method_sharpens_its_pixels(name):
     model = ModelConfig(method=name, likelihood="laplace", **SMALL).build(open_sequences("digits", "test"))
     found = [part.likelihood for part in model.modules() if hasattr(part, "likelihood")]
     assert found
-    for spent, scale in ((0.0, None), (1.0, pytest.approx(0.1))):
+    for spent, scale in ((0.0, None), (1.0, pytest.approx(0.05))):
         method.anneal(model, spent)
         assert [likelihood.scale for likelihood in found] == [scale] * len(found)

@@ -59,4 +59,4 @@ def _load(split: Literal["train", "test"], folder: Path | None) -> LabelledImage
     return load_digits(split)
 
 
-DATASET = ImageSet("digits", "scikit-learn", load=_load, count=1797, held_out=144, variants=19, steps=3000)
+DATASET = ImageSet("digits", "scikit-learn", load=_load, count=1797, held_out=144, variants=0, steps=3000)
