@@ -29,6 +29,8 @@ PICTURE = ROOT / "docs" / "guide" / "scaling.png"
 BATCHES = {"mnist": 128, "rooms": 64, "song2023": 64}
 """The sequences of a step of each case."""
 REPEATS = 2
+PARTS = 4
+"""The parts of a batch that a process adds up before it sends a message, where there are several."""
 MEBIBYTE = 2**20
 MOST = 512
 """The largest number of processes that is drawn."""
@@ -42,7 +44,9 @@ class Run:
         case: The case.
         processes: The number of processes, of one thread each.
         batch: The sequences of a step, over all processes.
-        strategy: How they share the model.
+        strategy: How they share the model; ``auto`` for one process, ``apart`` for one beside another that trains a
+            model of its own at the same time, ``ddp`` or ``fsdp``.
+        parts: The parts of a batch that each process computes before gradients are added up.
         parameters: The number of weights.
         seconds: The median time of a step.
         all_reduce: The median time in which the processes add up as many numbers as there are weights.
@@ -53,6 +57,7 @@ class Run:
     processes: int
     batch: int
     strategy: str
+    parts: int
     parameters: int
     seconds: float
     all_reduce: float
@@ -112,51 +117,75 @@ def fit(runs: Sequence[Run], case: str, latency: float = 50e-6) -> StepTime:
         The model.
     """
     batch = BATCHES[case]
-    whole, half = (find(runs, case, 1, size, "auto").seconds for size in (batch, batch // 2))
-    pair = find(runs, case, 2, batch, "ddp")
+    whole, half = (find(runs, case, "auto", size).seconds for size in (batch, batch // 2))
+    apart, pair = find(runs, case, "apart", batch), find(runs, case, "ddp", 2 * batch)
     each = max(0.0, (whole - half) / (batch - batch // 2))
     message = 4.0 * pair.parameters
     bandwidth = message / max(1e-9, pair.all_reduce - 2 * latency)
-    exposed = max(0.0, (pair.seconds - half) / pair.all_reduce)
+    exposed = max(0.0, (pair.seconds - apart.seconds) / pair.all_reduce)
     return StepTime(max(0.0, whole - each * batch), each, message, bandwidth, latency, exposed)
 
 
-def find(runs: Iterable[Run], case: str, processes: int, batch: int, strategy: str) -> Run:
+def find(runs: Iterable[Run], case: str, strategy: str, batch: int, parts: int = 1) -> Run:
     """Find a run."""
-    wanted = (case, processes, batch, strategy)
-    (found,) = (run for run in runs if (run.case, run.processes, run.batch, run.strategy) == wanted)
+    wanted = (case, strategy, batch, parts)
+    (found,) = (run for run in runs if (run.case, run.strategy, run.batch, run.parts) == wanted)
     return found
 
 
-def plan() -> list[tuple[str, int, int, str]]:
-    """List the runs: one process with a batch and with half of it, two with the batch and with twice as much."""
+def plan() -> list[tuple[str, int, int, str, int]]:
+    """List the runs: a batch and half of it in one process, two apart, two together with one and two batches.
+
+    The last two add up the gradients of several parts before a message is sent, alone and in two processes.
+    """
     return [
         (case, *run)
         for case, batch in BATCHES.items()
         for run in (
-            (1, batch, "auto"),
-            (1, batch // 2, "auto"),
-            (2, batch, "ddp"),
-            (2, 2 * batch, "ddp"),
-            (2, batch, "fsdp"),
+            (1, batch // 2, "auto", 1),
+            (1, batch, "auto", 1),
+            (1, batch, "apart", 1),
+            (2, batch, "ddp", 1),
+            (2, 2 * batch, "ddp", 1),
+            (2, 2 * batch, "fsdp", 1),
+            (1, PARTS * batch, "apart", PARTS),
+            (2, 2 * PARTS * batch, "ddp", PARTS),
         )
     ]
 
 
-def launch(case: str, processes: int, batch: int, strategy: str) -> dict[str, Any]:
+def launch(case: str, processes: int, batch: int, strategy: str, parts: int) -> dict[str, Any]:
     """Make the steps of a run in processes of their own."""
-    worker = ["-m", "benchmarks.scaling_worker", case, str(batch), strategy]
+    worker = ["-m", "benchmarks.scaling_worker", case, str(batch), strategy, str(parts)]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(torchrun if processes > 1 else []), *worker]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    started = [
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2 if strategy == "apart" else 1)
+    ]
+    if strategy == "apart":  # they begin at the same moment
+        for process in started:
+            assert process.stdout is not None
+            while process.stdout.readline().strip() != "ready":
+                if process.poll() is not None:
+                    raise RuntimeError(f"a worker of {case} ended before it had begun")
+    outputs = []
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in started:
+        outputs.append(process.communicate()[0])
+        if process.returncode != 0:
+            raise RuntimeError(f"a worker of {case} ended with {process.returncode}")
+    found: list[dict[str, Any]] = [json.loads(output.splitlines()[-1]) for output in outputs]
+    return found[0] | {"seconds": [second for one in found for second in one["seconds"]]}
 
 
 def measure() -> list[Run]:
     """Measure all runs, several times in turn."""
-    samples: dict[tuple[str, int, int, str], list[dict[str, Any]]] = {}
+    samples: dict[tuple[str, int, int, str, int], list[dict[str, Any]]] = {}
     for repeat in range(REPEATS):
         for run in plan():
             samples.setdefault(run, []).append(launch(*run))
@@ -179,24 +208,30 @@ def tables(runs: Sequence[Run]) -> str:
     """Write the table of the page."""
     rows = []
     for run in runs:
-        alone = find(runs, run.case, 1, BATCHES[run.case], "auto")
-        work = run.batch / alone.batch * alone.seconds / (run.processes * run.seconds)
-        compared = run.processes > 1
+        batch, together = BATCHES[run.case], run.processes > 1
+        alone = find(runs, run.case, "auto", batch)
+        apart = find(runs, run.case, "apart", run.parts * batch, run.parts)
+        names = {"auto": "1", "apart": "1, and 1 beside it", "ddp": "2, ddp", "fsdp": "2, fsdp"}
         rows.append(
             [
                 f"`{run.case}`",
-                f"{run.processes}, {run.strategy}" if compared else "1",
-                str(run.batch),
+                names[run.strategy],
+                f"{run.batch} in {run.parts * run.processes}" if run.parts > 1 else str(run.batch),
                 duration(run.seconds),
                 f"{run.batch / run.seconds:.0f}",
-                f"{work:.2f}" if compared else "",
-                duration(run.all_reduce) if compared else "",
+                *(f"{efficiency(run, other):.2f}" if together else "" for other in (alone, apart)),
+                duration(run.all_reduce) if together else "",
                 f"{4 * run.parameters / MEBIBYTE:.0f}",
                 f"{run.memory:.0f}",
             ]
         )
-    header = ["case", "processes", "sequences in a step", "step", "sequences / s", "efficiency", "sum of the gradients"]
-    return table([*header, "MiB of gradients", "MiB of a process"], rows, left=2)
+    header = ["case", "processes", "sequences in a step", "step", "sequences / s", "to one", "to two apart"]
+    return table([*header, "sum of the gradients", "MiB of gradients", "MiB of a process"], rows, left=2)
+
+
+def efficiency(run: Run, other: Run) -> float:
+    """Return the sequences of each process in a second, over those of a process of another run."""
+    return run.batch / (run.processes * run.seconds) / (other.batch / (other.processes * other.seconds))
 
 
 def parameters_of(runs: Sequence[Run]) -> str:
@@ -229,9 +264,12 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         for label, bandwidth, style in links:
             other = StepTime(**(asdict(model) | ({} if bandwidth is None else {"bandwidth": bandwidth})))
             axis.plot(counts, [other.efficiency(count, batch) for count in counts], style, label=label)
-        double = find(runs, case, 2, 2 * batch, "ddp")
-        alone = find(runs, case, 1, batch, "auto")
-        axis.plot([2], [alone.seconds / double.seconds], "o", color="black", label="measured")
+        measured = []
+        for parts in (1, PARTS):
+            together = find(runs, case, "ddp", 2 * parts * batch, parts)
+            measured.append(efficiency(together, find(runs, case, "apart", parts * batch, parts)))
+        axis.plot([2], measured[:1], "o", color="black", label="measured")
+        axis.plot([2], measured[1:], "o", color="black", fillstyle="none", label=f"measured, {PARTS} parts in each")
         axis.set(xscale="log", title=case, xlabel="processes", ylim=(0, 1.1))
         axis.set_xticks(counts[::3], [str(count) for count in counts[::3]])
         axis.grid(alpha=0.3)

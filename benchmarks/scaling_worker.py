@@ -1,7 +1,8 @@
 """Makes training steps in the processes that started it, and says how long they took.
 
-``python -m benchmarks.scaling_worker CASE BATCH STRATEGY``, alone or under torchrun; the first process prints one line
-of JSON.
+``python -m benchmarks.scaling_worker CASE BATCH STRATEGY PARTS``, alone or under torchrun; each process computes so
+many parts of a batch before gradients are added up, and the first prints one line of JSON. With the strategy ``apart``
+it is alone, prints ``ready`` and waits for a line before it measures.
 """
 
 from __future__ import annotations
@@ -79,19 +80,23 @@ def all_reduce(fabric: Fabric, count: int) -> list[float]:
 
 def main() -> None:
     """Measure a case."""
-    case, batch, strategy = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    case, batch, strategy, each = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     dataset, model = CASES[case]
-    hardware = Hardware(device="cpu", threads=1, strategy=cast("Any", strategy))
+    apart = strategy == "apart"
+    hardware = Hardware(device="cpu", threads=1, strategy=cast("Any", "auto" if apart else strategy))
     torch.set_num_threads(1)
     fabric = hardware.launch()
     data = rooms() if dataset == "rooms" else open_sequences(dataset, "train")
-    config = TrainConfig(dataset, batch_size=batch, model=model).shared_over(fabric.world_size)
+    config = TrainConfig(dataset, batch_size=batch, parts=each * fabric.world_size, model=model)
     built = initial_model(config, data)
     before = peak()
     count = sum(parameter.numel() for parameter in built.parameters())
     shared = SharedModel(fabric, config.model.described, built, None)
     shared.set_learning_rate(1e-4)
-    parts = own_parts(fabric, fabric.world_size)
+    parts = own_parts(fabric, each * fabric.world_size)
+    if apart:
+        print("ready", flush=True)
+        sys.stdin.readline()
     seconds = timed(fabric, steps_of(shared, Batches(config, data, fabric.device), parts), 0)
     sums = all_reduce(fabric, count)
     measured = {"seconds": seconds, "all_reduce": sums, "parameters": count, "memory": peak(), "before": before}

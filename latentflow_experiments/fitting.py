@@ -96,9 +96,7 @@ def fit(
     )
     built = initial_model(config, splits[0]) if isinstance(model, ModelConfig) else model
     hardware = Hardware(precision="32") if hardware is None else hardware
-    if (
-        hardware.threads is None and hardware.placed().devices == 1
-    ):  # a call from Python changes them only if it is asked to
+    if hardware.threads is None and hardware.placed().devices == 1:  # a call from Python leaves them as they are
         hardware = replace(hardware, threads=torch.get_num_threads())
     fabric = hardware.launch()
     folder = RunFolder(Path(out))

@@ -11,13 +11,18 @@ from benchmarks.scaling import Run, StepTime
 
 
 def runs_of(model, case, parameters):
-    """The runs that a model of the time predicts."""
-    batch = scaling.BATCHES[case]
+    """The runs that a model of the time predicts, where two processes on one machine slow each other by 10 %."""
     message = 4 * parameters / model.bandwidth + 2 * model.latency
-    shapes = [(1, batch, "auto"), (1, batch // 2, "auto"), (2, batch, "ddp"), (2, 2 * batch, "ddp"), (2, batch, "fsdp")]
+    alone = StepTime(model.fixed, model.each, 0.0, 1.0, 0.0, 0.0)
+
+    def seconds(processes, batch, strategy, parts):
+        computed = parts * alone(1, batch / processes / parts) * (1.0 if strategy == "auto" else 1.1)
+        return computed + (model.exposed * message if processes > 1 else 0.0)
+
     return [
-        Run(case, count, size, strategy, parameters, model(count, size / count), message * (count - 1), 100.0)
-        for count, size, strategy in shapes
+        Run(name, count, *rest, parameters, seconds(count, *rest), message * (count - 1), 100.0)
+        for name, count, *rest in scaling.plan()
+        if name == case
     ]
 
 
@@ -45,13 +50,22 @@ def test_a_ring_sends_each_number_twice():
 
 
 def test_the_table_says_what_the_runs_took():
-    """Catches an efficiency of other work, and a row that is left out."""
+    """Catches an efficiency of other work, beside a run with other parts, and a row that is left out."""
     model, runs = predicted()
     batch = scaling.BATCHES["mnist"]
-    rows = [line for line in scaling.tables(runs).splitlines() if "`mnist`" in line]
-    assert len(rows) == 5
-    expected = [model(1, batch) / (2 * model(2, batch / 2)), model(1, batch) / model(2, batch)]
-    assert [float(row.split("|")[6]) for row in rows[2:4]] == pytest.approx(expected, abs=0.005)
+    rows = [[cell.strip() for cell in line.split("|")] for line in scaling.tables(runs).splitlines() if "mnist" in line]
+    assert len(rows) == 8
+    alone, half, message = model(1, batch), model(1, batch / 2), model(2, batch) - model(1, batch)
+    pairs = [  # of the time that one process needs for as many sequences, and two apart, to that of two together
+        (alone / 2, 1.1 * alone / 2, 1.1 * half + message),
+        (alone, 1.1 * alone, 1.1 * alone + message),
+        (alone, 1.1 * alone, 1.1 * alone + message),
+        (4 * alone, 4 * 1.1 * alone, 4 * 1.1 * alone + message),
+    ]
+    found = [tuple(float(cell) for cell in row[6:8]) for row in rows if row[2].startswith("2,")]
+    for found_pair, (one, two, together) in zip(found, pairs, strict=True):
+        assert found_pair == pytest.approx((one / together, two / together), abs=0.0051)
+    assert rows[-1][3] == f"{8 * batch} in 8"
 
 
 def test_the_picture_and_the_page_are_written(tmp_path, monkeypatch):
@@ -75,7 +89,7 @@ def test_a_worker_measures_its_steps(capsys, monkeypatch):
     """Catches a line that is not JSON, and steps that are not counted."""
     monkeypatch.setattr(scaling_worker, "STEPS", 2)
     monkeypatch.setattr(scaling_worker, "WARM_UP", 1)
-    monkeypatch.setattr("sys.argv", ["scaling_worker", "mnist", "4", "auto"])
+    monkeypatch.setattr("sys.argv", ["scaling_worker", "mnist", "4", "auto", "2"])
     threads = torch.get_num_threads()
     scaling_worker.main()
     torch.set_num_threads(threads)
