@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,24 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
             fully_shard(part, mesh=processes, reshard_after_forward=False)
     fully_shard(model, mesh=processes, reshard_after_forward=False)
     return model
+
+
+def end_process(code: int) -> int:
+    """End this process at once if it is one of several; else return the exit code.
+
+    The threads by which gloo talks to the others may abort or block an interpreter that takes itself down.
+
+    Args:
+        code: The exit code.
+
+    Returns:
+        The exit code.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def own_parts(fabric: Fabric, parts: int) -> range:
