@@ -28,7 +28,7 @@ NUMBERS, PAGE = ROOT / "docs" / "scaling.json", ROOT / "docs" / "guide" / "scali
 PICTURE = ROOT / "docs" / "guide" / "scaling.png"
 BATCHES = {"mnist": 128, "rooms": 64, "song2023": 64}
 """The sequences of a step of each case."""
-REPEATS = 2
+REPEATS = 1
 PARTS = 4
 """The parts of a batch that a process adds up before it sends a message, where there are several."""
 MEBIBYTE = 2**20
