@@ -64,12 +64,13 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from latentflow_experiments.cli import main as run  # noqa: PLC0415 - the extras may be missing
+        from latentflow_experiments.training.processes import end_process  # noqa: PLC0415 - likewise
     except ModuleNotFoundError as error:
         need = f"the command needs {error.name}, which is not installed"
         return _refuse(f'{need}: pip install "latentflow-torch[experiments]"', 1)
     except KeyboardInterrupt:  # torch takes seconds to import
         return 130
-    return run(words, debug="--debug" in sys.argv[1:])
+    return end_process(run(words, debug="--debug" in sys.argv[1:]))
 
 
 def _refuse(message: str, code: int) -> int:

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from latentflow_experiments.errors import DataError, ExperimentError
 from latentflow_experiments.reading import BROKEN, brief, open_regular, parse_object, reading
@@ -33,19 +34,36 @@ class Progress:
     seconds: float = 0.0
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, *, write: bool = True
+) -> None:
     """Write a checkpoint; an earlier one stays in place until the new one is complete.
+
+    Of a model that several processes have parts of, all call it, and one of them writes.
 
     Args:
         path: The file.
         model: The model, whose state is written under ``model.``.
         optimizer: The optimizer, whose state is written under ``optimizer.<parameter>.<name>``.
         progress: How far the run has come.
+        write: Whether this process writes the file.
+
+    Raises:
+        ExperimentError: If the file cannot be written.
+        FloatingPointError: If a weight is not finite; nothing is written then.
     """
     tensors = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"{OPTIMIZER}{index}.{name}": tensor for name, tensor in state.items()}
-    separate = {name: _separate(tensor) for name, tensor in tensors.items()}
+    separate = {}
+    for name, tensor in tensors.items():
+        collected = whole(tensor)
+        if name.startswith(MODEL) and collected.is_floating_point() and not torch.isfinite(collected).all():
+            raise FloatingPointError(f"in {name.removeprefix(MODEL)}")
+        if write:
+            separate[name] = _separate(collected)
+    if not write:
+        return
     progress_text = json.dumps({"steps": progress.steps, "seconds": progress.seconds})
     metadata = {"progress": progress_text, SUM: _sum_of(separate, progress_text)}
     try:
@@ -60,7 +78,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
 
     Args:
         path: The file.
-        model: A model of the same architecture.
+        model: A model of the same architecture; if several processes have parts of it, all call it.
         optimizer: An optimizer of the model's parameters, or None to read the weights only.
 
     Returns:
@@ -83,9 +101,34 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             groups = optimizer.state_dict()["param_groups"]
             if not set(state) <= {index for group in groups for index in group["params"]}:  # not all need have one
                 raise ValueError(f"that of the parameters {sorted(state)}")
-            optimizer.load_state_dict({"state": state, "param_groups": groups})
-    model.load_state_dict(weights)
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            shared = {
+                place: {key: _shared_like(tensor, parameters[place]) for key, tensor in values.items()}
+                for place, values in state.items()
+            }
+            optimizer.load_state_dict({"state": shared, "param_groups": groups})
+    references = model.state_dict()
+    model.load_state_dict({name: _shared_like(tensor, references[name]) for name, tensor in weights.items()})
     return progress
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Collect a tensor that several processes have parts of; all of them have to call it.
+
+    Args:
+        tensor: The tensor.
+
+    Returns:
+        The same numbers in this process; the tensor itself if they are there already.
+    """
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _shared_like(tensor: Tensor, reference: Tensor) -> Tensor:
+    """Share out a tensor as another one of its shape is; all processes have to call it with the same numbers."""
+    if not isinstance(reference, DTensor) or tensor.shape != reference.shape:  # the steps of an optimizer have none
+        return tensor
+    return distribute_tensor(tensor.to(reference.device), reference.device_mesh, reference.placements)
 
 
 def _separate(tensor: Tensor) -> Tensor:

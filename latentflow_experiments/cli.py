@@ -24,7 +24,7 @@ from latentflow_experiments.data.factors import Split
 from latentflow_experiments.data.own import own_stem
 from latentflow_experiments.errors import ExperimentError, UsageError, printable
 from latentflow_experiments.evaluation import MeasureConfig, Part, evaluate, evaluate_transfer, measure
-from latentflow_experiments.fitting import begin_run
+from latentflow_experiments.fitting import begin_run, settle_parts
 from latentflow_experiments.reports.comparison import compare
 from latentflow_experiments.reports.curves import draw_curves, validation_table
 from latentflow_experiments.reports.generated import generate
@@ -64,6 +64,10 @@ class Train:
         if self.resume and self.out is None:
             raise UsageError("resume: expected --out with the folder of the run to go on with, got none")
         self.budget()
+        if self.hardware.restartable() and self.out is None:
+            raise UsageError(
+                "out: expected the folder of the run, with which torchrun goes on after a restart, got none"
+            )
         check_dataset(self.config.dataset, self.source)
 
     def budget(self) -> Budget:
@@ -87,18 +91,18 @@ class Train:
         fabric = self.hardware.launch()
         unused = RunFolder.unused(own_stem(self.config.dataset))
         folder = fabric.broadcast(unused if self.out is None else RunFolder(self.out))
+        resume = self.resume or (self.hardware.restarted() and folder.config.exists())
+        config = settle_parts(self.config, folder, fabric, resume=resume)
         if self.resume and not folder.config.exists():
             raise ExperimentError(f"{folder.path}: expected a run to go on with, got none; train it without --resume")
         with folder.owned("training") if fabric.is_global_zero else nullcontext():
             if fabric.is_global_zero:
-                begin_run(folder, self.config, data, model, self.hardware, fabric, resume=self.resume)
+                begin_run(folder, config, data, model, self.hardware, fabric, resume=resume)
                 print(f"training on {data.name} (sequences: {describe_counts(data)}) into {folder.path}", flush=True)
             fabric.barrier()
             self.hardware.compile_networks(model)
             try:
-                train(
-                    self.config, self.budget(), data, folder, fabric, model, resume=self.resume, validation=validation
-                )
+                train(config, self.budget(), data, folder, fabric, model, resume=resume, validation=validation)
             except KeyboardInterrupt:
                 if fabric.is_global_zero:
                     print(f"stopped; go on with: latentflow {shlex.join(self.resuming(folder))}")

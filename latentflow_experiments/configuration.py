@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -104,7 +104,11 @@ class TrainConfig:
             frames and, if known, labels and names; a folder of folders of PNG frames; or a folder of GIF or MP4 clips.
             Folders of labels above them are read as labels.
         seed: Seed of the initial weights and of every batch.
-        batch_size: Sequences in a step, of one transformation where training reads which, mixed elsewhere.
+        batch_size: Sequences in a step, over all processes; of one transformation where training reads which, mixed
+            elsewhere.
+        parts: Parts of a batch, which are drawn on their own and shared out over the processes; a process computes
+            its parts one after the other and adds up their gradients. By default one for each process that the run
+            begins with. It decides what is computed: the same parts in any number of processes are the same run.
         learning_rate: Peak learning rate of Adam, after the warm-up; it falls to zero by a cosine.
         warmup_steps: Steps over which the learning rate rises.
         clip_norm: Largest norm of the gradient; a longer one is shortened to it. 0 for no limit.
@@ -117,6 +121,7 @@ class TrainConfig:
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=f"{{{','.join(DATASETS)}}}|PATH")]
     seed: int = 0
     batch_size: int = 128
+    parts: int | None = None
     learning_rate: float = 2e-3
     warmup_steps: int = 200
     clip_norm: float = 3000.0
@@ -128,10 +133,38 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", "an integer of at least 0", self.seed)
         require(self.batch_size >= 1, "batch-size", "a positive integer", self.batch_size)
+        require(self.parts is None or self.parts >= 1, "parts", "a positive integer", self.parts)
+        require(
+            self.batch_size % (self.parts or 1) == 0,
+            "batch-size",
+            f"a number that {self.parts} parts divide",
+            self.batch_size,
+        )
         require(0 < self.learning_rate < float("inf"), "learning-rate", "a positive number", self.learning_rate)
         require(self.warmup_steps >= 0, "warmup-steps", "an integer of at least 0", self.warmup_steps)
         require(0 <= self.clip_norm < float("inf"), "clip-norm", "a number of at least 0", self.clip_norm)
         require(self.validations >= 0, "validations", "an integer of at least 0", self.validations)
+
+    @property
+    def part_size(self) -> int:
+        """The sequences in a part of a batch."""
+        return self.batch_size // (self.parts or 1)
+
+    def shared_over(self, processes: int) -> TrainConfig:
+        """Return the configuration with its parts, by default one for each process.
+
+        Args:
+            processes: The number of processes.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            UsageError: If the processes cannot have equally many parts, or the parts equally many sequences.
+        """
+        parts = processes if self.parts is None else self.parts
+        require(parts % processes == 0, "parts", f"a multiple of the {processes} processes", parts)
+        return replace(self, parts=parts)
 
     def write(self, path: Path) -> None:
         """Write the configuration as JSON; see :func:`write_json`."""
@@ -176,7 +209,8 @@ class TrainConfig:
         sequences = {"variants": 0} | values.get("sequences", {})  # runs before there was a choice have none
         chosen = SequenceConfig(**(sequences | {"transformations": tuple(sequences.get("transformations", ()))}))
         read = {"model": ModelConfig(**model), "sequences": chosen, "objects": objects}
-        return TrainConfig(**({"clip_norm": 0.0} | values | read))  # nothing was clipped before there was a choice
+        before = {"clip_norm": 0.0, "parts": 1}  # nothing was clipped or divided before there was a choice
+        return TrainConfig(**(before | values | read))
 
     def difference(self, other: TrainConfig) -> str | None:
         """Name the first field in which two configurations differ, or None if they are equal."""

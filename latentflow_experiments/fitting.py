@@ -22,7 +22,7 @@ from latentflow_experiments.runs import RunFolder, TrainedRun, check_data
 from latentflow_experiments.training.loop import initial_model, train, trial_step
 from latentflow_experiments.training.session import Hardware
 
-__all__ = ["begin_run", "evaluate", "fit"]
+__all__ = ["begin_run", "evaluate", "fit", "settle_parts"]
 
 Data = ArraySequences | SequenceDataset
 
@@ -35,8 +35,10 @@ def fit(
     out: str | Path,
     seed: int = 0,
     batch_size: int = 128,
+    parts: int | None = None,
     learning_rate: float = 2e-3,
     warmup_steps: int = 200,
+    clip_norm: float = 3000.0,
     resume: bool = False,
     validation: SequenceDataset | None = None,
     test: SequenceDataset | None = None,
@@ -50,10 +52,12 @@ def fit(
         steps: The number of training steps.
         out: The folder of the run.
         seed: Seed of the initial weights, except of a model of your own, and of every batch.
-        batch_size: Sequences in a step.
+        batch_size: Sequences in a step, over all processes.
+        parts: Parts of a batch, which processes share and each computes one after the other; see :class:`TrainConfig`.
         learning_rate: Peak learning rate of Adam.
         warmup_steps: Steps over which the learning rate rises.
-        resume: Whether to go on from the checkpoint in ``out``.
+        clip_norm: Largest norm of the gradient; 0 for no limit.
+        resume: Whether to go on from the checkpoint in ``out``; so does a process that ``torchrun`` has started again.
         validation: The sequences for validation, of data that is not split here; by default those for training.
         test: The sequences to evaluate on, likewise; the evaluation names their split.
         hardware: Where and how to compute; by default in 32 bits on an accelerator where there is one. The threads of
@@ -78,35 +82,50 @@ def fit(
         ...     assert run.evaluation.exists() and run.strips.exists()
     """
     budget = Budget(steps=steps)
-    parts = _parts(data, validation, test)
+    splits = _parts(data, validation, test)
     config = TrainConfig(
         _dataset_of(data),
         seed=seed,
         batch_size=batch_size,
+        parts=parts,
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,
-        model=_settings_of(model, parts[0]),
+        clip_norm=clip_norm,
+        model=_settings_of(model, splits[0]),
         objects=("data",) if isinstance(model, ModelConfig) else ("data", f"a model {type(model).__qualname__}"),
     )
-    built = initial_model(config, parts[0]) if isinstance(model, ModelConfig) else model
+    built = initial_model(config, splits[0]) if isinstance(model, ModelConfig) else model
     hardware = Hardware(precision="32") if hardware is None else hardware
-    if hardware.threads is None and hardware.devices == 1:  # a call from Python changes them only if it is asked to
+    if hardware.threads is None and hardware.placed().devices == 1:  # a call from Python leaves them as they are
         hardware = replace(hardware, threads=torch.get_num_threads())
     fabric = hardware.launch()
     folder = RunFolder(Path(out))
+    resume = resume or (hardware.restarted() and folder.config.exists())
+    config = settle_parts(config, folder, fabric, resume=resume)
     if resume and not folder.config.exists():
         raise ExperimentError(f"{folder.path}: expected a run to go on with, got none; train it with resume=False")
     first = fabric.is_global_zero
     with folder.owned("training") if first else nullcontext():
         if first:
-            begin_run(folder, config, parts[0], built, hardware, fabric, resume=resume)
+            begin_run(folder, config, splits[0], built, hardware, fabric, resume=resume)
         fabric.barrier()
         hardware.compile_networks(built)
-        train(config, budget, parts[0], folder, fabric, built, resume=resume, validation=parts[1])
+        trained = train(config, budget, splits[0], folder, fabric, built, resume=resume, validation=splits[1])
         if first:
-            done = load_checkpoint(folder.checkpoint, built)
-            _evaluate(config, built, parts, folder, done)
+            done = load_checkpoint(folder.checkpoint, trained)
+            _evaluate(config, trained, splits, folder, done)
     return folder
+
+
+def settle_parts(config: TrainConfig, folder: RunFolder, fabric: Fabric, *, resume: bool) -> TrainConfig:
+    """Return the configuration with the parts of a batch: those of the run to go on with, or one for each process.
+
+    Raises:
+        UsageError: If they cannot be shared out over the processes.
+    """
+    if resume and config.parts is None and folder.config.exists():
+        config = replace(config, parts=TrainConfig.from_json(folder.config).parts)
+    return config.shared_over(fabric.world_size)
 
 
 def begin_run(
@@ -143,7 +162,9 @@ def begin_run(
     before = [session.get("threads") for session in folder.sessions()]
     hardware.set_threads(before[0] if before else None, lambda: trial_step(config, model, data, fabric))
     precision = hardware.chosen_precision()
-    folder.add_environment(provenance(seed=config.seed, precision=precision, data=data.identity()))
+    folder.add_environment(
+        provenance(seed=config.seed, precision=precision, processes=fabric.world_size, data=data.identity())
+    )
 
 
 def evaluate(run: str | Path | RunFolder, data: Data, model: nn.Module | None = None) -> Evaluation:

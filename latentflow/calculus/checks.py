@@ -33,7 +33,7 @@ def check_index(k: int | Tensor, count: int) -> Tensor:
     if isinstance(k, int) and not isinstance(k, bool):
         if not 0 <= k < count:
             raise ValueError(f"k: expected indices in 0..{count - 1}, got {describe(k)}")
-        return torch.tensor(k)
+        return torch.tensor(k, device="cpu")
     if not isinstance(k, Tensor):
         raise TypeError(f"k: expected an integer or an int64 tensor, got {describe(k)}")
     if k.dtype != torch.int64:

@@ -129,7 +129,7 @@ def euler_trajectory(
         length = after - before if dt is None else dt
         steps.append(euler_step(potential, points[-1], before, length, scheme.log_det, cost))
         points.append(steps[-1].z)
-    return _assemble(points, torch.tensor(times, dtype=torch.float64), steps, scheme, cost)
+    return _assemble(points, torch.tensor(times, dtype=torch.float64, device="cpu"), steps, scheme, cost)
 
 
 def invert_euler(potential: nn.Module, z: Tensor, times: Sequence[float], scheme: Euler) -> Trajectory:
@@ -137,7 +137,7 @@ def invert_euler(potential: nn.Module, z: Tensor, times: Sequence[float], scheme
 
     An InversionError names the step that cannot be inverted.
     """
-    grid = torch.tensor(times, dtype=torch.float64).flip(0)
+    grid = torch.tensor(times, dtype=torch.float64, device="cpu").flip(0)
     check_finite(z.unsqueeze(0), grid)
     solver = NEWTON if scheme.solver is None else scheme.solver
     points, steps = [z], []

@@ -130,7 +130,7 @@ class HopfLaxFlow(Flow):
         cost: RunningCost | None = None,
         solver: StepSolver | None = None,
     ) -> Trajectory:
-        grid = times if isinstance(times, Tensor) else torch.tensor(times, dtype=torch.float64)
+        grid = times if isinstance(times, Tensor) else torch.tensor(times, dtype=torch.float64, device="cpu")
         source = self.density_source(scheme)
         found = characteristic_trajectory(self.potential, z0, grid, source, cost, solver)
         return replace(found, scheme=scheme)

@@ -213,7 +213,7 @@ def real_times(times: Times) -> Tensor:
     if isinstance(times, (str, bytes)) or not isinstance(times, Sequence):
         raise TypeError(f"times: expected a tensor or sequence of numbers, got {describe(times)}")
     try:
-        return torch.as_tensor(times, dtype=torch.float64)
+        return torch.as_tensor(times, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"times: expected a tensor or sequence of numbers, got {list(times)!r}") from error
 

@@ -91,7 +91,10 @@ class InBox:
                 check_finite_tensor(name, corner)
             else:
                 check_finite_number(name, corner)
-        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        low, high = (
+            corner if isinstance(corner, Tensor) else torch.tensor(corner, device="cpu")
+            for corner in (self.low, self.high)
+        )
         for name, bound, other in (("low", low, high), ("high", high, low)):
             if bound.ndim > 1 or (bound.ndim == other.ndim == 1 and len(bound) != len(other)) or bound.numel() == 0:
                 raise ValueError(f"{name}: expected a number or shape (dim,), got {tuple(bound.shape)}")
@@ -108,7 +111,7 @@ class InBox:
         return torch.lerp(self._corner("low", z), self._corner("high", z), z), torch.lerp(start, end, t)
 
     def _corner(self, name: str, z: Tensor) -> Tensor:
-        corner = torch.as_tensor(getattr(self, name)).to(z)
+        corner = torch.as_tensor(getattr(self, name), dtype=z.dtype, device=z.device)
         if corner.shape not in ((), z.shape[-1:]):
             raise ValueError(f"{name}: expected a number or shape ({z.shape[-1]},), got {tuple(corner.shape)}")
         return corner.expand(z.shape)

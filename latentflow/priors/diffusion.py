@@ -37,7 +37,10 @@ class Prior(Protocol):
 def check_elapsed(t: Time, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
     """Return a time as a tensor; raise a TypeError or ValueError unless it is real and at least 0."""
     check_time(t)
-    time = torch.as_tensor(t, dtype=dtype, device=device)
+    if isinstance(t, Tensor):
+        time = t.to(device or t.device, dtype or t.dtype)
+    else:
+        time = torch.tensor(t, dtype=dtype, device=device or "cpu")
     if not (time >= 0).all():
         raise ValueError(f"t: expected times of at least 0, got {float(time.detach().min())}")
     if torch.isinf(time).any():

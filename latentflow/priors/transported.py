@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from latentflow.calculus import Field, Time
 from latentflow.calculus.checks import check_callable, describe
 from latentflow.flow import Euler, Flow, FlowTransform, OnFold, PotentialFlow, PushForward, Scheme, Times, Trajectory
-from latentflow.flow.trajectory import DensitySource, check_scheme, keep_times
+from latentflow.flow.trajectory import DensitySource, check_scheme, keep_times, real_times
 from latentflow.potentials import PotentialBank
 from latentflow.potentials.algebra import as_module
 from latentflow.priors.diffusion import Prior, check_elapsed, check_field, common_shape
@@ -77,7 +77,11 @@ class TransportedPrior(nn.Module):
             time = time.to(torch.float64)
         if isinstance(self.scheme, Euler) and not (time == time.round()).all():
             raise ValueError(f"t: expected whole numbers with Euler steps, got {time.tolist()}")
-        index = check_field(k, len(self.potential)) if isinstance(self.potential, PotentialBank) else torch.tensor(0)
+        index = (
+            check_field(k, len(self.potential))
+            if isinstance(self.potential, PotentialBank)
+            else torch.tensor(0, device="cpu")
+        )
         base = start.expand(common_shape(time, index, start.batch_shape))
         return PushForward(base, FlowTransform(_StoppedFlow(self, index), time, self.scheme))
 
@@ -122,7 +126,7 @@ class _StoppedFlow:
         def move(flow: Flow, z: Tensor, grid: list[float]) -> Trajectory:
             return flow.follow(z, grid, scheme, on_fold=on_fold)
 
-        return self._follow_intervals(z0, torch.as_tensor(times), scheme, move, back=False)
+        return self._follow_intervals(z0, real_times(times), scheme, move, back=False)
 
     def inverse(self, z: Tensor, times: Times, scheme: Scheme, on_fold: OnFold | None = None) -> Trajectory:
         """Follow the flow back to time 0."""
@@ -130,7 +134,7 @@ class _StoppedFlow:
         def move(flow: Flow, z: Tensor, grid: list[float]) -> Trajectory:
             return flow.inverse(z, grid, scheme, on_fold)
 
-        return self._follow_intervals(z, torch.as_tensor(times), scheme, move, back=True)
+        return self._follow_intervals(z, real_times(times), scheme, move, back=True)
 
     def _follow_intervals(
         self,
@@ -157,7 +161,7 @@ class _StoppedFlow:
             action.append(action[-1].index_put(rows, trajectory.action[-1], accumulate=True))
             if trajectory.log_det is not None:
                 log_det.append(log_det[-1].index_put(rows, trajectory.log_det[-1], accumulate=True))
-        times = keep_times(torch.tensor(stops, dtype=torch.float64), z)
+        times = keep_times(torch.tensor(stops, dtype=torch.float64, device="cpu"), z)
         return Trajectory(
             times.flip(0) if back else times,
             torch.stack(points).reshape(len(points), *z.shape),

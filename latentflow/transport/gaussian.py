@@ -207,7 +207,9 @@ def gaussian_transport_potential(m0: Tensor, S0: Tensor, m1: Tensor, S1: Tensor)
     if L0 is None:
         return GaussianTransportPotential(_map_by_roots(S0.detach(), S1.detach()), m0, m1)
     values, axes = torch.linalg.eigh(L0.mT @ S1 @ L0)
-    inverse: Tensor = torch.linalg.solve_triangular(L0, torch.eye(len(m0)).to(L0), upper=False)
+    inverse: Tensor = torch.linalg.solve_triangular(
+        L0, torch.eye(len(m0), dtype=L0.dtype, device=L0.device), upper=False
+    )
     half = inverse.mT @ axes * torch.where(values > _rounding(values), values, 0.0).pow(0.25)
     return GaussianTransportPotential(half @ half.mT, m0, m1)
 

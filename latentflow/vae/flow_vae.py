@@ -208,6 +208,7 @@ class FlowVAE(nn.Module):
         self.collocation = collocation
         self.label_posterior = label_posterior
         self.decoded_frames = decoded_frames
+        self.absent_take_part = True
         self.on_fold = on_fold
 
     def encode(self, x: Tensor) -> Distribution:
@@ -261,11 +262,19 @@ class FlowVAE(nn.Module):
 
         The terms per time are left out; :meth:`objective` returns them. Where several processes train together, every
         parameter takes part in the total, the potentials of absent transformations with the weight zero:
-        ``DistributedDataParallel`` waits for the gradients of all of them.
+        ``DistributedDataParallel`` waits for the gradients of all of them. An optimizer with a momentum moves them by
+        it. With ``absent_take_part = False`` they stay as they are, as in one process, and
+        ``DistributedDataParallel`` needs ``find_unused_parameters=True``.
         """
         objective = self.objective(frames, k, generator)
         terms: dict[str, Tensor] = {name: term for name, term in vars(objective).items() if term.ndim == 0}
-        if self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if (
+            self.absent_take_part
+            and self.training
+            and dist.is_available()
+            and dist.is_initialized()
+            and dist.get_world_size() > 1
+        ):
             every = [parameter.flatten()[:1].sum() for parameter in self.parameters() if parameter.requires_grad]
             terms["total"] = terms["total"] + 0.0 * torch.stack(every).sum()
         return terms

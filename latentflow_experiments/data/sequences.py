@@ -133,7 +133,7 @@ def as_kinds(k: Tensor | int, count: int, kinds: int) -> Tensor:
         >>> assert as_kinds(2, 3, kinds=4).tolist() == [2, 2, 2]
     """
     if isinstance(k, int):
-        k = torch.full((count,), k)
+        k = torch.full((count,), k, device="cpu")
     if k.shape != (count,):
         raise ValueError(f"k: expected an int or shape ({count},), got shape {tuple(k.shape)}")
     if k.dtype != torch.int64:
@@ -160,7 +160,7 @@ def subsample(starts: Tensor, count: int) -> Tensor:
     """
     if len(starts) <= count:
         return starts
-    chosen = torch.randperm(len(starts), generator=torch.Generator().manual_seed(0))[:count]
+    chosen = torch.randperm(len(starts), generator=torch.Generator().manual_seed(0), device="cpu")[:count]
     return starts[chosen.sort().values]
 
 

@@ -356,7 +356,7 @@ class TransformedImages:
     def starts(self, k: int) -> Tensor:
         """List the sequences of one transformation: all images, in all states of the others if they are random."""
         grid = self.grid
-        every = torch.arange(len(grid))
+        every = torch.arange(len(grid), device="cpu")
         if self.start == "canonical":
             return every
         return self._first_states(every, k)

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import cast
 
 import numpy as np
 import torch
@@ -15,12 +14,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from latentflow.flow import FoldWarning
-from latentflow_experiments.checkpoints import Progress, load_checkpoint, save_checkpoint
+from latentflow_experiments.checkpoints import Progress
 from latentflow_experiments.configuration import Budget, TrainConfig
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.errors import ExperimentError
 from latentflow_experiments.methods.method import TrainableModel
 from latentflow_experiments.runs import RunFolder
+from latentflow_experiments.training.processes import Decision, SharedModel, agree, average, own_parts
 from latentflow_experiments.training.session import Clock, Interrupt, MetricsLog, ProgressBar
 from latentflow_experiments.training.validation import Validation
 
@@ -57,31 +57,12 @@ def trial_step(config: TrainConfig, model: nn.Module, data: SequenceDataset, fab
         data: The training sequences.
         fabric: The devices.
     """
-    generator = step_generator(config.seed, 0, 0, torch.device("cpu"))
-    k = draw_kinds(config, 0, len(data.names), generator)
-    frames = data.sequence(draw_starts([data.starts(kind) for kind in range(len(data.names))], k, generator), k)
+    frames, k, generator = Batches(config, data, torch.device("cpu")).draw(0, 0)
     with warnings.catch_warnings(), fabric.autocast():
         warnings.simplefilter("ignore", FoldWarning)
-        terms: dict[str, Tensor] = model(frames, k if config.model.reads_labels else None, generator)
+        terms: dict[str, Tensor] = model(frames, k, generator)
     torch.autograd.backward(terms["total"])
     model.zero_grad()
-
-
-def agree(fabric: Fabric, spent: float, *, stop: bool) -> tuple[float, bool]:
-    """Let all processes of a job go on or stop together: with the progress of the first, if none was asked to stop.
-
-    Args:
-        fabric: The devices.
-        spent: The share of the budget that this process has spent.
-        stop: Whether this process was asked to stop.
-
-    Returns:
-        The share, and whether any process was asked to stop.
-    """
-    if fabric.world_size == 1:
-        return spent, stop
-    every = cast("Tensor", fabric.all_gather(torch.tensor([spent, float(stop)], device=fabric.device)))
-    return float(every[0, 0]), bool(every[:, 1].any())
 
 
 def learning_rate(config: TrainConfig, step: int, progress: float, warmup_steps: int | None = None) -> float:
@@ -101,9 +82,9 @@ def learning_rate(config: TrainConfig, step: int, progress: float, warmup_steps:
     return config.learning_rate * warmup * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
-def step_generator(seed: int, rank: int, step: int, device: torch.device) -> torch.Generator:
-    """Return the source of randomness of one step; it depends on nothing but the arguments, so a run can resume."""
-    state = np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)
+def step_generator(seed: int, part: int, step: int, device: torch.device) -> torch.Generator:
+    """Return the source of randomness of a part of a step; it depends on the arguments only, so a run can resume."""
+    state = np.random.SeedSequence([seed, part, step]).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))
 
 
@@ -121,7 +102,8 @@ def train(
     """Train a model on sequences of images until the budget is spent or Ctrl-C is pressed.
 
     On a CPU and with a budget of steps, a run that was stopped and resumed ends in the same weights, bit for bit, as
-    one that was not.
+    one that was not. In another number of processes the same parts of a batch are computed, and their gradients are
+    added up in another order.
 
     Args:
         config: The configuration.
@@ -134,32 +116,33 @@ def train(
         validation: Sequences on which the errors are measured and logged now and then; None for no such measurement.
 
     Returns:
-        The model.
+        The model, with all weights.
 
     Raises:
+        UsageError: If the parts of a batch cannot be shared out over the processes.
         ExperimentError: If the checkpoint does not fit, or the loss is not finite; the last checkpoint stays.
         KeyboardInterrupt: If Ctrl-C was pressed, after a checkpoint was written.
     """
-    method = config.model.described
-    model = initial_model(config, data) if model is None else model
-    optimizer = torch.optim.Adam(method.parameter_groups(model), fused=True)
+    config = config.shared_over(fabric.world_size)
+    method, parts = config.model.described, own_parts(fabric, config.parts or 1)
     resume = resume and folder.has_begun()  # else it was stopped before its first checkpoint, and starts at step 0
-    done = load_checkpoint(folder.checkpoint, model, optimizer) if resume else Progress()
-    terms_of, stepper = fabric.setup(model, optimizer)
-    data = data.to(fabric.device)
-    starts = [data.starts(k).to(fabric.device) for k in range(len(data.names))]
-    step = done.steps
-    clock = Clock(done.seconds, time.perf_counter if budget.cpu_minutes is None else time.process_time)
+    built = initial_model(config, data) if model is None else model
+    shared = SharedModel(fabric, method, built, folder.checkpoint if resume else None)
+    batches = Batches(config, data, fabric.device)
+    step = shared.done.steps
+    clock = Clock(shared.done.seconds, time.perf_counter if budget.cpu_minutes is None else time.process_time)
     saved = clock.seconds
-    labels = config.model.reads_labels
-    times = 0 if validation is None or not fabric.is_global_zero else config.validations
+    times = 0 if validation is None else config.validations
     validator = Validation(method, (validation or data).to(fabric.device), times, budget.progress(step, clock.seconds))
 
     def save() -> None:
-        if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
-            raise _diverged(step, "in the weights", folder)
-        if fabric.is_global_zero:
-            save_checkpoint(folder.checkpoint, model, optimizer, Progress(step, clock.seconds))
+        try:
+            shared.save(folder.checkpoint, Progress(step, clock.seconds))
+        except FloatingPointError as error:
+            raise _diverged(step, str(error), folder) from error
+
+    def terms_of_part(model: TrainableModel, part: int) -> dict[str, Tensor]:
+        return _finite_terms(model, *batches.draw(step, part), step, folder)
 
     if not resume:
         save()
@@ -171,50 +154,72 @@ def train(
     ):
         warnings.simplefilter("ignore", FoldWarning)  # the metrics hold the share of folded samples
         while True:
-            spent, stop = agree(fabric, budget.progress(step, clock.seconds), stop=interrupt.requested)
-            if stop or spent >= 1:
+            spent = budget.progress(step, clock.seconds)
+            due = clock.seconds - saved > CHECKPOINT_SECONDS
+            now = agree(fabric, Decision(spent, interrupt.requested, due, validator.due(spent)))
+            if now.validate:
+                collected = shared.collected()
+                if log is not None:
+                    with clock.paused():
+                        log.write(step, seconds=clock.seconds, **validator.measure(collected))
+            if now.stop or now.spent >= 1:
                 break
-            for group in stepper.param_groups:
-                group["lr"] = group.get("scale", 1.0) * learning_rate(
-                    config, step, spent, budget.warmup(config.warmup_steps)
-                )
-            method.anneal(model, spent)
-            generator = step_generator(config.seed, fabric.global_rank, step, fabric.device)
-            k = draw_kinds(config, step, len(data.names), generator)
-            frames = data.sequence(draw_starts(starts, k, generator), k)
-            terms = _finite_terms(terms_of, frames, k if labels else None, generator, step, folder)
-            _descend(fabric, terms_of, stepper, terms["total"], config.clip_norm)
-            step += 1
-            if step % LOG_STEPS == 0 and log is not None:
-                log.write(step, seconds=clock.seconds, learning_rate=group["lr"], **_scalars(terms))
-            if log is not None and validator.due(budget.progress(step, clock.seconds)):
-                with clock.paused():
-                    log.write(step, seconds=clock.seconds, **validator.measure(model))
-            if bar.due():
-                bar.describe(data.names[int(k[0])] if labels else "mixed", _scalars(terms))
-            if clock.seconds - saved > CHECKPOINT_SECONDS:
+            if now.save:
                 save()
                 saved = clock.seconds
+            rate = shared.set_learning_rate(learning_rate(config, step, now.spent, budget.warmup(config.warmup_steps)))
+            method.anneal(built, now.spent)
+            terms = shared.descend(parts, terms_of_part, config.clip_norm)
+            step += 1
+            if step % LOG_STEPS == 0:
+                values = average(fabric, terms)
+                if log is not None:
+                    log.write(step, seconds=clock.seconds, learning_rate=rate, **values)
+            if bar.due():
+                bar.describe(batches.name(step - 1), _scalars(terms))
             bar.move(step, clock.seconds)
         save()
-    if stop:
+    if now.stop:
         raise KeyboardInterrupt
-    return model
+    return shared.collected()
 
 
-def _descend(
-    fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float
-) -> None:
-    """Make a step of the optimizer down the gradient of a loss, shortened to a norm if it is longer; 0 for no limit."""
-    optimizer.zero_grad()
-    fabric.backward(loss)
-    if clip_norm > 0:
-        fabric.clip_gradients(model, optimizer, max_norm=clip_norm)
-    optimizer.step()
+class Batches:
+    """Draws the parts of the batches of a training.
+
+    Args:
+        config: The configuration.
+        data: The training sequences.
+        device: The device of the randomness, and to move the sequences to.
+    """
+
+    def __init__(self, config: TrainConfig, data: SequenceDataset, device: torch.device) -> None:
+        self._config, self._data, self._device = config, data.to(device), device
+        self._starts = [data.starts(k).to(device) for k in range(len(data.names))]
+
+    def draw(self, step: int, part: int) -> tuple[Tensor, Tensor | None, torch.Generator]:
+        """Draw a part of the batch of a step.
+
+        Args:
+            step: The number of steps made before.
+            part: The number of the part.
+
+        Returns:
+            The frames, the transformation of each sequence or None where training does not read it, and the source of
+            randomness for the loss.
+        """
+        generator = step_generator(self._config.seed, part, step, self._device)
+        k = draw_kinds(self._config, step, len(self._data.names), generator)
+        frames = self._data.sequence(draw_starts(self._starts, k, generator), k)
+        return frames, k if self._config.model.reads_labels else None, generator
+
+    def name(self, step: int) -> str:
+        """Name the transformation of the batch of a step, or say that it is mixed."""
+        return self._data.names[step % len(self._data.names)] if self._config.model.reads_labels else "mixed"
 
 
 def draw_kinds(config: TrainConfig, step: int, kinds: int, generator: torch.Generator) -> Tensor:
-    """Choose the transformation of each sequence of a batch.
+    """Choose the transformation of each sequence of a part of a batch.
 
     With labels, a batch has one, and they take turns. Without, it mixes them: it should look like the data.
 
@@ -225,9 +230,9 @@ def draw_kinds(config: TrainConfig, step: int, kinds: int, generator: torch.Gene
         generator: The source of randomness.
 
     Returns:
-        The transformations, shape ``(batch_size,)``, int64, on the device of the generator.
+        The transformations, shape ``(batch_size / parts,)``, int64, on the device of the generator.
     """
-    shape, device = (config.batch_size,), generator.device
+    shape, device = (config.part_size,), generator.device
     if config.model.reads_labels:
         return torch.full(shape, step % kinds, device=device)
     return torch.randint(kinds, shape, generator=generator, device=device)

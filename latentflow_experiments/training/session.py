@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import Literal, Self
 
@@ -24,8 +24,8 @@ from latentflow_experiments.configuration import Budget
 from latentflow_experiments.methods.method import require
 from latentflow_experiments.records import write_text
 from latentflow_experiments.runs import RunFolder, chosen_device, read_log
+from latentflow_experiments.training.processes import Launcher, build_strategy
 
-STRATEGIES = {"auto": "auto", "ddp": "ddp_find_unused_parameters_true"}  # a batch uses one of the potentials only
 NETWORKS = ("encoder", "energy_encoder", "decoder")
 """The attributes of a model that hold what ``--compile`` compiles."""
 
@@ -36,8 +36,10 @@ class Hardware:
 
     Attributes:
         device: What to train on; ``auto`` takes an accelerator where there is one.
-        devices: How many of them; each draws batches of its own.
-        strategy: How several devices work together.
+        devices: How many of them on each machine; torchrun says it itself.
+        nodes: How many machines; they and their processes are started by torchrun, which says it itself, or by SLURM.
+        strategy: How several devices share the model: each has all weights (ddp), or a part of the weights, the
+            gradients and the state of the optimizer (fsdp); auto is ddp.
         threads: How many threads of the CPU each process has; by default the faster of one and all, by a measured step,
             or an equal share for each of several processes. A resumed run keeps those that it began with: with others
             the last digits differ.
@@ -49,13 +51,15 @@ class Hardware:
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
+    nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     threads: int | None = None
     precision: Literal["auto", "32", "bf16-mixed"] = "auto"
     compile: bool = False
 
     def __post_init__(self) -> None:
         require(self.devices >= 1, "devices", "a positive integer", self.devices)
+        require(self.nodes >= 1, "nodes", "a positive integer", self.nodes)
         require(self.threads is None or self.threads >= 1, "threads", "a positive integer", self.threads)
         if self.compile and chosen_device(self.device) == "cpu":
             compiler = os.environ.get("CXX", "g++")
@@ -84,20 +88,56 @@ class Hardware:
             step: Makes a step.
         """
         threads = self.threads or before
-        most = torch.get_num_threads() if self.devices == 1 else 1
+        most = torch.get_num_threads() if self.placed().devices == 1 else 1
         if threads is None and most > 1 and self.device in ("auto", "cpu") and chosen_device(self.device) == "cpu":
             threads = min((1, most), key=lambda count: _seconds_of(step, count))
         if threads is not None:
             torch.set_num_threads(threads)
 
+    def placed(self) -> Hardware:
+        """Return the hardware with the devices and machines on which ``torchrun`` has started processes.
+
+        Raises:
+            UsageError: If it was asked for others.
+        """
+        launcher = Launcher.found()
+        if launcher is None:
+            return self
+        for name, given, found in (
+            ("devices", self.devices, launcher.devices),
+            ("nodes", self.nodes, launcher.nodes),
+        ):
+            require(given in (1, found), name, f"{found} as torchrun has started, or none", given)
+        return replace(self, devices=launcher.devices, nodes=launcher.nodes)
+
+    def restartable(self) -> bool:
+        """Return whether ``torchrun`` starts the processes again if one of them dies."""
+        launcher = Launcher.found()
+        return launcher is not None and launcher.most_restarts > 0
+
+    def restarted(self) -> bool:
+        """Return whether ``torchrun`` has started the processes again."""
+        launcher = Launcher.found()
+        return launcher is not None and launcher.restarts > 0
+
     def launch(self) -> Fabric:
-        """Start the processes, one for each device, and give the handle to them."""
-        if self.devices > 1:
-            torch.set_num_threads(self.threads or max(1, torch.get_num_threads() // self.devices))
+        """Start the processes, one for each device, or join those that ``torchrun`` or SLURM has started.
+
+        Returns:
+            The handle to them.
+
+        Raises:
+            UsageError: See :meth:`placed` and :func:`build_strategy`.
+        """
+        hardware = self.placed()
+        processes = hardware.devices * hardware.nodes
+        if hardware.devices > 1:
+            torch.set_num_threads(self.threads or max(1, torch.get_num_threads() // hardware.devices))
         fabric = Fabric(
             accelerator=self.device,
-            strategy=STRATEGIES["ddp" if self.devices > 1 else self.strategy],
-            devices=self.devices,
+            strategy=build_strategy(self.strategy, processes),
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
             precision=self.chosen_precision(),
         )
         fabric.launch()

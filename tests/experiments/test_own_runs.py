@@ -29,6 +29,7 @@ from latentflow.vae import MLPSequenceClassifier
 from latentflow_experiments import ArraySequences, ModelConfig, fit
 from latentflow_experiments.checkpoints import read_checkpoint
 from latentflow_experiments.cli import main
+from latentflow_experiments.configuration import TrainConfig
 from latentflow_experiments.data.own import read_own
 from latentflow_experiments.errors import ExperimentError, UsageError
 from latentflow_experiments.records import write_json
@@ -221,6 +222,14 @@ def test_fit_obeys_the_hardware(tmp_path, monkeypatch):
     assert chosen == [3, before]
     assert [asked for asked, _ in compiled] == [True, False]
     assert all(isinstance(model, FlowVAE) for _, model in compiled)
+
+
+def test_fit_trains_as_it_is_told(tmp_path):
+    """Catches an argument of training that is left at its default."""
+    given = {"batch_size": 4, "parts": 2, "learning_rate": 0.5, "warmup_steps": 3, "clip_norm": 7.0, "seed": 5}
+    folder = fit(TINY, ArraySequences(moving_bars()[0]), steps=1, out=tmp_path / "run", **given)
+    config = TrainConfig.from_json(folder.config)
+    assert {name: getattr(config, name) for name in given} == given
 
 
 def test_fit_refuses_what_does_not_fit(tmp_path):

@@ -205,10 +205,10 @@ def test_a_run_killed_before_its_first_checkpoint_goes_on(run, capsys):
 
 def test_the_first_checkpoint_is_that_of_step_0(tmp_path, monkeypatch):
     """Catches C2: a run that has nothing to go on with in its first minute."""
-    from latentflow_experiments.training import loop  # noqa: PLC0415
+    from latentflow_experiments.training import processes  # noqa: PLC0415
 
     steps = []
-    monkeypatch.setattr(loop, "save_checkpoint", lambda path, model, optimizer, progress: steps.append(progress.steps))
+    monkeypatch.setattr(processes, "save_checkpoint", lambda *given, write: steps.append(given[-1].steps))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("latentflow_experiments.cli.evaluate", lambda *args, **options: type("", (), {"table": str})())
         assert main(["train", "digits", "--steps", "3", "--out", str(tmp_path / "run"), *SMALL]) == 0

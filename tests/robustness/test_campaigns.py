@@ -36,5 +36,6 @@ def test_a_sample_of_each_campaign_holds():
 
 
 def test_two_processes_train_and_end():
-    """Catches a default of several devices that nobody ran, and a job that leaves processes behind."""
-    assert bad(workers, workers.campaign(cases=1)) == []
+    """Catches a default of several devices that nobody ran, and a job that hangs or leaves processes behind after one
+    of them was killed or told to stop."""
+    assert bad(workers, workers.campaign(cases=3)) == []

@@ -1,0 +1,74 @@
+"""The launch files of the examples: each passes a linter, and starts the command that it says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).parents[1] / "examples" / "launch"
+LINTER = Path(sys.executable).with_name("shellcheck")
+SMALL = ("--dim", "3", "--hidden", "5", "--width", "8", "--batch-size", "12", "--device", "cpu", "--threads", "1")
+
+
+def run(script, *words, path="", **variables):
+    """Run a launch file, with programs of a folder before those of this environment."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"} | variables
+    environment["PATH"] = os.pathsep.join([str(path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment["PYTHONPATH"] = os.pathsep.join([str(LAUNCH.parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = ["bash", str(LAUNCH / script), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.skipif(not LINTER.exists(), reason="the linter is in the extra dev")
+@pytest.mark.parametrize("script", sorted(path.name for path in LAUNCH.iterdir()))
+def test_the_launch_files_pass_a_linter(script):
+    """Catches words that are split, variables that are not set, and a syntax that only some shells know."""
+    done = subprocess.run([str(LINTER), str(LAUNCH / script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_one_machine_trains_and_goes_on(tmp_path):
+    """Catches a launch file that starts no training, one process only, or anew where it should go on."""
+    out = tmp_path / "run"
+    for steps in (2, 4):
+        done = run("one_machine.sh", "digits", "--steps", str(steps), *SMALL, OUT=str(out), PROCESSES="2")
+        assert done.returncode == 0, done.stderr[-2000:]
+    sessions = json.loads((out / "environment.json").read_text())["sessions"]
+    assert [session["processes"] for session in sessions] == [2, 2]
+    assert (out / "evaluation.json").exists()
+
+
+def test_a_launch_file_without_a_folder_says_so():
+    """Catches a folder of a run that is called as the dataset, or nothing."""
+    done = run("one_machine.sh", "digits")
+    assert done.returncode != 0
+    assert "expected the folder of the run" in done.stderr
+
+
+RECORDING = """#!/usr/bin/env bash
+echo "$@" >> "$RECORD"
+"""
+
+
+def test_several_nodes_start_one_torchrun_on_each(tmp_path):
+    """Catches a place of meeting that differs between machines, and a job that begins anew when it is queued again."""
+    for name, text in (("srun", RECORDING), ("scontrol", "#!/usr/bin/env bash\necho node7\necho node8\n")):
+        program = tmp_path / name
+        program.write_text(text)
+        program.chmod(0o755)
+    record, out = tmp_path / "record", tmp_path / "run"
+    slurm = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "5", "RECORD": str(record)}
+    for _ in range(2):
+        done = run("several_nodes.sh", "digits", "--steps", "2", path=tmp_path, OUT=str(out), **slurm)
+        assert done.returncode == 0, done.stderr
+        out.mkdir(exist_ok=True)
+        (out / "config.json").write_text("{}")
+    first, second = record.read_text().splitlines()
+    assert first == (
+        "torchrun --nnodes 2 --nproc-per-node gpu --max-restarts 3 --rdzv-id 5 --rdzv-backend c10d "
+        f"--rdzv-endpoint node7:29500 -m latentflow_experiments train digits --steps 2 --out {out}"
+    )
+    assert second == f"{first} --resume"
