@@ -166,7 +166,8 @@ def flat_settings(config: TrainConfig) -> dict[str, Any]:
             flat |= flatten(value) if isinstance(value, dict) else {key: value}
         return flat
 
-    return flatten(asdict(config))
+    settings = flatten(asdict(config))
+    return settings | ({"parts": None} if settings["parts"] == 1 else {})  # one part is the default of one process
 
 
 def _nats(bound: float) -> str:

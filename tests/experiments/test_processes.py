@@ -55,7 +55,7 @@ def assert_close(ours, theirs, tolerance):
         assert (tensor - second[name]).abs().max() <= tolerance * scale, name
 
 
-TOLERANCES = dict.fromkeys(two_processes.RUNS, 2e-5) | {"bfloat16": 2e-2}
+TOLERANCES = dict.fromkeys(two_processes.RUNS, 1e-4) | {"bfloat16": 2e-2}
 
 
 @pytest.mark.parametrize("name", two_processes.RUNS)
@@ -153,4 +153,4 @@ def test_torchrun_goes_on_from_the_last_checkpoint(tmp_path):
     assert len(sessions) == 2
     assert all(session["processes"] == 2 for session in sessions)
     assert main([*words, "--parts", "2", "--out", str(tmp_path / "straight")]) == 0
-    assert_close(tmp_path / "straight", tmp_path / "died", 2e-5)
+    assert_close(tmp_path / "straight", tmp_path / "died", 1e-4)

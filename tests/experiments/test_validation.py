@@ -17,6 +17,7 @@ from latentflow_experiments.methods.method import Choice
 from latentflow_experiments.methods.pixels import EARLY, LAST, LateLaplaceLikelihood
 from latentflow_experiments.runs import RunFolder, read_log
 from latentflow_experiments.training import loop
+from latentflow_experiments.training.processes import SharedModel
 from latentflow_experiments.training.session import Clock, Hardware
 from latentflow_experiments.training.validation import Validation
 
@@ -88,18 +89,18 @@ def test_the_time_of_measurements_is_not_that_of_training():
 
 @pytest.mark.parametrize("clip_norm", [0.0, 2.0, 100.0])
 def test_a_long_gradient_is_shortened_to_the_norm(clip_norm):
-    """Catches clipping by value or of each parameter by itself, and of a gradient that is short enough."""
+    """Catches clipping by value, of each parameter by itself, of a part of a batch, and of a gradient that is short."""
     model = nn.Linear(2, 1)
-    with torch.no_grad():
-        model.weight.zero_()
-        model.bias.zero_()
-    fabric = Hardware(device="cpu").launch()
-    ready, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), lr=1.0))
-    loop._descend(fabric, ready, optimizer, 3 * model.weight.sum() + 4 * model.bias.sum(), clip_norm)
-    gradient = torch.tensor([-3.0, -3.0, -4.0])
+    shared = SharedModel(Hardware(device="cpu").launch(), METHODS["vae"], model, None)
+    rates = {0: (6.0, 1.0), 1: (0.0, 7.0)}  # of the sum of the weights and of the bias, on average 3 and 4
+
+    def terms_of(_, part):
+        return {"total": rates[part][0] * model.weight.sum() + rates[part][1] * model.bias.sum()}
+
+    shared.descend(range(2), terms_of, clip_norm)
     scale = min(1.0, clip_norm / math.sqrt(34)) if clip_norm else 1.0
-    moved = torch.cat([model.weight.detach().flatten(), model.bias.detach()])
-    torch.testing.assert_close(moved, gradient * scale, rtol=1e-4, atol=1e-5)
+    gradient = torch.cat([model.weight.grad.flatten(), model.bias.grad])
+    torch.testing.assert_close(gradient, torch.tensor([3.0, 3.0, 4.0]) * scale, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "value"), [("clip_norm", -1.0), ("clip_norm", math.nan), ("validations", -1)])
