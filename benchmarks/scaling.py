@@ -204,6 +204,24 @@ def measure() -> list[Run]:
     ]
 
 
+def measure_losses() -> dict[str, list[list[float]]]:
+    """Make the same steps in one process, which has both parts of a batch, and in two; return the losses of both."""
+    return {
+        case: [launch(case, *run)["losses"] for run in ((1, batch, "auto", 2), (2, batch, "ddp", 1))]
+        for case, batch in BATCHES.items()
+    }
+
+
+def table_of_losses(losses: dict[str, list[list[float]]]) -> str:
+    """Write the losses of the first and of the last step side by side."""
+    rows = [
+        [f"`{case}`", *(f"{found[step]:.3f}" for step in (0, -1) for found in both)] for case, both in losses.items()
+    ]
+    last = len(next(iter(losses.values()))[0])
+    header = [f"step {step}, {count} process{'es' * (count > 1)}" for step in (1, last) for count in (1, 2)]
+    return table(["case", *header], rows)
+
+
 def tables(runs: Sequence[Run]) -> str:
     """Write the table of the page."""
     rows = []
@@ -211,7 +229,7 @@ def tables(runs: Sequence[Run]) -> str:
         batch, together = BATCHES[run.case], run.processes > 1
         alone = find(runs, run.case, "auto", batch)
         apart = find(runs, run.case, "apart", run.parts * batch, run.parts)
-        names = {"auto": "1", "apart": "1, and 1 beside it", "ddp": "2, ddp", "fsdp": "2, fsdp"}
+        names = {"auto": "1", "apart": "1 of 2 apart", "ddp": "2, ddp", "fsdp": "2, fsdp"}
         rows.append(
             [
                 f"`{run.case}`",
@@ -221,7 +239,152 @@ def tables(runs: Sequence[Run]) -> str:
                 f"{run.batch / run.seconds:.0f}",
                 *(f"{efficiency(run, other):.2f}" if together else "" for other in (alone, apart)),
                 duration(run.all_reduce) if together else "",
-                f"{4 * run.parameters / MEBIBYTE:.0f}",
+                f"{run.memory:.0f}",
+            ]
+        )
+    header = ["case", "processes", "sequences", "step", "sequences / s", "to one", "to two apart", "message", "MiB"]
+    return table(header, rows, left=2)
+
+
+def efficiency(self, processes: int, local: float) -> float:
+    """Return the work of a process in a second, over that of one that trains alone."""
+    return self(1, local) / self(processes, local)
+
+
+def fit(runs: Sequence[Run], case: str, latency: float = 50e-6) -> StepTime:
+    """Fit the model to the runs of one and of two processes.
+
+    Args:
+        runs: The runs.
+        case: The case.
+        latency: The latency of a message, in seconds, which two processes do not tell.
+
+    Returns:
+        The model.
+    """
+    batch = BATCHES[case]
+    whole, half = (find(runs, case, "auto", size).seconds for size in (batch, batch // 2))
+    apart, pair = find(runs, case, "apart", batch), find(runs, case, "ddp", 2 * batch)
+    each = max(0.0, (whole - half) / (batch - batch // 2))
+    message = 4.0 * pair.parameters
+    bandwidth = message / max(1e-9, pair.all_reduce - 2 * latency)
+    exposed = max(0.0, (pair.seconds - apart.seconds) / pair.all_reduce)
+    return StepTime(max(0.0, whole - each * batch), each, message, bandwidth, latency, exposed)
+
+
+def find(runs: Iterable[Run], case: str, strategy: str, batch: int, parts: int = 1) -> Run:
+    """Find a run."""
+    wanted = (case, strategy, batch, parts)
+    (found,) = (run for run in runs if (run.case, run.strategy, run.batch, run.parts) == wanted)
+    return found
+
+
+def plan() -> list[tuple[str, int, int, str, int]]:
+    """List the runs: a batch and half of it in one process, two apart, two together with one and two batches.
+
+    The last two add up the gradients of several parts before a message is sent, alone and in two processes.
+    """
+    return [
+        (case, *run)
+        for case, batch in BATCHES.items()
+        for run in (
+            (1, batch // 2, "auto", 1),
+            (1, batch, "auto", 1),
+            (1, batch, "apart", 1),
+            (2, batch, "ddp", 1),
+            (2, 2 * batch, "ddp", 1),
+            (2, 2 * batch, "fsdp", 1),
+            (1, PARTS * batch, "apart", PARTS),
+            (2, 2 * PARTS * batch, "ddp", PARTS),
+        )
+    ]
+
+
+def launch(case: str, processes: int, batch: int, strategy: str, parts: int) -> dict[str, Any]:
+    """Make the steps of a run in processes of their own."""
+    worker = ["-m", "benchmarks.scaling_worker", case, str(batch), strategy, str(parts)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(torchrun if processes > 1 else []), *worker]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2 if strategy == "apart" else 1)
+    ]
+    if strategy == "apart":  # they begin at the same moment
+        for process in started:
+            assert process.stdout is not None
+            while process.stdout.readline().strip() != "ready":
+                if process.poll() is not None:
+                    raise RuntimeError(f"a worker of {case} ended before it had begun")
+    outputs = []
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in started:
+        outputs.append(process.communicate()[0])
+        if process.returncode != 0:
+            raise RuntimeError(f"a worker of {case} ended with {process.returncode}")
+    found: list[dict[str, Any]] = [json.loads(output.splitlines()[-1]) for output in outputs]
+    return found[0] | {"seconds": [second for one in found for second in one["seconds"]]}
+
+
+def measure() -> list[Run]:
+    """Measure all runs, several times in turn."""
+    samples: dict[tuple[str, int, int, str, int], list[dict[str, Any]]] = {}
+    for repeat in range(REPEATS):
+        for run in plan():
+            samples.setdefault(run, []).append(launch(*run))
+            print(
+                f"{repeat + 1}/{REPEATS} {run}: {duration(statistics.median(samples[run][-1]['seconds']))}", flush=True
+            )
+    return [
+        Run(
+            *run,
+            found[0]["parameters"],
+            statistics.median(seconds for one in found for seconds in one["seconds"]),
+            statistics.median(seconds for one in found for seconds in one["all_reduce"]),
+            max(one["memory"] for one in found),
+        )
+        for run, found in samples.items()
+    ]
+
+
+def measure_losses() -> dict[str, list[list[float]]]:
+    """Make the same steps in one process, which has both parts of a batch, and in two; return the losses of both."""
+    return {
+        case: [launch(case, *run)["losses"] for run in ((1, batch, "auto", 2), (2, batch, "ddp", 1))]
+        for case, batch in BATCHES.items()
+    }
+
+
+def table_of_losses(losses: dict[str, list[list[float]]]) -> str:
+    """Write the losses of the first and of the last step side by side."""
+    rows = [
+        [f"`{case}`", *(f"{found[step]:.3f}" for step in (0, -1) for found in both)] for case, both in losses.items()
+    ]
+    last = len(next(iter(losses.values()))[0])
+    header = [f"step {step}, {count} process{'es' * (count > 1)}" for step in (1, last) for count in (1, 2)]
+    return table(["case", *header], rows)
+
+
+def tables(runs: Sequence[Run]) -> str:
+    """Write the table of the page."""
+    rows = []
+    for run in runs:
+        batch, together = BATCHES[run.case], run.processes > 1
+        alone = find(runs, run.case, "auto", batch)
+        apart = find(runs, run.case, "apart", run.parts * batch, run.parts)
+        names = {"auto": "1", "apart": "1 of 2 apart", "ddp": "2, ddp", "fsdp": "2, fsdp"}
+        rows.append(
+            [
+                f"`{run.case}`",
+                names[run.strategy],
+                f"{run.batch} in {run.parts * run.processes}" if run.parts > 1 else str(run.batch),
+                duration(run.seconds),
+                f"{run.batch / run.seconds:.0f}",
+                *(f"{efficiency(run, other):.2f}" if together else "" for other in (alone, apart)),
+                duration(run.all_reduce) if together else "",
                 f"{run.memory:.0f}",
             ]
         )
@@ -244,13 +407,14 @@ def parameters_of(runs: Sequence[Run]) -> str:
                 f"`{case}`",
                 duration(model.fixed),
                 duration(model.each),
+                f"{model.message / MEBIBYTE:.0f} MiB",
                 f"{significant(model.bandwidth / 1e9)} GB/s",
                 f"{model.exposed:.2f}",
                 *(f"{model.efficiency(count, batch):.2f}" for count in (2, 8, 64)),
             ]
         )
-    header = ["case", "fixed", "each sequence", "bandwidth", "not hidden", "2 processes", "8 processes", "64 processes"]
-    return table(header, rows)
+    header = ["case", "fixed", "each sequence", "message", "bandwidth", "not hidden"]
+    return table([*header, "2 processes", "8 processes", "64 processes"], rows)
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
@@ -285,12 +449,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--render", action="store_true", help="measure nothing, write the page and the picture again")
     if not parser.parse_args(arguments).render:
         provenance = describe_run() | {"threads": 1}
-        content = {"provenance": provenance, "runs": [asdict(run) for run in measure()]}
+        content = {"provenance": provenance, "runs": [asdict(run) for run in measure()], "losses": measure_losses()}
         write_text(NUMBERS, json.dumps(content, indent=1, allow_nan=False) + "\n")
     content = json.loads(NUMBERS.read_text(encoding="utf-8"))
     runs = [Run(**run) for run in content["runs"]]
     page = PAGE.read_text(encoding="utf-8")
-    for name, text in (("measured", tables(runs)), ("model", parameters_of(runs)), ("machine", where(content))):
+    blocks = {"measured": tables(runs), "losses": table_of_losses(content["losses"])}
+    for name, text in (blocks | {"model": parameters_of(runs), "machine": where(content)}).items():
         page = write_block(page, name, text)
     write_text(PAGE, page)
     draw(runs, PICTURE)

@@ -22,7 +22,7 @@ from torch import Tensor
 from latentflow_experiments.configuration import ModelConfig, TrainConfig
 from latentflow_experiments.data import ArraySequences, SequenceDataset, open_sequences
 from latentflow_experiments.training.loop import Batches, initial_model
-from latentflow_experiments.training.processes import SharedModel, own_parts
+from latentflow_experiments.training.processes import SharedModel, average, own_parts
 from latentflow_experiments.training.session import Hardware
 
 STEPS, WARM_UP = 10, 2
@@ -45,24 +45,25 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def steps_of(shared: SharedModel, batches: Batches, parts: range) -> Callable[[int], None]:
-    """Return what makes a step of training by its number."""
+def steps_of(shared: SharedModel, batches: Batches, parts: range) -> Callable[[int], Tensor]:
+    """Return what makes a step of training by its number, and returns the loss of the parts of this process."""
 
-    def step(number: int) -> None:
-        shared.descend(parts, lambda model, part: model(*batches.draw(number, part)), 0.0)
+    def step(number: int) -> Tensor:
+        return shared.descend(parts, lambda model, part: model(*batches.draw(number, part)), 0.0)["total"]
 
     return step
 
 
-def timed(fabric: Fabric, step: Callable[[int], None], first: int) -> list[float]:
-    """Measure steps, each from a moment at which all processes are ready."""
-    seconds = []
-    for number in range(first, first + WARM_UP + STEPS):
+def timed(fabric: Fabric, step: Callable[[int], Tensor]) -> tuple[list[float], list[float]]:
+    """Measure steps, each from a moment at which all processes are ready; return their times and all their losses."""
+    seconds, losses = [], []
+    for number in range(WARM_UP + STEPS):
         fabric.barrier()
         begun = time.perf_counter()
-        step(number)
+        loss = step(number)
         seconds.append(time.perf_counter() - begun)
-    return seconds[WARM_UP:]
+        losses.append(average(fabric, {"total": loss})["total"])
+    return seconds[WARM_UP:], losses
 
 
 def all_reduce(fabric: Fabric, count: int) -> list[float]:
@@ -97,9 +98,16 @@ def main() -> None:
     if apart:
         print("ready", flush=True)
         sys.stdin.readline()
-    seconds = timed(fabric, steps_of(shared, Batches(config, data, fabric.device), parts), 0)
+    seconds, losses = timed(fabric, steps_of(shared, Batches(config, data, fabric.device), parts))
     sums = all_reduce(fabric, count)
-    measured = {"seconds": seconds, "all_reduce": sums, "parameters": count, "memory": peak(), "before": before}
+    measured = {
+        "seconds": seconds,
+        "losses": losses,
+        "all_reduce": sums,
+        "parameters": count,
+        "memory": peak(),
+        "before": before,
+    }
     largest = fabric.all_reduce(torch.tensor([peak(), statistics.median(seconds)]), reduce_op="max")
     measured["memory"] = float(cast("Tensor", largest)[0])
     if fabric.is_global_zero:

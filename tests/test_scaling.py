@@ -26,6 +26,9 @@ def runs_of(model, case, parameters):
     ]
 
 
+LOSSES = {"mnist": [[5.0, 3.5, 3.0], [4.0, 3.5, 2.0]]}
+
+
 def predicted():
     """A model, and the runs of all cases that it predicts."""
     model = StepTime(0.02, 0.001, 4e6, 2e8, 50e-6, 0.7)
@@ -73,15 +76,19 @@ def test_the_picture_and_the_page_are_written(tmp_path, monkeypatch):
     _, runs = predicted()
     facts = {"processor": "P", "cores": 2, "libraries": {"torch": "2"}, "date": "2026-11-28T00:00:00", "commit": "abc"}
     (tmp_path / "scaling.json").write_text(
-        json.dumps({"provenance": facts, "runs": [scaling.asdict(run) for run in runs]})
+        json.dumps({"provenance": facts, "runs": [scaling.asdict(run) for run in runs], "losses": LOSSES})
     )
     page = tmp_path / "scaling.md"
-    page.write_text("".join(f"<!-- begin {name} -->\n\n<!-- end -->\n\n" for name in ("measured", "machine", "model")))
+    blocks = ("measured", "losses", "machine", "model")
+    page.write_text("".join(f"<!-- begin {name} -->\n\n<!-- end -->\n\n" for name in blocks))
     for name, path in (("NUMBERS", "scaling.json"), ("PAGE", "scaling.md"), ("PICTURE", "scaling.png")):
         monkeypatch.setattr(scaling, name, tmp_path / path)
     scaling.main(["--render"])
     assert scaling.tables(runs) in page.read_text()
     assert "commit `abc`" in page.read_text()
+    assert [
+        cell.strip() for cell in page.read_text().split("`mnist`")[2].split("|")[1:5]
+    ] == "5.000 4.000 3.000 2.000".split()
     assert image.imread(tmp_path / "scaling.png").shape[1] == 1320
 
 
@@ -95,6 +102,7 @@ def test_a_worker_measures_its_steps(capsys, monkeypatch):
     torch.set_num_threads(threads)
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert len(found["seconds"]) == 2
+    assert len(found["losses"]) == 3
     assert found["processes"] == 1
     assert found["memory"] >= found["before"] > 0
 
