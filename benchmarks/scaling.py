@@ -28,9 +28,10 @@ NUMBERS, PAGE = ROOT / "docs" / "scaling.json", ROOT / "docs" / "guide" / "scali
 PICTURE = ROOT / "docs" / "guide" / "scaling.png"
 BATCHES = {"mnist": 128, "rooms": 64, "song2023": 64}
 """The sequences of a step of each case."""
-REPEATS = 1
 PARTS = 4
 """The parts of a batch that a process adds up before it sends a message, where there are several."""
+NAMES = {"auto": "1", "apart": "1 of 2 apart", "ddp": "2, ddp", "fsdp": "2, fsdp"}
+"""The strategies, as the table has them."""
 MEBIBYTE = 2**20
 MOST = 512
 """The largest number of processes that is drawn."""
@@ -170,11 +171,11 @@ def launch(case: str, processes: int, batch: int, strategy: str, parts: int) -> 
             while process.stdout.readline().strip() != "ready":
                 if process.poll() is not None:
                     raise RuntimeError(f"a worker of {case} ended before it had begun")
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
     outputs = []
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
     for process in started:
         outputs.append(process.communicate()[0])
         if process.returncode != 0:
@@ -184,24 +185,14 @@ def launch(case: str, processes: int, batch: int, strategy: str, parts: int) -> 
 
 
 def measure() -> list[Run]:
-    """Measure all runs, several times in turn."""
-    samples: dict[tuple[str, int, int, str, int], list[dict[str, Any]]] = {}
-    for repeat in range(REPEATS):
-        for run in plan():
-            samples.setdefault(run, []).append(launch(*run))
-            print(
-                f"{repeat + 1}/{REPEATS} {run}: {duration(statistics.median(samples[run][-1]['seconds']))}", flush=True
-            )
-    return [
-        Run(
-            *run,
-            found[0]["parameters"],
-            statistics.median(seconds for one in found for seconds in one["seconds"]),
-            statistics.median(seconds for one in found for seconds in one["all_reduce"]),
-            max(one["memory"] for one in found),
-        )
-        for run, found in samples.items()
-    ]
+    """Measure all runs."""
+    runs = []
+    for run in plan():
+        found = launch(*run)
+        seconds, sums = statistics.median(found["seconds"]), statistics.median(found["all_reduce"])
+        runs.append(Run(*run, found["parameters"], seconds, sums, found["memory"]))
+        print(f"{run}: {duration(seconds)}", flush=True)
+    return runs
 
 
 def measure_losses() -> dict[str, list[list[float]]]:
@@ -229,11 +220,10 @@ def tables(runs: Sequence[Run]) -> str:
         batch, together = BATCHES[run.case], run.processes > 1
         alone = find(runs, run.case, "auto", batch)
         apart = find(runs, run.case, "apart", run.parts * batch, run.parts)
-        names = {"auto": "1", "apart": "1 of 2 apart", "ddp": "2, ddp", "fsdp": "2, fsdp"}
         rows.append(
             [
                 f"`{run.case}`",
-                names[run.strategy],
+                NAMES[run.strategy],
                 f"{run.batch} in {run.parts * run.processes}" if run.parts > 1 else str(run.batch),
                 duration(run.seconds),
                 f"{run.batch / run.seconds:.0f}",

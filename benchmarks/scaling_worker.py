@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -100,16 +99,15 @@ def main() -> None:
         sys.stdin.readline()
     seconds, losses = timed(fabric, steps_of(shared, Batches(config, data, fabric.device), parts))
     sums = all_reduce(fabric, count)
+    largest = cast("Tensor", fabric.all_reduce(torch.tensor(peak()), reduce_op="max"))
     measured = {
         "seconds": seconds,
         "losses": losses,
         "all_reduce": sums,
         "parameters": count,
-        "memory": peak(),
+        "memory": float(largest),
         "before": before,
     }
-    largest = fabric.all_reduce(torch.tensor([peak(), statistics.median(seconds)]), reduce_op="max")
-    measured["memory"] = float(cast("Tensor", largest)[0])
     if fabric.is_global_zero:
         print(json.dumps(measured | {"processes": fabric.world_size, "batch": batch, "strategy": strategy}))
 

@@ -50,12 +50,15 @@ def assert_close(ours, theirs, tolerance):
     """Compare weights and the state of the optimizer of two checkpoints."""
     first, second = (load_file(folder / "checkpoint.safetensors") for folder in (ours, theirs))
     assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        scale = float(tensor.abs().max()) + 1e-6
-        assert (tensor - second[name]).abs().max() <= tolerance * scale, name
+    for name in first:
+        one, other = first[name], second[name]
+        if name.endswith("exp_avg_sq"):  # in the unit of a gradient, whose rounding a square doubles
+            one, other = one.sqrt(), other.sqrt()
+        scale = float(one.abs().max()) + 1e-6
+        assert (one - other).abs().max() <= tolerance * scale, name
 
 
-TOLERANCES = dict.fromkeys(two_processes.RUNS, 1e-4) | {"bfloat16": 2e-2}
+TOLERANCES = dict.fromkeys(two_processes.RUNS, 2e-5) | {"bfloat16": 2e-2}
 
 
 @pytest.mark.parametrize("name", two_processes.RUNS)
@@ -153,4 +156,4 @@ def test_torchrun_goes_on_from_the_last_checkpoint(tmp_path):
     assert len(sessions) == 2
     assert all(session["processes"] == 2 for session in sessions)
     assert main([*words, "--parts", "2", "--out", str(tmp_path / "straight")]) == 0
-    assert_close(tmp_path / "straight", tmp_path / "died", 1e-4)
+    assert_close(tmp_path / "straight", tmp_path / "died", 2e-5)
