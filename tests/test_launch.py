@@ -52,10 +52,19 @@ RECORDING = """#!/usr/bin/env bash
 echo "$@" >> "$RECORD"
 """
 
+NAMES = """#!/usr/bin/env bash
+echo node7
+sleep 0.2
+echo node8
+"""
+
 
 def test_several_nodes_start_one_torchrun_on_each(tmp_path):
-    """Catches a place of meeting that differs between machines, and a job that begins anew when it is queued again."""
-    for name, text in (("srun", RECORDING), ("scontrol", "#!/usr/bin/env bash\necho node7\necho node8\n")):
+    """Catches a place of meeting that differs between machines, and a job that begins anew when it is queued again.
+
+    The names of the machines come with a pause, so that a reader which leaves after the first one ends the job.
+    """
+    for name, text in (("srun", RECORDING), ("scontrol", NAMES)):
         program = tmp_path / name
         program.write_text(text)
         program.chmod(0o755)

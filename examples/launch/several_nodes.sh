@@ -24,7 +24,8 @@ if [[ -e "$OUT/config.json" ]]; then
 fi
 # A restart makes a store of its own: a shared one still has the addresses of dead processes (pytorch/pytorch#135712).
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+names=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${names%%$'\n'*}
 srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "${PROCESSES:-gpu}" --max-restarts "${RESTARTS:-3}" \
     --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$first:29500" \
     -m latentflow_experiments "${words[@]}"
