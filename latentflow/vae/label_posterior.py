@@ -155,9 +155,13 @@ class LabelPosterior(nn.Module):
         self.balance = balance
 
     def forward(self, frames: Tensor) -> Categorical:
-        """Infer the transformation of sequences ``(batch, T+1, channels, height, width)``, as ``(batch,)``."""
+        """Infer the transformation of sequences ``(batch, T+1, channels, height, width)``, as ``(batch,)``.
+
+        The probabilities have at least 32 bits, whatever the precision of frames and network.
+        """
         check_images("frames", frames, ("batch", "T+1", "channels", "height", "width"))
-        return Categorical(logits=self.network(frames).to(frames.dtype), validate_args=False)
+        precise = torch.promote_types(frames.dtype, torch.float32)  # the penalty is a small difference of its terms
+        return Categorical(logits=self.network(frames).to(precise), validate_args=False)
 
     @staticmethod
     def divergence(posterior: Categorical) -> Tensor:

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning_fabric.strategies.strategy import Strategy
@@ -97,6 +98,18 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
             fully_shard(part, mesh=processes, reshard_after_forward=False)
     fully_shard(model, mesh=processes, reshard_after_forward=False)
     return model
+
+
+class MixedNetworks(MixedPrecision):
+    """Computes the layers of a model in bfloat16 and keeps its inputs as they are.
+
+    Lightning's own class rounds the images too, to eight binary digits: the targets of the likelihood, and what takes
+    its precision from them.
+    """
+
+    def convert_input(self, data: Any) -> Any:  # noqa: ANN401 - whatever a model takes
+        """Return the inputs."""
+        return data
 
 
 def end_process(code: int) -> int:

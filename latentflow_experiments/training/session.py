@@ -24,7 +24,7 @@ from latentflow_experiments.configuration import Budget
 from latentflow_experiments.methods.method import require
 from latentflow_experiments.records import write_text
 from latentflow_experiments.runs import RunFolder, chosen_device, read_log
-from latentflow_experiments.training.processes import Launcher, build_strategy
+from latentflow_experiments.training.processes import Launcher, MixedNetworks, build_strategy
 
 NETWORKS = ("encoder", "energy_encoder", "decoder")
 """The attributes of a model that hold what ``--compile`` compiles."""
@@ -133,12 +133,14 @@ class Hardware:
         processes = hardware.devices * hardware.nodes
         if hardware.devices > 1:
             torch.set_num_threads(self.threads or max(1, torch.get_num_threads() // hardware.devices))
+        precision = self.chosen_precision()
+        mixed = None if precision == "32" else MixedNetworks(precision, chosen_device(self.device))
         fabric = Fabric(
             accelerator=self.device,
             strategy=build_strategy(self.strategy, processes),
             devices=hardware.devices,
             num_nodes=hardware.nodes,
-            precision=self.chosen_precision(),
+            plugins=mixed,
         )
         fabric.launch()
         return fabric

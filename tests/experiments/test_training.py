@@ -10,6 +10,7 @@ import pytest
 import torch
 from closed_forms import generator
 from safetensors.torch import load_file
+from torch import nn
 
 from latentflow import FlowVAE
 from latentflow.vae import ExactSum, StraightThrough
@@ -274,6 +275,56 @@ def test_a_group_of_parameters_has_its_own_learning_rate(tmp_path, monkeypatch):
         assert torch.equal(halved[key], slow[key])
         move = parts["decoder" in name] * (plain[key] - weight)
         torch.testing.assert_close(apart[key] - weight, move, rtol=1e-3, atol=1e-7)
+
+
+def test_a_sure_label_posterior_is_not_thrown_by_one_gradient():
+    """Catches Adam's short memory: after many steps without a gradient, one of the old size moves weights a long way.
+
+    Both groups get the same gradients: 3,000 of random signs, 5,000 of zero, then a single one, and zero again. That
+    one moves a weight by about its size times the rate where the moments are kept; Adam moves it by
+    1 / sqrt(0.001 + exp(-5)), some eleven times as far.
+    """
+    model = KINDS["weak"].model.build(open_sequences("digits", "test"))
+    groups = FlowMethod().parameter_groups(model)
+    both = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(both) == sorted(id(parameter) for parameter in model.parameters())
+    assert {id(parameter) for parameter in groups[1]["params"]} == {id(p) for p in model.label_posterior.parameters()}
+    weights = [nn.Parameter(torch.zeros(())) for _ in groups]
+    few = [{**group, "params": [weight]} for group, weight in zip(groups, weights, strict=True)]
+    optimizer = torch.optim.Adam(few, lr=1.0, fused=True)
+    signs = torch.randint(0, 2, (3000,), generator=generator(1)) * 2.0 - 1
+
+    def descend(gradients):
+        for gradient in gradients:
+            for weight in weights:
+                weight.grad = gradient.clone()
+            optimizer.step()
+
+    descend(torch.cat([signs, torch.zeros(5000)]))
+    before = [weight.item() for weight in weights]
+    descend(torch.cat([torch.ones(1), torch.zeros(100)]))
+    others, labels = (start - weight.item() for start, weight in zip(before, weights, strict=True))
+    assert 10 < others < 12.5
+    assert 0.9 < labels < 1.3
+
+
+def test_bfloat16_rounds_the_layers_and_not_the_images():
+    """Catches images of eight binary digits, which are the targets of the likelihood too."""
+
+    class Seen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(7, 2)
+
+        def forward(self, x):
+            self.seen, self.features = x, self.layer(x)
+            return {"total": self.features.sum()}
+
+    fabric, x = Hardware(device="cpu", precision="bf16-mixed").launch(), torch.rand(5, 7, generator=generator(2))
+    model = Seen()
+    fabric.setup_module(model)(x)
+    assert model.seen is x
+    assert model.features.dtype == torch.bfloat16
 
 
 def test_the_discriminator_learns_as_its_paper_has_it():

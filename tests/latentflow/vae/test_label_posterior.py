@@ -55,6 +55,18 @@ def test_a_straight_through_sample_is_exactly_one_hot(temperature, dtype):
     assert (sample.sum(-1) == 1).all()
 
 
+def test_probabilities_have_the_precision_of_float32():
+    """Catches a divergence in bfloat16, where a certain label is 1.1016 nats from the uniform one, beyond log 3."""
+    logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0], [0.0, 0.0, 9.0]]).bfloat16()
+    posterior = LabelPosterior(lambda _: logits)
+    q = posterior(frames(batch=4).bfloat16())
+    assert q.logits.dtype == torch.float32
+    exact = Categorical(logits=logits.double(), validate_args=False)
+    expected = posterior.collapse_penalty(exact).float()
+    torch.testing.assert_close(posterior.collapse_penalty(q), expected, rtol=1e-4, atol=0)
+    assert (posterior.divergence(q) <= math.log(3)).all()
+
+
 @temperatures
 def test_its_gradient_is_that_of_the_soft_sample_at_the_same_noise(temperature):
     """Catches noise drawn twice, a detached sample, a temperature of the logits only, and the gradient of q itself."""
