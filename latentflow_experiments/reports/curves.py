@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from latentflow_experiments.configuration import TrainConfig
 from latentflow_experiments.errors import ExperimentError
@@ -75,7 +76,7 @@ def validation_table(folders: Sequence[RunFolder]) -> str:
         minutes = next(iter(found.values()))[0][-1]
         rows.append((label, f"{minutes:.1f}", *(f"{errors[-1]:.1f}" for _, errors in found.values())))
     header = ("run", "minutes", *(f"validation {name}" for name in curves[0]))
-    return "\n\n".join([table(header, rows, left=0), *([shared] if shared else [])])
+    return "\n\n".join([table(header, rows, left=1), *([shared] if shared else [])])
 
 
 def draw_curves(folders: Sequence[RunFolder], path: Path) -> None:
@@ -99,8 +100,9 @@ def draw_curves(folders: Sequence[RunFolder], path: Path) -> None:
             axes.plot(*found[name], marker=".", label=label.strip("`"))
         for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
             scale("log")
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter("{x:g}")
+            axis.set_minor_formatter("")
         axes.tick_params(which="both", labelsize=7)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("minutes of training", fontsize=9)
