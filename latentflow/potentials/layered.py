@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from latentflow.calculus import InnerHessian, Jet, JetRequest
 from latentflow.calculus.checks import check_count, check_instance
 from latentflow.calculus.jets import check_points, expand_time, transformed
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.features import Activation, ActivationRule, TimeEmbedding, activation_rule, slope_bounds
+from latentflow.potentials.squares import fits, rows_times, squared_directions, squared_gram
 
 
 @dataclass(frozen=True)
@@ -181,8 +180,10 @@ class LayerSum:
         layers = len(self.curvatures)
         if not self.enters_once or layers == 1:
             return self._laplacian_by_directions()
-        # Matrix products in training: 3 of width^3 against 4 of width^2 * dim in the last layer, 6 against 3 in others.
-        by_gram = width * (3 + 6 * (layers - 2)) <= dim * (4 + 3 * (layers - 2))
+        # Matrix products in training: 3 of width^3 against 3 or 4 of width^2 * dim in the last layer, 6 against 3
+        # in others.
+        last = 3 if fits(self.slopes[-1], dim, self.hidden_weights[-1]) else 4
+        by_gram = width * (3 + 6 * (layers - 2)) <= dim * (last + 3 * (layers - 2))
         return self._laplacian_by_gram() if by_gram else self._laplacian_by_directions()
 
     def _laplacian_by_directions(self) -> Tensor:
@@ -248,16 +249,6 @@ def add_up(parts: list[Tensor]) -> Tensor:
     for part in parts[1:]:
         total = total + part
     return total
-
-
-def rows_times(x: Tensor, matrix: Tensor) -> Tensor:
-    """Multiply rows ``(*stack, samples, rows, n)`` by a matrix ``(*stack, n, m)``, as one product."""
-    flat = _flat(x) @ matrix
-    return flat.reshape(*flat.shape[:-2], *x.shape[-3:-1], matrix.shape[-1])
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
 
 
 def layered_jet(
@@ -456,143 +447,3 @@ def _with_remainder(jet: Jet, rest: Jet) -> Jet:
     n, m = one.core.shape[-1], two.core.shape[-1]
     core = torch.cat([nn.functional.pad(one.core, (0, m)), nn.functional.pad(two.core, (n, 0))], dim=-2)
     return replace(total, factors=InnerHessian(core, torch.cat([one.factor, two.factor])))
-
-
-DIRECTIONS_BLOCK, GRAM_BLOCK = 2**17, 2**19
-"""The largest numbers of entries of one block of a product, as measured."""
-
-
-def squared_directions(directions: Tensor, slopes: Tensor, weight: Tensor) -> Tensor:
-    r"""Compute :math:`q_k = \sum_r \left(\sum_i W_{ki} s_i J_{ri}\right)^2`, of shape ``(*stack, samples, m)``."""
-    if _plain():
-        return rows_times(directions * slopes.unsqueeze(-2), weight.mT).square().sum(-2)
-    result: Tensor = _SquaredDirections.apply(directions, slopes, weight)  # type: ignore[no-untyped-call]  # torch has no types for it
-    return result
-
-
-def squared_gram(slopes: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
-    r"""Compute :math:`q_k = (W D G D W^\top)_{kk}` with :math:`D = \operatorname{diag}(s)` for each sample.
-
-    It equals :func:`squared_directions` where :math:`G = J^\top J`, at two thirds of the cost in training.
-    """
-    if _plain():
-        scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
-        return (rows_times(scaled, gram) * scaled).sum(-1)
-    result: Tensor = _SquaredGram.apply(slopes, weight, gram)  # type: ignore[no-untyped-call]  # torch has no types for it
-    return result
-
-
-def _plain() -> bool:
-    """Whether plain operations serve better: the compiler plans memory itself, and transforms nest in any order."""
-    return torch.compiler.is_compiling() or transformed()
-
-
-def _blocks(samples: int, entries: int, largest: int) -> Iterator[tuple[int, int]]:
-    size = max(1, largest // max(entries, 1))
-    for start in range(0, samples, size):
-        yield start, min(size, samples - start)
-
-
-class _FromInputs(torch.autograd.Function):
-    """A function whose derivatives need its inputs, and nothing that it made of them."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401, ARG004 - as torch has it
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-
-class _SquaredDirections(_FromInputs):
-    @staticmethod
-    def forward(directions: Tensor, slopes: Tensor, weight: Tensor) -> Tensor:
-        parts = []
-        for samples in _sample_blocks(slopes, weight):
-            slope, total = slopes.narrow(-2, *samples).unsqueeze(-2), None
-            for block in _direction_blocks(directions, slope, weight, samples):
-                squares = rows_times(block * slope, weight.mT).square()
-                own = squares.squeeze(-2) if squares.shape[-2] == 1 else squares.sum(-2)
-                total = own if total is None else total + own
-            parts.append(total)
-        known = [part for part in parts if part is not None]
-        return torch.cat(known, dim=-2) if known else slopes.new_zeros((*slopes.shape[:-1], weight.shape[-2]))
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        directions, slopes, weight = ctx.saved_tensors  # type: ignore[attr-defined]  # torch has no types for it
-        shared = directions.shape[-3] != slopes.shape[-2]
-        by_directions, by_slopes, by_weight = [], [], torch.zeros_like(weight)
-        for samples in _sample_blocks(slopes, weight):
-            slope, twice = (x.narrow(-2, *samples).unsqueeze(-2) for x in (slopes, 2 * grad))
-            own_directions, own_slopes = [], torch.zeros_like(slope.squeeze(-2))
-            for block in _direction_blocks(directions, slope, weight, samples):
-                scaled = block * slope
-                adjoint = rows_times(scaled, weight.mT) * twice
-                by_weight = by_weight + _flat(adjoint).mT @ _flat(scaled)
-                back = rows_times(adjoint, weight)
-                own_slopes = own_slopes + (back * block).sum(-2)
-                pulled = back * slope
-                own_directions.append(pulled.sum(-3, keepdim=True) if shared else pulled)
-            by_slopes.append(own_slopes)
-            by_directions.append(torch.cat(own_directions, dim=-2) if own_directions else None)
-        known = [part for part in by_directions if part is not None]
-        if not known:
-            return torch.zeros_like(directions), torch.zeros_like(slopes), by_weight
-        total = torch.stack(known).sum(0) if shared else torch.cat(known, dim=-3)
-        return total, torch.cat(by_slopes, dim=-2), by_weight
-
-    @staticmethod
-    def jvp(ctx: FunctionCtx, *tangents: Tensor) -> Tensor:
-        directions, slopes, weight = ctx.saved_tensors  # type: ignore[attr-defined]  # torch has no types for it
-        moved_directions, moved_slopes, moved_weight = tangents
-        scaled = directions * slopes.unsqueeze(-2)
-        moved = moved_directions * slopes.unsqueeze(-2) + directions * moved_slopes.unsqueeze(-2)
-        change = rows_times(moved, weight.mT) + rows_times(scaled, moved_weight.mT)
-        return 2 * (rows_times(scaled, weight.mT) * change).sum(-2)
-
-
-class _SquaredGram(_FromInputs):
-    @staticmethod
-    def forward(slopes: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
-        sums = []
-        for start, size in _blocks(slopes.shape[-2], weight.numel(), GRAM_BLOCK):
-            scaled = slopes.narrow(-2, start, size).unsqueeze(-2) * weight.unsqueeze(-3)
-            sums.append(torch.linalg.vecdot(rows_times(scaled, gram), scaled))
-        return torch.cat(sums, dim=-2) if sums else slopes.new_zeros((*slopes.shape[:-1], weight.shape[-2]))
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        slopes, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]  # torch has no types for it
-        by_slopes, by_weight, by_gram = [], torch.zeros_like(weight), torch.zeros_like(gram)
-        for start, size in _blocks(slopes.shape[-2], weight.numel(), GRAM_BLOCK):
-            slope, adjoint = slopes.narrow(-2, start, size).unsqueeze(-2), grad.narrow(-2, start, size).unsqueeze(-1)
-            scaled = slope * weight.unsqueeze(-3)
-            weighted = scaled * adjoint
-            by_gram = by_gram + _flat(weighted).mT @ _flat(scaled)
-            pulled = 2 * adjoint * rows_times(scaled, gram)
-            by_slopes.append(torch.linalg.vecdot(pulled, weight.unsqueeze(-3), dim=-2))
-            by_weight = by_weight + torch.linalg.vecdot(pulled, slope, dim=-3)
-        if not by_slopes:
-            return torch.zeros_like(slopes), by_weight, by_gram
-        return torch.cat(by_slopes, dim=-2), by_weight, by_gram
-
-    @staticmethod
-    def jvp(ctx: FunctionCtx, *tangents: Tensor) -> Tensor:
-        slopes, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]  # torch has no types for it
-        moved_slopes, moved_weight, moved_gram = tangents
-        scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
-        moved = moved_slopes.unsqueeze(-2) * weight.unsqueeze(-3) + slopes.unsqueeze(-2) * moved_weight.unsqueeze(-3)
-        change = 2 * rows_times(moved, gram) + rows_times(scaled, moved_gram)
-        result: Tensor = (change * scaled).sum(-1)
-        return result
-
-
-def _sample_blocks(slopes: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
-    """Return (start, size) of blocks of samples one direction of which is small enough."""
-    return _blocks(slopes.shape[-2], slopes.shape[:-2].numel() * max(weight.shape[-2:]), DIRECTIONS_BLOCK)
-
-
-def _direction_blocks(directions: Tensor, slope: Tensor, weight: Tensor, samples: tuple[int, int]) -> Iterator[Tensor]:
-    """Return the directions of a block of samples, as many at a time as are small enough."""
-    own = directions if directions.shape[-3] == 1 else directions.narrow(-3, *samples)
-    for block in _blocks(own.shape[-2], slope.shape[:-2].numel() * max(weight.shape[-2:]), DIRECTIONS_BLOCK):
-        yield own.narrow(-2, *block)

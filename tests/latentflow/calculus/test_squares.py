@@ -6,17 +6,27 @@ from strategies import close, randn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
-from latentflow.potentials import layered as squares
-from latentflow.potentials.layered import rows_times, squared_directions, squared_gram
+from latentflow.potentials import squares
+from latentflow.potentials.squares import rows_times, squared_directions, squared_gram
 
 STACKS = [(), (2,), (2, 3)]
 
 
-@pytest.fixture(params=[1, 40, 10**9], ids=["sample by sample", "some samples", "one block"])
+SIZES = {
+    "sample by sample": (1, 2**23),
+    "some samples": (40, 2**23),
+    "nothing kept": (40, 0),
+    "one block": (10**9, 2**23),
+}
+
+
+@pytest.fixture(params=SIZES.values(), ids=SIZES)
 def blocks(request, monkeypatch):
-    """The sizes of blocks: one sample each, a last block that is shorter, everything at once."""
-    monkeypatch.setattr(squares, "DIRECTIONS_BLOCK", request.param)
-    monkeypatch.setattr(squares, "GRAM_BLOCK", request.param)
+    """The sizes of blocks: one sample each, a last block that is shorter, everything at once; what is kept."""
+    size, kept = request.param
+    monkeypatch.setattr(squares, "CPU_BLOCK", size)
+    monkeypatch.setattr(squares, "GRAM_BLOCK", size)
+    monkeypatch.setattr(squares, "KEPT", kept)
 
 
 def direction_inputs(stack, shared, samples=5, rows=2, n=3, m=4):
@@ -105,7 +115,7 @@ def small(name, stack, samples=2):
 @pytest.mark.parametrize("samples", [0, 1, 2])
 def test_finite_differences_of_every_order(monkeypatch, name, stack, samples):
     """Catches a backward pass of the backward pass that is missing a term, and a forward mode that disagrees."""
-    monkeypatch.setattr(squares, "DIRECTIONS_BLOCK", 1)
+    monkeypatch.setattr(squares, "CPU_BLOCK", 1)
     monkeypatch.setattr(squares, "GRAM_BLOCK", 1)
     function, inputs = small(name, stack, samples)
     inputs = [x.requires_grad_() for x in inputs]
