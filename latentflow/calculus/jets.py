@@ -10,11 +10,9 @@ from typing import Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, cast, r
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
 
 from latentflow.calculus.checks import (
     autocasts,
-    check_callable,
     check_finite_number,
     check_like,
     check_tensor,
@@ -91,6 +89,7 @@ class JetRequest:
     Attributes:
         derivatives: The second derivatives.
         probes: Directions :math:`v`, of shape ``(*batch, probes, dim)``, for ``QUADRATIC`` and ``PRODUCTS``; else None.
+        detached: Those of the second derivatives that are computed without a gradient, which costs less.
 
     Raises:
         ValueError: If there are probes and neither is requested, or one of the two without probes.
@@ -102,10 +101,12 @@ class JetRequest:
 
     derivatives: Derivative = NONE
     probes: Tensor | None = None
+    detached: Derivative = NONE
 
     def __post_init__(self) -> None:
-        if not isinstance(self.derivatives, Derivative):
-            raise TypeError(f"derivatives: expected members of Derivative, got {describe(self.derivatives)}")
+        for name in ("derivatives", "detached"):
+            if not isinstance(getattr(self, name), Derivative):
+                raise TypeError(f"{name}: expected members of Derivative, got {describe(getattr(self, name))}")
         if self.probes is not None:
             check_tensor("probes", self.probes, ("*batch", "probes", "dim"))
         if bool(self.derivatives & WITH_PROBES) != (self.probes is not None):
@@ -281,12 +282,13 @@ class Jet:
         if Derivative.HESSIAN in request and hessian is not None:
             second[Derivative.HESSIAN] = hessian()
         if Derivative.LAPLACIAN in request:
-            if Derivative.HESSIAN in second:
-                second[Derivative.LAPLACIAN] = second[Derivative.HESSIAN].diagonal(dim1=-2, dim2=-1).sum(-1)
-            elif laplacian is not None:
-                second[Derivative.LAPLACIAN] = laplacian()
-            elif hessian is not None:
-                second[Derivative.LAPLACIAN] = hessian().diagonal(dim1=-2, dim2=-1).sum(-1)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not request.detached & Derivative.LAPLACIAN):
+                if Derivative.HESSIAN in second:
+                    second[Derivative.LAPLACIAN] = second[Derivative.HESSIAN].diagonal(dim1=-2, dim2=-1).sum(-1)
+                elif laplacian is not None:
+                    second[Derivative.LAPLACIAN] = laplacian()
+                elif hessian is not None:
+                    second[Derivative.LAPLACIAN] = hessian().diagonal(dim1=-2, dim2=-1).sum(-1)
         probes = request.probes
         if probes is not None:
             applied = None
@@ -460,101 +462,3 @@ class SupportsJet(Protocol):
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         """Return the jet at ``z`` of shape ``(*batch, dim)`` and ``t`` of shape ``(*batch,)``."""
-
-
-@outside_autocast
-def evaluate_jet(u: Field, z: Tensor, t: Time, request: JetRequest) -> Jet:
-    """Answer a request by the field's own rule where it has one, else by automatic differentiation.
-
-    Args:
-        u: The field.
-        z: The points, of shape ``(*batch, dim)``.
-        t: The times: a number, ``()`` or ``(*batch,)``.
-        request: The second derivatives wanted.
-
-    Returns:
-        The jet; under ``torch.autocast`` in float32, or in float64 where ``z`` is.
-
-    Raises:
-        TypeError: If ``u`` is not callable or does not return a tensor, or ``z`` is not a floating-point tensor.
-        ValueError: If a shape does not fit, or the rule of ``u`` leaves out what was requested.
-    """
-    check_points(z)
-    time = expand_time(t, z)
-    if not isinstance(request, JetRequest):
-        raise TypeError(f"request: expected a JetRequest, got {describe(request)}")
-    if request.probes is not None:
-        request = _fit_probes(request, request.probes, z)
-    if isinstance(u, SupportsJet) and not isinstance(u, type):
-        jet = u.jet_rule(z, time, request)
-        check_answer(jet, request)
-        if jet.gradient.shape != z.shape:
-            raise ValueError(
-                f"u: expected its jet_rule to return a gradient of shape {tuple(z.shape)}, "
-                f"got {tuple(jet.gradient.shape)}"
-            )
-        return jet
-    check_callable("u", u)
-    return autodiff_jet(u, z, time, request)
-
-
-def _fit_probes(request: JetRequest, probes: Tensor, z: Tensor) -> JetRequest:
-    if probes.shape[:-2] != z.shape[:-1] or probes.shape[-1] != z.shape[-1]:
-        batch = "".join(f"{size}, " for size in z.shape[:-1])
-        raise ValueError(f"probes: expected shape ({batch}probes, {z.shape[-1]}), got {tuple(probes.shape)}")
-    return request if probes.dtype == z.dtype else replace(request, probes=probes.to(z.dtype))
-
-
-def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
-    r"""Differentiate a callable by ``torch.func``: one reverse pass, then forward over reverse.
-
-    The reverse pass gives :math:`u, \nabla_z u, \partial_t u` together. Each direction :math:`v` of a second-order
-    request costs one forward-mode product :math:`H v = \partial_\epsilon \nabla u(z + \epsilon v)`; the trace and the
-    Hessian take ``dim`` of them. One along the time gives :math:`\partial_t^2 u` and :math:`\partial_t \nabla u`.
-    No sample may depend on another one (so no batch norm).
-
-    The jet is differentiable to any order that ``u`` is, also under ``torch.no_grad`` and ``torch.inference_mode``.
-    """
-    check_points(z)
-    check_callable("u", u)
-    if not isinstance(request, JetRequest):
-        raise TypeError(f"request: expected a JetRequest, got {describe(request)}")
-    t = expand_time(t, z)
-    z, t = z.contiguous(), t.contiguous()  # forward mode refuses points that share their memory, as a repeated time
-
-    def derivatives(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        result = vjp(lambda z, t: check_value(u(z, t), z), z, t)
-        value: Tensor = result[0]
-        gradient, time_derivative = result[1](torch.ones_like(value))
-        return value, gradient, time_derivative
-
-    def hessian_times(v: Tensor) -> Tensor:
-        product: Tensor = jvp(lambda z: derivatives(z, t)[1], (z,), (v,))[1]
-        return product
-
-    def hessian() -> Tensor:
-        basis = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-        directions = basis.reshape(-1, *(1,) * (z.ndim - 1), z.shape[-1]).expand(-1, *z.shape)
-        columns: Tensor = vmap(hessian_times)(directions).movedim(0, -1)
-        return columns
-
-    def products(probes: Tensor) -> Tensor:
-        if probes.shape[-2] == 0:  # vmap does not map over nothing
-            return probes
-        applied: Tensor = vmap(hessian_times, in_dims=-2)(probes).movedim(0, -2)
-        return applied
-
-    value, gradient, time_derivative = derivatives(z, t)
-    change: tuple[Tensor, ...] = ()
-    if request.derivatives & (Derivative.SECOND_TIME_DERIVATIVE | Derivative.GRADIENT_TIME_DERIVATIVE):
-        change = jvp(lambda t: derivatives(z, t)[1:], (t,), (torch.ones_like(t),))[1]
-    return Jet.answer(
-        request,
-        value,
-        gradient,
-        time_derivative,
-        hessian=hessian,
-        products=products,
-        second_time_derivative=lambda: change[1],
-        gradient_time_derivative=lambda: change[0],
-    )

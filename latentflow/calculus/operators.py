@@ -10,6 +10,7 @@ from torch import Tensor
 
 from latentflow.calculus.checks import check_methods, describe
 from latentflow.calculus.estimators import Estimator, Exact
+from latentflow.calculus.evaluation import evaluate_jet
 from latentflow.calculus.jets import (
     NONE,
     Derivative,
@@ -19,7 +20,6 @@ from latentflow.calculus.jets import (
     Time,
     check_points,
     check_requires,
-    evaluate_jet,
     outside_autocast,
 )
 

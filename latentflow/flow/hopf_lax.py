@@ -93,6 +93,9 @@ class HopfLaxFlow(Flow):
         super().__init__()
         self.potential = HopfLaxPotential(u0, solver)
 
+    def _compiles(self) -> nn.Module:
+        return self.u0
+
     @property
     def u0(self) -> nn.Module:
         """The potential to start from."""

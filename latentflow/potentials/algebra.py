@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from latentflow.calculus import Field, Jet, JetRequest, autodiff_jet, evaluate_jet
+from latentflow.calculus import Field, Jet, JetRequest, evaluate_jet
 from latentflow.calculus.checks import (
     check_callable,
     check_count,
@@ -18,6 +18,7 @@ from latentflow.calculus.checks import (
     check_tensor,
     expand_weight,
 )
+from latentflow.calculus.evaluation import automatic_jet
 from latentflow.calculus.jets import check_points, expand_time
 
 
@@ -38,6 +39,10 @@ def gradient_bounds(fields: Iterable[object]) -> Tensor | None:
             return None
         bounds.append(bound)
     return torch.stack(bounds)
+
+
+COMPILED = ("_compiled_call_impl", "_compiled_rule")
+"""The attributes that :meth:`Potential.compile` sets."""
 
 
 class Potential(nn.Module, ABC):
@@ -85,7 +90,24 @@ class Potential(nn.Module, ABC):
         Returns:
             The jet.
         """
-        return autodiff_jet(self, z, t, request)
+        return automatic_jet(self, z, t, request)
+
+    def compile(self, **options: Any) -> None:  # noqa: ANN401 - what torch.compile takes
+        """Compile the field and its derivatives in place, by :func:`torch.compile`.
+
+        Jets without the exact trace are compiled: velocities, probes and products. The trace of a network stays as it
+        is, since its blocks and its own backward pass are quicker than what the compiler makes of plain operations. The
+        names of the weights stay, and a copy is not compiled.
+
+        Args:
+            **options: Those of :func:`torch.compile`.
+        """
+        super().compile(**options)
+        self._compiled_rule = torch.compile(self.jet_rule, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a file holds: all but the compiled rule, which has the weights of this potential."""
+        return {name: value for name, value in self.__dict__.items() if name not in COMPILED}
 
     def lipschitz_gradient(self) -> Tensor | None:
         r"""Bound the spectral norm of the Hessian: a Lipschitz constant of the velocity in ``z``, at all times.

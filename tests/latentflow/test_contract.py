@@ -33,6 +33,7 @@ NOT_CALLED = {
         "SamplingEstimator",
         "SupportsJet",
         "Time",
+        "UnknownOperationError",
     },
     "potentials": {"LayeredPotential", "Layers", "Potential", "TimeEmbedding"},
     "flow": {

@@ -22,7 +22,20 @@ from strategies import (
 )
 
 from latentflow import Derivative, Exact, Hutchinson, gradient, hessian, jet, laplacian
-from latentflow.calculus import evaluate_jet
+from latentflow.calculus import UnknownOperationError, evaluate_jet, evaluation
+
+
+@pytest.fixture(scope="module", autouse=True, params=["forward", "torch.func"])
+def way(request):
+    """Both ways to the Laplacian of a callable: carried forward, and by torch.func."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch.func":
+            patch.setattr(evaluation, "forward_jet", autodiff_only)
+        yield
+
+
+def autodiff_only(u, z, t):
+    raise UnknownOperationError("any")
 
 
 @given(dims, batches, seeds)

@@ -124,7 +124,7 @@ def seeded():
 def calculus_cases() -> Iterator[Case]:
     z, t = points(), 0.5
     at = {"z": BATCHED | FLOAT | ANY_SIZE, "t": frozenset({"zero", "negative", "scalar tensor"})}
-    for name in ("gradient", "hessian", "second_time_derivative", "gradient_time_derivative"):
+    for name in ("gradient", "hessian", "second_time_derivative", "gradient_time_derivative", "forward_jet"):
         yield Case(f"calculus.{name}", getattr(calculus, name), {"u": square, "z": z, "t": t}, at)
     for dims, u in (
         ("a network", network()),
