@@ -7,6 +7,7 @@ from tests.mutation.fault import Fault
 OPERATORS = ("latentflow/calculus/test_operators.py",)
 ESTIMATORS = ("latentflow/calculus/test_estimators.py", "latentflow/calculus/test_hutch_plus_plus.py")
 HUTCH = ("latentflow/calculus/test_hutch_plus_plus.py",)
+FORWARD = ("latentflow/calculus/test_forward_laplacian.py",)
 INTEGRATE = ("latentflow/flow/test_flow_integrate.py",)
 
 FAULTS = (
@@ -26,7 +27,7 @@ FAULTS = (
     ),
     Fault(
         "the time counted in the trace",
-        "latentflow/calculus/jets.py",
+        "latentflow/calculus/evaluation.py",
         "        hessian=hessian,\n        products=products,",
         "        laplacian=lambda: hessian().diagonal(dim1=-2, dim2=-1).sum(-1)\n"
         "        + jvp(lambda t: derivatives(z, t)[2], (t,), (torch.ones_like(t),))[1],\n"
@@ -36,7 +37,7 @@ FAULTS = (
     ),
     Fault(
         "the time derivative summed over the batch",
-        "latentflow/calculus/jets.py",
+        "latentflow/calculus/evaluation.py",
         "gradient, time_derivative = result[1](torch.ones_like(value))\n",
         "gradient, time_derivative = result[1](torch.ones_like(value))\n"
         "        time_derivative = time_derivative.sum().expand_as(value)\n",
@@ -44,7 +45,7 @@ FAULTS = (
     ),
     Fault(
         "the change of the time derivative for that of the gradient",
-        "latentflow/calculus/jets.py",
+        "latentflow/calculus/evaluation.py",
         "second_time_derivative=lambda: change[1],",
         "second_time_derivative=lambda: change[0].sum(-1),",
         ("latentflow/calculus/test_second_derivatives.py",),
@@ -144,9 +145,121 @@ FAULTS = (
     ),
     Fault(
         "an answer that nobody checks",
-        "latentflow/calculus/jets.py",
-        "jet = u.jet_rule(z, time, request)\n        check_answer(jet, request)",
-        "jet = u.jet_rule(z, time, request)",
+        "latentflow/calculus/evaluation.py",
+        "jet = _rule_of(u, request)(z, time, request)\n        check_answer(jet, request)",
+        "jet = _rule_of(u, request)(z, time, request)",
         ("latentflow/calculus/test_arguments.py",),
+    ),
+    Fault(
+        "forward: the curvature of a function left out",
+        "latentflow/calculus/carried.py",
+        "bent = curvature * x.tangents.square().sum(0)",
+        "bent = None",
+        FORWARD,
+    ),
+    Fault(
+        "forward: half of the mixed term of a product",
+        "latentflow/calculus/carried.py",
+        "2 * (xt * yt).sum(0)",
+        "(xt * yt).sum(0)",
+        FORWARD,
+    ),
+    Fault(
+        "forward: half of the mixed term of a product of matrices",
+        "latentflow/calculus/carried_layers.py",
+        "2 * vmap(product)(xt, yt).sum(0)",
+        "vmap(product)(xt, yt).sum(0)",
+        FORWARD,
+    ),
+    Fault(
+        "forward: the bias of a layer in its derivatives",
+        "latentflow/calculus/carried_layers.py",
+        "None if part is None else F.linear(part, weight) for part in whole",
+        "None if part is None else F.linear(part, weight, bias) for part in whole",
+        FORWARD,
+    ),
+    Fault(
+        "forward: the bias of a convolution in its derivatives",
+        "latentflow/calculus/carried_layers.py",
+        "function(part, weight, None, *args, **kwargs)",
+        "function(part, weight, bias, *args, **kwargs)",
+        FORWARD,
+    ),
+    Fault(
+        "forward: the squares of a softmax not centered",
+        "latentflow/calculus/carried_layers.py",
+        "parts[1] = plus(parts[1], p * centered(squares))",
+        "parts[1] = plus(parts[1], p * squares)",
+        FORWARD,
+    ),
+    Fault(
+        "forward: a constant that pads the derivatives too",
+        "latentflow/calculus/carried.py",
+        "return linear_map(x, lambda part: F.pad(part, pad, mode), F.pad(x.value, pad, mode, value))",
+        "return linear_map(x, lambda part: F.pad(part, pad, mode, value))",
+        FORWARD,
+    ),
+    Fault(
+        "forward: the derivatives of the other branch",
+        "latentflow/calculus/carried.py",
+        "torch.where(condition, *both)",
+        "torch.where(condition, *reversed(both))",
+        FORWARD,
+    ),
+    Fault(
+        "forward: the sign of what is subtracted",
+        "latentflow/calculus/carried.py",
+        "plus(a, times(b, -alpha))",
+        "plus(a, times(b, alpha))",
+        FORWARD,
+    ),
+    Fault(
+        "forward: the time carried as a coordinate",
+        "latentflow/calculus/forward_laplacian.py",
+        "Carried(time, rate=time.new_ones(()).expand((1,) * time.ndim))",
+        "Carried(time, eye[..., 0], rate=time.new_ones(()).expand((1,) * time.ndim))",
+        FORWARD,
+    ),
+    Fault(
+        "forward: a tensor that is written in place",
+        "latentflow/calculus/carried.py",
+        '@rule("add", "__add__", "__radd__")',
+        '@rule("add", "__add__", "__radd__", "add_")',
+        FORWARD,
+    ),
+    Fault(
+        "normalized layers by torch's own derivatives",
+        "latentflow/calculus/forward_laplacian.py",
+        "    F.layer_norm: layer_norm,\n",
+        "",
+        FORWARD,
+    ),
+    Fault(
+        "a boolean mask of attention upside down",
+        "latentflow/calculus/carried_layers.py",
+        "torch.where(attn_mask, scores, scores.new_full((), -torch.inf))",
+        "torch.where(~attn_mask, scores, scores.new_full((), -torch.inf))",
+        FORWARD,
+    ),
+    Fault(
+        "the gradient of the trace in place of that of the probe",
+        "latentflow/calculus/estimators.py",
+        "return None, grad\n",
+        "return grad, None\n",
+        ("latentflow/calculus/test_one_probe.py",),
+    ),
+    Fault(
+        "a gradient of one probe that is differentiated again",
+        "latentflow/calculus/estimators.py",
+        "        if torch.is_grad_enabled():\n            raise RuntimeError",
+        "        if not torch.is_grad_enabled() and grad is None:\n            raise RuntimeError",
+        ("latentflow/calculus/test_one_probe.py",),
+    ),
+    Fault(
+        "the trace compiled too",
+        "latentflow/calculus/evaluation.py",
+        "compiled is None or Derivative.LAPLACIAN in request or transformed()",
+        "compiled is None or transformed()",
+        ("latentflow/flow/test_flow_compile.py",),
     ),
 )

@@ -6,6 +6,8 @@ from tests.mutation.fault import Fault
 
 LAYERED = ("latentflow/calculus/test_layered_jets.py", "latentflow/potentials/test_mlp.py")
 
+SQUARES = ("latentflow/calculus/test_squares.py",)
+
 FAULTS = (
     Fault(
         "the second derivative of tanh halved",
@@ -37,10 +39,45 @@ FAULTS = (
     ),
     Fault(
         "factor 2 missing in a backward pass by hand",
-        "latentflow/potentials/layered.py",
-        "for x in (slopes, 2 * grad))",
-        "for x in (slopes, grad))",
-        ("latentflow/calculus/test_squares.py",),
+        "latentflow/potentials/squares.py",
+        "twice = 2 * grad",
+        "twice = grad",
+        SQUARES,
+    ),
+    Fault(
+        "the gradient of shared directions of the last block only",
+        "latentflow/potentials/squares.py",
+        "by_own.add_(torch.mul(back, block.slopes, out=scaled)",
+        "by_own.copy_(torch.mul(back, block.slopes, out=scaled)",
+        SQUARES,
+    ),
+    Fault(
+        "the product of the first block for all",
+        "latentflow/potentials/squares.py",
+        "read += adjoint.numel()",
+        "read += 0",
+        SQUARES,
+    ),
+    Fault(
+        "the gradient of a weight of the last block only",
+        "latentflow/potentials/squares.py",
+        "by_weight.baddbmm_(_as_rows(adjoint).mT, _as_rows(scaled))",
+        "by_weight.baddbmm_(_as_rows(adjoint).mT, _as_rows(scaled), beta=0)",
+        SQUARES,
+    ),
+    Fault(
+        "slopes for directions in a gradient that is differentiated again",
+        "latentflow/potentials/squares.py",
+        "return by_directions, (back * directions).sum(-2)",
+        "return by_directions, (back * slopes.unsqueeze(-2)).sum(-2)",
+        SQUARES,
+    ),
+    Fault(
+        "a copy of a compiled potential with the weights of the original",
+        "latentflow/potentials/algebra.py",
+        'COMPILED = ("_compiled_call_impl", "_compiled_rule")',
+        'COMPILED = ("_compiled_call_impl",)',
+        ("latentflow/flow/test_flow_compile.py",),
     ),
     Fault(
         "a residual step without its length",
