@@ -9,7 +9,19 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks import bank, compiled, densities, frames, hopf_lax, imports, jets, rendering, sequences, song2023
+from benchmarks import (
+    bank,
+    compiled,
+    densities,
+    frames,
+    hopf_lax,
+    imports,
+    jets,
+    laplacians,
+    rendering,
+    sequences,
+    song2023,
+)
 from benchmarks.record import ROOT, Comparison, Record, describe_run, load, save
 from benchmarks.report import render
 from benchmarks.text import duration
@@ -17,6 +29,7 @@ from benchmarks.timing import Plan
 
 PARTS = (
     jets.PART,
+    laplacians.PART,
     densities.PART,
     bank.PART,
     hopf_lax.PART,
@@ -67,6 +80,8 @@ def measure_parts(names: Sequence[str], *, quick: bool) -> None:
             print(part.tables(comparisons), *part.aims(comparisons), sep="\n")
         else:
             save({**load(NUMBERS), part.name: record}, NUMBERS)
+            if part.draw is not None:
+                part.draw(comparisons)
 
 
 def say(part: str, comparison: Comparison, seconds: float) -> None:

@@ -78,12 +78,14 @@ class Part:
         run: Measures, one comparison after the other.
         tables: Writes the tables of the page.
         aims: Compares with what was to be reached.
+        draw: Draws the picture of the page, if there is one.
     """
 
     name: str
     run: Callable[[Plan], Iterator[Comparison]]
     tables: Callable[[list[Comparison]], str]
     aims: Callable[[list[Comparison]], list[Aim]]
+    draw: Callable[[list[Comparison]], None] | None = None
 
 
 @dataclass(frozen=True)
