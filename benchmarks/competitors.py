@@ -71,16 +71,19 @@ def by_func(u: nn.Module) -> Velocity:
     return velocity
 
 
-def by_latentflow(u: nn.Module, ode: ODE, exact: bool, calls: Calls) -> LogDensity:
-    """Integrate by this library; ``u`` counts its jets from here on."""
-    rule: Callable[[Tensor, Tensor, JetRequest], Jet] = u.jet_rule  # type: ignore[assignment]  # counts its calls
+def by_latentflow(u: nn.Module, ode: ODE, exact: bool, calls: Calls, *, compiled: bool = False) -> LogDensity:
+    """Integrate by this library; ``u`` counts its jets from here on, and is compiled if asked for."""
+    flow = PotentialFlow(u)
+    if compiled:
+        flow.compile()
+    name = "_compiled_rule" if compiled else "jet_rule"
+    rule: Callable[[Tensor, Tensor, JetRequest], Jet] = getattr(u, name)
 
     def counting_rule(z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         calls.count += 1
         return rule(z, t, request)
 
-    u.jet_rule = counting_rule  # type: ignore[assignment]  # counts its calls
-    flow = PotentialFlow(u)
+    setattr(u, name, counting_rule)
     divergence: Estimator = Exact() if exact else Hutchinson(1)
     scheme = replace(ode, divergence=divergence)
 
