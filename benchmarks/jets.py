@@ -155,6 +155,11 @@ def aims(comparisons: list[Comparison]) -> list[Aim]:
     bound = found[str(SIZES[-1]), FORWARD].ratio(OURS, GEMM)
     reason = "reading and writing the operands of the product, as large as its result, takes time of its own"
     result.append(Aim(f"at most 1.5 matrix products at {SIZES[-1]}, forward", times(bound), bound <= 1.5, reason))
+    chosen = (Size(512, 43, 256), Size(128, 324, 324))
+    most, where = max((found[str(size), GRADIENT].ratio(OURS, GEMM), str(size)) for size in chosen)
+    reason = "passes over arrays take time beside the three or four products that the rule makes"
+    text = f"at most 4 matrix products at {chosen[0]} and at {chosen[1]}, {GRADIENT}"
+    result.append(Aim(text, f"{times(most)} at {where}", most <= 4, reason))
     for task in TASKS:
         growth = found[ACROSS, task].ratio(str(WIDE), str(NARROW))
         reason = "the first layer and the gradient do have the larger dimension"
