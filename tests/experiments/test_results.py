@@ -13,6 +13,7 @@ from latentflow_experiments.metrics.equivariance import Equivariance, Equivarian
 from latentflow_experiments.metrics.transport import Optimality, transport_table
 from latentflow_experiments.records import provenance
 from latentflow_experiments.reports.comparison import compare
+from latentflow_experiments.reports.curves import validation_table
 from latentflow_experiments.reports.tables import table
 from latentflow_experiments.runs import RunFolder
 
@@ -64,7 +65,7 @@ def cells(line):
     return tuple(cell.strip() for cell in line.split("|"))
 
 
-@pytest.mark.parametrize("name", ["labels"])
+@pytest.mark.parametrize("name", ["labels", "weak"])
 def test_the_page_of_mnist_shows_what_the_default_recipe_reaches(name):
     """Catches a table or a number of the README that was edited by hand, and a run without its command and commit."""
     folder, page = RESULTS / "mnist" / name, (RESULTS / "mnist.md").read_text()
@@ -84,9 +85,35 @@ def test_the_page_of_mnist_shows_what_the_default_recipe_reaches(name):
     row = " | ".join(f"{error.output:.2f}" for error in errors.values())
     assert f"| {row} |" in page
     readme = (RESULTS.parents[1] / "README.md").read_text()
+    if name == "weak":
+        recovery = evaluation["recovery"]
+        assert recovery["accuracy"] > 0.99
+        share = f"{100 * recovery['accuracy']:.1f} %"
+        assert share in text
+        assert f"correctly for {share} of {recovery['sequences']:,} test sequences" in " ".join(readme.split())
+        return
     assert "{:.0f} for scaling, {:.0f} for rotation and {:.0f} for coloring".format(
         *(error.output for error in errors.values())
     ) in " ".join(readme.split())
+
+
+ABLATION = (
+    *("default", "gated", "mlp", "variants", "bernoulli", "frames", "penalty", "marginal", "narrow", "latents"),
+    *("unclipped", "rate", "plain", "poflow", "vae"),
+)
+
+
+def test_the_ablation_shows_what_the_runs_logged():
+    """Catches a row that was edited by hand or left out, runs of unequal budgets, and one of changed code."""
+    folders = [RunFolder(RESULTS / "mnist" / "ablation" / name) for name in ABLATION]
+    assert {folder.path.name for folder in folders} == {
+        path.name for path in (RESULTS / "mnist" / "ablation").iterdir()
+    }
+    assert validation_table(folders) in block((RESULTS / "mnist.md").read_text(), "ablation")
+    for folder in folders:
+        (session,) = json.loads(folder.environment.read_text())["sessions"]
+        assert "--cpu-minutes 5 --threads 1" in session["command"]
+        assert "dirty" not in session["commit"]
 
 
 DIGITS = {
