@@ -7,9 +7,6 @@ from latentflow.calculus.estimators import FixedProbes as FixedProbes
 from latentflow.calculus.estimators import Hutchinson as Hutchinson
 from latentflow.calculus.estimators import HutchPlusPlus as HutchPlusPlus
 from latentflow.calculus.estimators import Noise as Noise
-from latentflow.calculus.evaluation import autodiff_jet as autodiff_jet
-from latentflow.calculus.evaluation import evaluate_jet as evaluate_jet
-from latentflow.calculus.forward_laplacian import forward_jet as forward_jet
 from latentflow.calculus.jets import Derivative as Derivative
 from latentflow.calculus.jets import Field as Field
 from latentflow.calculus.jets import InnerHessian as InnerHessian
@@ -17,6 +14,9 @@ from latentflow.calculus.jets import Jet as Jet
 from latentflow.calculus.jets import JetRequest as JetRequest
 from latentflow.calculus.jets import SupportsJet as SupportsJet
 from latentflow.calculus.jets import Time as Time
+from latentflow.calculus.jets import autodiff_jet as autodiff_jet
+from latentflow.calculus.jets import evaluate_jet as evaluate_jet
+from latentflow.calculus.jets import forward_jet as forward_jet
 from latentflow.calculus.operators import LaplacianEstimate as LaplacianEstimate
 from latentflow.calculus.operators import SamplingEstimator as SamplingEstimator
 from latentflow.calculus.operators import estimate_laplacian as estimate_laplacian

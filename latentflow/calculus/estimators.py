@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from latentflow.calculus.checks import check_choice, check_count, check_generator, check_tensor
-from latentflow.calculus.evaluation import evaluate_jet
-from latentflow.calculus.jets import Derivative, Field, Jet, JetRequest, Time, transformed
+from latentflow.calculus.jets import Derivative, Field, Jet, JetRequest, Time, evaluate_jet, transformed
 
 Noise: TypeAlias = Literal["rademacher", "gaussian"]
 """The distribution of the entries of a probe."""

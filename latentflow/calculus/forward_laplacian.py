@@ -30,65 +30,35 @@ from torch.overrides import TorchFunctionMode
 
 from latentflow.calculus.carried import Carried, Operand, UnknownOperationError
 from latentflow.calculus.carried_layers import attention, layer_norm, multi_head_attention
-from latentflow.calculus.checks import check_callable
-from latentflow.calculus.jets import (
-    Derivative,
-    Field,
-    Jet,
-    Time,
-    check_points,
-    check_value,
-    expand_time,
-    outside_autocast,
-)
 
 
-@outside_autocast
-def forward_jet(u: Field, z: Tensor, t: Time) -> Jet:
-    r"""Compute a field with its gradient, time derivative and Laplacian, forward through its operations.
-
-    It costs about ``dim + 2`` evaluations of the field, and its derivatives in the parameters are those of plain
-    operations. :func:`latentflow.laplacian` calls it for any module without a rule of its own.
-
-    Rules exist for the operations that networks are made of: sums, products, quotients, powers and functions of each
-    entry, products of matrices, einsum, convolutions, attention, softmax, norms and normalized layers, changes of shape
-    and selections. None exist for what is written in place, for dropout and batch norm, for what stops gradients or
-    has a derivative of its own (``torch.no_grad``, ``torch.autograd.Function``), and for derivatives inside of the
-    field.
+def carry_forward(u: Callable[[Tensor, Tensor], Tensor], z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Carry value, gradient, time derivative and Laplacian through a field.
 
     Args:
-        u: The field, see :func:`latentflow.jet`. No sample may depend on another one.
+        u: The field, whose value it has checked.
         z: The points, of shape ``(*batch, dim)``.
-        t: The times: a number, ``()`` or ``(*batch,)``.
+        t: The times, of shape ``(*batch,)``.
 
     Returns:
-        The jet, with the Laplacian.
+        The four of them, the second of shape ``(*batch, dim)`` and the others of shape ``(*batch,)``.
 
     Raises:
-        UnknownOperationError: If an operation of the field has no rule; the message names it.
-        TypeError, ValueError: See :func:`latentflow.jet`.
-
-    Example:
-        >>> z = torch.randn(5, 3, dtype=torch.float64)
-        >>> radial = forward_jet(lambda z, t: z.square().sum(-1).sqrt(), z, 0.0)  # 2 / |z| in three dimensions
-        >>> torch.testing.assert_close(radial.laplacian, 2 / z.norm(dim=-1))
+        UnknownOperationError: If an operation of the field has no rule.
     """
-    check_points(z)
-    check_callable("u", u)
-    time = expand_time(t, z)
-    if isinstance(z, Carried) or isinstance(time, Carried):
+    if isinstance(z, Carried) or isinstance(t, Carried):
         raise UnknownOperationError("a derivative inside of a field")
     dim, batch = z.shape[-1], z.shape[:-1]
     eye = torch.eye(dim, dtype=z.dtype, device=z.device).reshape(dim, *(1,) * len(batch), dim)
     with SameMode():
-        found = check_value(u(Carried(z, eye), Carried(time, rate=time.new_ones(()).expand((1,) * time.ndim))), z)
+        found = u(Carried(z, eye), Carried(t, rate=t.new_ones(()).expand((1,) * t.ndim)))
     carried = found if isinstance(found, Carried) else Carried(found)
     zero = carried.value.new_zeros(())
     tangents, rate, second = (
         zero if part is None else part for part in (carried.tangents, carried.rate, carried.second)
     )
     gradient = tangents.expand(dim, *batch).movedim(0, -1)
-    return Jet(carried.value, gradient, rate.expand(batch), {Derivative.LAPLACIAN: second.expand(batch)})
+    return carried.value, gradient, rate.expand(batch), second.expand(batch)
 
 
 class SameMode(TorchFunctionMode):

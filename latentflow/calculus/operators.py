@@ -10,7 +10,6 @@ from torch import Tensor
 
 from latentflow.calculus.checks import check_methods, describe
 from latentflow.calculus.estimators import Estimator, Exact
-from latentflow.calculus.evaluation import evaluate_jet
 from latentflow.calculus.jets import (
     NONE,
     Derivative,
@@ -20,6 +19,7 @@ from latentflow.calculus.jets import (
     Time,
     check_points,
     check_requires,
+    evaluate_jet,
     outside_autocast,
 )
 

@@ -18,8 +18,7 @@ from latentflow.calculus.checks import (
     check_tensor,
     expand_weight,
 )
-from latentflow.calculus.evaluation import automatic_jet
-from latentflow.calculus.jets import check_points, expand_time
+from latentflow.calculus.jets import automatic_jet, check_points, expand_time
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from latentflow.calculus.checks import check_count, check_instance
 from latentflow.calculus.jets import check_points, expand_time, transformed
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.features import Activation, ActivationRule, TimeEmbedding, activation_rule, slope_bounds
-from latentflow.potentials.squares import fits, rows_times, squared_directions, squared_gram
+from latentflow.potentials.squares import fits, squared_directions, squared_gram
 
 
 @dataclass(frozen=True)
@@ -249,6 +249,12 @@ def add_up(parts: list[Tensor]) -> Tensor:
     for part in parts[1:]:
         total = total + part
     return total
+
+
+def rows_times(x: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply rows ``(*stack, samples, rows, n)`` by a matrix ``(*stack, n, m)``, as one product."""
+    flat = x.reshape(*x.shape[:-3], -1, x.shape[-1]) @ matrix
+    return flat.reshape(*flat.shape[:-2], *x.shape[-3:-1], matrix.shape[-1])
 
 
 def layered_jet(

@@ -35,7 +35,7 @@ def squared_directions(directions: Tensor, slopes: Tensor, weight: Tensor) -> Te
         The sums, of shape ``(*stack, samples, m)``, differentiable to any order.
     """
     if _plain():
-        return rows_times(directions * slopes.unsqueeze(-2), weight.mT).square().sum(-2)
+        return _rows_times(directions * slopes.unsqueeze(-2), weight.mT).square().sum(-2)
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in (directions, slopes, weight))
     keep = differentiated and fits(slopes, directions.shape[-2], weight)
     stack = weight.shape[:-2].numel()
@@ -51,7 +51,7 @@ def squared_gram(slopes: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
     """
     if _plain():
         scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
-        return (rows_times(scaled, gram) * scaled).sum(-1)
+        return (_rows_times(scaled, gram) * scaled).sum(-1)
     result: Tensor = _SquaredGram.apply(slopes, weight, gram)  # type: ignore[no-untyped-call]  # torch has no types for it
     return result
 
@@ -61,8 +61,8 @@ def fits(slopes: Tensor, rows: int, weight: Tensor) -> bool:
     return slopes.shape[:-1].numel() * rows * weight.shape[-2] <= KEPT
 
 
-def rows_times(x: Tensor, matrix: Tensor) -> Tensor:
-    """Multiply rows ``(*stack, samples, rows, n)`` by a matrix ``(*stack, n, m)``, as one product."""
+def _rows_times(x: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply rows ``(*stack, samples, rows, n)`` by a matrix ``(*stack, n, m)``."""
     flat = _flat(x) @ matrix
     return flat.reshape(*flat.shape[:-2], *x.shape[-3:-1], matrix.shape[-1])
 
@@ -203,8 +203,8 @@ class _SquaredDirections(torch.autograd.Function):
         moved_directions, moved_slopes, moved_weight, _ = tangents
         scaled = directions * slopes.unsqueeze(-2)
         moved = moved_directions * slopes.unsqueeze(-2) + directions * moved_slopes.unsqueeze(-2)
-        change = rows_times(moved, weight.mT) + rows_times(scaled, moved_weight.mT)
-        return 2 * (rows_times(scaled, weight.mT) * change).sum(-2), None
+        change = _rows_times(moved, weight.mT) + _rows_times(scaled, moved_weight.mT)
+        return 2 * (_rows_times(scaled, weight.mT) * change).sum(-2), None
 
 
 def _read(kept: Tensor, start: int, size: tuple[int, int, int], last: int) -> Tensor:
@@ -214,8 +214,8 @@ def _read(kept: Tensor, start: int, size: tuple[int, int, int], last: int) -> Te
 def _pull_back(directions: Tensor, slopes: Tensor, weight: Tensor, twice: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradient of the squared directions at once, by operations that torch differentiates."""
     scaled = directions * slopes.unsqueeze(-2)
-    adjoint = rows_times(scaled, weight.mT) * twice.unsqueeze(-2)
-    back = rows_times(adjoint, weight)
+    adjoint = _rows_times(scaled, weight.mT) * twice.unsqueeze(-2)
+    back = _rows_times(adjoint, weight)
     by_directions = back * slopes.unsqueeze(-2)
     if directions.shape[-3] != slopes.shape[-2]:
         by_directions = by_directions.sum(-3, keepdim=True)
@@ -235,7 +235,7 @@ class _SquaredGram(torch.autograd.Function):
         sums = []
         for start, size in _blocks(slopes.shape[-2], weight.numel(), GRAM_BLOCK):
             scaled = slopes.narrow(-2, start, size).unsqueeze(-2) * weight.unsqueeze(-3)
-            sums.append(torch.linalg.vecdot(rows_times(scaled, gram), scaled))
+            sums.append(torch.linalg.vecdot(_rows_times(scaled, gram), scaled))
         return torch.cat(sums, dim=-2) if sums else slopes.new_zeros((*slopes.shape[:-1], weight.shape[-2]))
 
     @staticmethod
@@ -247,7 +247,7 @@ class _SquaredGram(torch.autograd.Function):
             scaled = slope * weight.unsqueeze(-3)
             weighted = scaled * adjoint
             by_gram = by_gram + _flat(weighted).mT @ _flat(scaled)
-            pulled = 2 * adjoint * rows_times(scaled, gram)
+            pulled = 2 * adjoint * _rows_times(scaled, gram)
             by_slopes.append(torch.linalg.vecdot(pulled, weight.unsqueeze(-3), dim=-2))
             by_weight = by_weight + torch.linalg.vecdot(pulled, slope, dim=-3)
         if not by_slopes:
@@ -260,6 +260,6 @@ class _SquaredGram(torch.autograd.Function):
         moved_slopes, moved_weight, moved_gram = tangents
         scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
         moved = moved_slopes.unsqueeze(-2) * weight.unsqueeze(-3) + slopes.unsqueeze(-2) * moved_weight.unsqueeze(-3)
-        change = 2 * rows_times(moved, gram) + rows_times(scaled, moved_gram)
+        change = 2 * _rows_times(moved, gram) + _rows_times(scaled, moved_gram)
         result: Tensor = (change * scaled).sum(-1)
         return result

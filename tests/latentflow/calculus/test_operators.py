@@ -22,7 +22,7 @@ from strategies import (
 )
 
 from latentflow import Derivative, Exact, Hutchinson, gradient, hessian, jet, laplacian
-from latentflow.calculus import UnknownOperationError, evaluate_jet, evaluation
+from latentflow.calculus import UnknownOperationError, evaluate_jet, jets
 
 
 @pytest.fixture(scope="module", autouse=True, params=["forward", "torch.func"])
@@ -30,7 +30,7 @@ def way(request):
     """Both ways to the Laplacian of a callable: carried forward, and by torch.func."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "torch.func":
-            patch.setattr(evaluation, "forward_jet", autodiff_only)
+            patch.setattr(jets, "forward_jet", autodiff_only)
         yield
 
 

@@ -7,7 +7,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from latentflow.potentials import squares
-from latentflow.potentials.squares import rows_times, squared_directions, squared_gram
+from latentflow.potentials.layered import rows_times
+from latentflow.potentials.squares import squared_directions, squared_gram
 
 STACKS = [(), (2,), (2, 3)]
 

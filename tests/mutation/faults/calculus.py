@@ -27,7 +27,7 @@ FAULTS = (
     ),
     Fault(
         "the time counted in the trace",
-        "latentflow/calculus/evaluation.py",
+        "latentflow/calculus/jets.py",
         "        hessian=hessian,\n        products=products,",
         "        laplacian=lambda: hessian().diagonal(dim1=-2, dim2=-1).sum(-1)\n"
         "        + jvp(lambda t: derivatives(z, t)[2], (t,), (torch.ones_like(t),))[1],\n"
@@ -37,7 +37,7 @@ FAULTS = (
     ),
     Fault(
         "the time derivative summed over the batch",
-        "latentflow/calculus/evaluation.py",
+        "latentflow/calculus/jets.py",
         "gradient, time_derivative = result[1](torch.ones_like(value))\n",
         "gradient, time_derivative = result[1](torch.ones_like(value))\n"
         "        time_derivative = time_derivative.sum().expand_as(value)\n",
@@ -45,7 +45,7 @@ FAULTS = (
     ),
     Fault(
         "the change of the time derivative for that of the gradient",
-        "latentflow/calculus/evaluation.py",
+        "latentflow/calculus/jets.py",
         "second_time_derivative=lambda: change[1],",
         "second_time_derivative=lambda: change[0].sum(-1),",
         ("latentflow/calculus/test_second_derivatives.py",),
@@ -145,7 +145,7 @@ FAULTS = (
     ),
     Fault(
         "an answer that nobody checks",
-        "latentflow/calculus/evaluation.py",
+        "latentflow/calculus/jets.py",
         "jet = _rule_of(u, request)(z, time, request)\n        check_answer(jet, request)",
         "jet = _rule_of(u, request)(z, time, request)",
         ("latentflow/calculus/test_arguments.py",),
@@ -257,7 +257,7 @@ FAULTS = (
     ),
     Fault(
         "the trace compiled too",
-        "latentflow/calculus/evaluation.py",
+        "latentflow/calculus/jets.py",
         "compiled is None or Derivative.LAPLACIAN in request or transformed()",
         "compiled is None or transformed()",
         ("latentflow/flow/test_flow_compile.py",),
