@@ -216,8 +216,8 @@ FAULTS = (
     Fault(
         "forward: the time carried as a coordinate",
         "latentflow/calculus/forward_laplacian.py",
-        "Carried(time, rate=time.new_ones(()).expand((1,) * time.ndim))",
-        "Carried(time, eye[..., 0], rate=time.new_ones(()).expand((1,) * time.ndim))",
+        "Carried(t, rate=t.new_ones(()).expand((1,) * t.ndim))",
+        "Carried(t, eye[..., 0], rate=t.new_ones(()).expand((1,) * t.ndim))",
         FORWARD,
     ),
     Fault(
