@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentflow.calculus.checks import check_conv_shape, check_count, check_images
-from latentflow.calculus.jets import check_points
+from latentflow.calculus.checks import check_conv_shape, check_count, check_images, check_points
 from latentflow.vae.convolutional import Convolution
 from latentflow.vae.networks import GaussianHead
 from latentflow_experiments.convolutions import DoublingConvolution, HalvingConvolution

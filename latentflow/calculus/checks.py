@@ -285,3 +285,55 @@ def expand_weight(weight: Tensor, batch: torch.Size) -> Tensor:
     except RuntimeError:
         message = f"weight: expected a number or a shape that broadcasts to {tuple(batch)}, got {tuple(weight.shape)}"
         raise ValueError(message) from None
+
+
+def check_points(z: Tensor, dim: int | None = None, like: Tensor | None = None, name: str = "z") -> None:
+    """Check that points are a floating-point tensor ``(*batch, dim)``; raise a TypeError or ValueError otherwise.
+
+    With ``like``, a weight, they have its dtype and device; inside of autocast torch converts them.
+    """
+    if not isinstance(z, Tensor):
+        raise TypeError(f"{name}: expected a tensor of shape (*batch, {dim or 'dim'}), got {describe(z)}")
+    if not z.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point tensor, got {z.dtype}")
+    if z.ndim == 0 or z.shape[-1] == 0 or (dim is not None and z.shape[-1] != dim):
+        raise ValueError(f"{name}: expected shape (*batch, {dim or 'dim'}), got {tuple(z.shape)}")
+    if like is not None and (z.dtype != like.dtype or z.device != like.device) and not autocasts(z.device.type):
+        check_like(name, z, like)
+
+
+def check_time(t: float | Tensor) -> None:
+    """Check that a time is a finite real number, or a real tensor; raise a TypeError or ValueError otherwise."""
+    if isinstance(t, Tensor):
+        if t.dtype is torch.bool or t.is_complex():
+            raise TypeError(f"t: expected real times, got a tensor of {t.dtype}")
+    elif not is_real(t):
+        raise TypeError(f"t: expected a number or a tensor of times, got {describe(t)}")
+    else:
+        check_finite_number("t", t)
+
+
+def expand_time(t: float | Tensor, z: Tensor) -> Tensor:
+    """Return one time for each point ``z``, of shape ``(*batch,)``; raise a ValueError if ``t`` does not broadcast."""
+    check_time(t)
+    time = torch.as_tensor(t, dtype=z.dtype, device=z.device)
+    batch = z.shape[:-1]
+    try:
+        return time.expand(batch)
+    except RuntimeError:
+        message = (
+            f"t: expected a number, shape () or a shape that broadcasts to {tuple(batch)}, got {tuple(time.shape)}"
+        )
+        raise ValueError(message) from None
+
+
+def check_value(value: Tensor, z: Tensor) -> Tensor:
+    """Return the value of a field at ``z``; raise a TypeError or ValueError unless it is a tensor ``(*batch,)``."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"u: expected u(z, t) to return a tensor, got {type(value).__name__}")
+    if value.shape != z.shape[:-1]:
+        raise ValueError(
+            f"u: expected u(z, t) to return shape {tuple(z.shape[:-1])} for z of shape {tuple(z.shape)}, "
+            f"got {tuple(value.shape)}"
+        )
+    return value

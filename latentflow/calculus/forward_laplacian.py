@@ -22,6 +22,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -113,7 +114,8 @@ class ByFormula(TorchFunctionMode):
         kwargs: Operand = None,
     ) -> Operand:
         """Call the formula in place of a function."""
-        try:
-            return FORMULAS.get(func, func)(*args, **(kwargs or {}))
-        except UnknownOperationError:
-            return func(*args, **(kwargs or {}))
+        formula = FORMULAS.get(func)
+        if formula is not None:
+            with suppress(UnknownOperationError):
+                return formula(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from latentflow.calculus.checks import check_methods, describe
+from latentflow.calculus.checks import check_methods, check_points, describe
 from latentflow.calculus.estimators import Estimator, Exact
 from latentflow.calculus.jets import (
     NONE,
@@ -17,7 +17,6 @@ from latentflow.calculus.jets import (
     Jet,
     JetRequest,
     Time,
-    check_points,
     check_requires,
     evaluate_jet,
     outside_autocast,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import JetRequest, Time, evaluate_jet
-from latentflow.calculus.checks import check_methods
-from latentflow.calculus.jets import expand_time, outside_autocast
+from latentflow.calculus.checks import check_methods, expand_time
+from latentflow.calculus.jets import outside_autocast
 from latentflow.flow.inverse import InversionError, Newton, StepSolver
 from latentflow.flow.log_det import LogDet, SlogDet, StepDeterminant, check_log_det
 from latentflow.flow.trajectory import (

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latentflow.calculus import Field, JetRequest, Time, evaluate_jet
-from latentflow.calculus.checks import check_finite_number, check_instance, check_steps
-from latentflow.calculus.jets import check_points
+from latentflow.calculus.checks import check_finite_number, check_instance, check_points, check_steps
 from latentflow.flow.euler import Euler, Step, euler_step, euler_trajectory
 from latentflow.flow.log_det import LogDet, SlogDet, check_log_det
 from latentflow.flow.ode import ODE

@@ -11,8 +11,8 @@ from numpy.polynomial.legendre import leggauss
 from torch import Tensor, nn
 
 from latentflow.calculus import Derivative, Field, Jet, JetRequest, Time, evaluate_jet
-from latentflow.calculus.checks import check_methods
-from latentflow.calculus.jets import NONE, check_points, check_requires, expand_time, outside_autocast, transformed
+from latentflow.calculus.checks import check_methods, check_points, expand_time
+from latentflow.calculus.jets import NONE, check_requires, outside_autocast, transformed
 from latentflow.flow.euler import Euler, stack_known
 from latentflow.flow.flow import Flow
 from latentflow.flow.inverse import InversionError, Newton, StepSolver

@@ -22,9 +22,9 @@ from latentflow.calculus import (
     Time,
     hessian_vector_product,
 )
-from latentflow.calculus.checks import check_count, check_flag, check_methods, check_positive
+from latentflow.calculus.checks import check_count, check_flag, check_methods, check_points, check_positive
 from latentflow.calculus.estimators import check_noise, draw_probes
-from latentflow.calculus.jets import check_points, transformed
+from latentflow.calculus.jets import transformed
 from latentflow.calculus.operators import check_estimator
 
 

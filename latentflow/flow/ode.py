@@ -17,8 +17,8 @@ from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.rk_common import RKAdaptiveStepsizeODESolver
 
 from latentflow.calculus import Estimator, Exact, JetRequest, evaluate_jet
-from latentflow.calculus.checks import MAX_STEPS, check_flag, check_instance, check_positive, describe
-from latentflow.calculus.jets import NONE, check_requires, expand_time, outside_autocast
+from latentflow.calculus.checks import MAX_STEPS, check_flag, check_instance, check_positive, describe, expand_time
+from latentflow.calculus.jets import NONE, check_requires, outside_autocast
 from latentflow.calculus.operators import check_estimator
 from latentflow.flow.trajectory import (
     RunningCost,

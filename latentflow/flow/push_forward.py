@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 from torch.distributions.transforms import Transform
 
-from latentflow.calculus.checks import check_flag, check_instance, check_methods
-from latentflow.calculus.jets import check_points
+from latentflow.calculus.checks import check_flag, check_instance, check_methods, check_points
 from latentflow.flow.trajectory import (
     DensitySource,
     OnFold,

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Derivative, Field, Jet, JetRequest, PositiveParameter, Time, evaluate_jet
-from latentflow.calculus.checks import check_callable, check_nonnegative
-from latentflow.calculus.jets import check_points, expand_time
+from latentflow.calculus.checks import check_callable, check_nonnegative, check_points, expand_time
 from latentflow.pde.residual import PDEResidual
 from latentflow.potentials import MLPPotential
 from latentflow.potentials.algebra import as_module

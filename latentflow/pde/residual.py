@@ -18,10 +18,12 @@ from latentflow.calculus.checks import (
     check_generator,
     check_methods,
     check_nonnegative,
+    check_points,
     check_tensor,
     describe,
+    expand_time,
 )
-from latentflow.calculus.jets import NONE, Derivative, check_points, check_requires, expand_time
+from latentflow.calculus.jets import NONE, Derivative, check_requires
 from latentflow.flow import Trajectory
 from latentflow.pde.collocation import AlongPath, Collocation
 

@@ -14,11 +14,13 @@ from latentflow.calculus.checks import (
     check_callable,
     check_count,
     check_finite_number,
+    check_points,
     check_sequence,
     check_tensor,
+    expand_time,
     expand_weight,
 )
-from latentflow.calculus.jets import automatic_jet, check_points, expand_time
+from latentflow.calculus.jets import automatic_jet
 
 
 @runtime_checkable

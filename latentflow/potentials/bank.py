@@ -17,11 +17,12 @@ from latentflow.calculus.checks import (
     check_finite_number,
     check_index,
     check_instance,
+    check_points,
     check_tensor,
     describe,
+    expand_time,
     expand_weight,
 )
-from latentflow.calculus.jets import check_points, expand_time
 from latentflow.potentials.algebra import Potential, SumPotential, as_modules, dim_of, gradient_bounds
 from latentflow.potentials.features import side_by_side
 from latentflow.potentials.layered import LayeredPotential, Layers, layered_jet

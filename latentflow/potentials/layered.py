@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import InnerHessian, Jet, JetRequest
-from latentflow.calculus.checks import check_count, check_instance
-from latentflow.calculus.jets import check_points, expand_time, transformed
+from latentflow.calculus.checks import check_count, check_instance, check_points, expand_time
+from latentflow.calculus.jets import transformed
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.features import Activation, ActivationRule, TimeEmbedding, activation_rule, slope_bounds
 from latentflow.potentials.squares import fits, squared_directions, squared_gram

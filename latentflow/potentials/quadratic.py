@@ -11,9 +11,11 @@ from latentflow.calculus.checks import (
     check_finite_number,
     check_finite_tensor,
     check_instance,
+    check_points,
     check_tensor,
+    check_time,
+    expand_time,
 )
-from latentflow.calculus.jets import check_points, check_time, expand_time
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.features import IdentityEmbedding, TimeEmbedding
 

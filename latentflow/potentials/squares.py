@@ -129,7 +129,7 @@ class _Memory:
         """Return memory of a shape, with what was in it before."""
         entries = size[0] * size[1] * size[2] * last
         found = self._taken.get(name)
-        if found is None or len(found) < entries:  # the first block is the largest
+        if found is None or len(found) < entries:
             found = self._taken[name] = self._like.new_empty(entries)
         return found[:entries].view(*size, last)
 

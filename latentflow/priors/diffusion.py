@@ -9,8 +9,15 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from latentflow.calculus import Time
-from latentflow.calculus.checks import Events, Mixture, check_callable, check_count, check_index, check_positive
-from latentflow.calculus.jets import check_time
+from latentflow.calculus.checks import (
+    Events,
+    Mixture,
+    check_callable,
+    check_count,
+    check_index,
+    check_positive,
+    check_time,
+)
 from latentflow.calculus.positive import inverse_softplus
 
 

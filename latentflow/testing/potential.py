@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Derivative, Estimator, Field, JetRequest, Time, jet, laplacian
-from latentflow.calculus.checks import check_callable, check_count
-from latentflow.calculus.jets import expand_time
+from latentflow.calculus.checks import check_callable, check_count, expand_time
 from latentflow.calculus.operators import check_estimator as check_operator
 from latentflow.flow import ODE, PotentialFlow
 from latentflow.potentials import Potential

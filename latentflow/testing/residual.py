@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Field, Jet, JetRequest, Time, evaluate_jet
-from latentflow.calculus.checks import check_instance
-from latentflow.calculus.jets import WITHOUT_PROBES, expand_time
+from latentflow.calculus.checks import check_instance, expand_time
+from latentflow.calculus.jets import WITHOUT_PROBES
 from latentflow.pde import PDEResidual
 from latentflow.testing.cases import (
     Case,

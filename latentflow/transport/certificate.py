@@ -8,8 +8,16 @@ import torch
 from torch import Tensor
 
 from latentflow.calculus import Derivative, Field, JetRequest, Time, evaluate_jet
-from latentflow.calculus.checks import check_callable, check_count, check_generator, check_instance, check_positive
-from latentflow.calculus.jets import check_points, expand_time, outside_autocast
+from latentflow.calculus.checks import (
+    check_callable,
+    check_count,
+    check_generator,
+    check_instance,
+    check_points,
+    check_positive,
+    expand_time,
+)
+from latentflow.calculus.jets import outside_autocast
 from latentflow.flow import Trajectory
 from latentflow.transport.sinkhorn import Clouds, check_blur
 

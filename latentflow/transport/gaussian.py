@@ -16,9 +16,10 @@ from latentflow.calculus.checks import (
     check_flag,
     check_instance,
     check_like,
+    check_points,
     check_tensor,
+    expand_time,
 )
-from latentflow.calculus.jets import check_points, expand_time
 from latentflow.potentials import Potential
 from latentflow.transport.wasserstein import root_of_square
 

@@ -14,11 +14,11 @@ from latentflow.calculus.checks import (
     check_count,
     check_generator,
     check_methods,
+    check_points,
     check_positive,
     check_steps,
     check_tensor,
 )
-from latentflow.calculus.jets import check_points
 from latentflow.flow import Flow, LogDet, OnFold, SlogDet, Trajectory
 from latentflow.potentials import PotentialBank
 from latentflow.priors import DiffusedPrior, Prior

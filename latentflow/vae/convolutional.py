@@ -9,13 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentflow.calculus.checks import (
-    check_conv_shape,
-    check_count,
-    check_hidden,
-    check_images,
-)
-from latentflow.calculus.jets import check_points
+from latentflow.calculus.checks import check_conv_shape, check_count, check_hidden, check_images, check_points
 from latentflow.vae.networks import GaussianHead, perceptron
 
 COARSE = 8

@@ -20,10 +20,10 @@ from latentflow.calculus.checks import (
     check_instance,
     check_methods,
     check_nonnegative,
+    check_points,
     check_steps,
     describe,
 )
-from latentflow.calculus.jets import check_points
 from latentflow.flow import Flow, OnFold, PotentialFlow
 from latentflow.flow.trajectory import check_policy
 from latentflow.pde import AlongPath, Collocation, PDEResidual

@@ -16,10 +16,10 @@ from latentflow.calculus.checks import (
     check_hidden,
     check_image_shape,
     check_images,
+    check_points,
     check_positive,
     check_tensor,
 )
-from latentflow.calculus.jets import check_points
 
 
 class GaussianHead(nn.Module):

@@ -6,7 +6,7 @@ from strategies import randn
 
 from latentflow import Exact, Hutchinson, Jet, MLPPotential, QuadraticPotential, gradient, hessian, jet, laplacian
 from latentflow.calculus import JetRequest, evaluate_jet
-from latentflow.calculus.jets import check_points, expand_time
+from latentflow.calculus.checks import check_points, expand_time
 
 
 def square(z, t):

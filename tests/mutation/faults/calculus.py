@@ -52,7 +52,7 @@ FAULTS = (
     ),
     Fault(
         "the time of the first sample for all",
-        "latentflow/calculus/jets.py",
+        "latentflow/calculus/checks.py",
         "return time.expand(batch)",
         "return time.expand(batch) if 0 in batch else time.flatten()[0].expand(batch)",
         ("latentflow/calculus/test_arguments.py", "latentflow/calculus/test_operators.py"),
