@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
+from latentflow.calculus.carried import UnknownOperationError
 from latentflow.calculus.checks import (
     autocasts,
     check_callable,
@@ -34,6 +35,9 @@ Time: TypeAlias = float | Tensor
 P = ParamSpec("P")
 U = TypeVar("U", bound=Field)
 R = TypeVar("R")
+
+COORDINATES = 2**13
+"""Coordinates of the points that are carried through a field at a time on the CPU, so that its caches hold them."""
 
 
 class Derivative(Flag):
@@ -502,7 +506,8 @@ def forward_jet(u: Field, z: Tensor, t: Time) -> Jet:
     r"""Compute a field with its gradient, time derivative and Laplacian, forward through its operations.
 
     It costs about ``dim + 2`` evaluations of the field, and its derivatives in the parameters are those of plain
-    operations. :func:`latentflow.laplacian` calls it for any module without a rule of its own.
+    operations. :func:`latentflow.laplacian` calls it for any module without a rule of its own. On the CPU the field is
+    called for a part of many points at a time.
 
     Rules exist for the operations that networks are made of: sums, products, quotients, powers and functions of each
     entry, products of matrices, einsum, convolutions, attention, softmax, norms and normalized layers, changes of shape
@@ -530,8 +535,21 @@ def forward_jet(u: Field, z: Tensor, t: Time) -> Jet:
     check_points(z)
     check_callable("u", u)
     time = expand_time(t, z)
-    value, gradient, time_derivative, trace = carry_forward(lambda z, t: check_value(u(z, t), z), z, time)
-    return Jet(value, gradient, time_derivative, {Derivative.LAPLACIAN: trace})
+
+    def carry(z: Tensor, t: Tensor) -> Jet:
+        value, gradient, time_derivative, trace = carry_forward(lambda z, t: check_value(u(z, t), z), z, t)
+        return Jet(value, gradient, time_derivative, {Derivative.LAPLACIAN: trace})
+
+    samples = max(1, COORDINATES // max(1, z[:1].numel()))
+    if z.device.type == "cpu" and z.ndim > 1 and len(z) > samples:
+        try:
+            pieces = [carry(*piece) for piece in zip(z.split(samples), time.split(samples), strict=True)]
+            return Jet.combine(lambda *parts: torch.cat(parts), *pieces)
+        except UnknownOperationError:
+            raise
+        except Exception:  # a field with a tensor for each sample; what else is wrong with it is said below
+            pass
+    return carry(z, time)
 
 
 def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:

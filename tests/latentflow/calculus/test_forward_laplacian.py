@@ -203,6 +203,33 @@ def test_gradients_that_a_field_changes_stay_changed(field, recording):
         forward_jet(field, z, t)
 
 
+@pytest.mark.parametrize("shape", [(4099,), (3, 1400), (1400, 3)], ids=str)
+def test_many_points_are_carried_in_pieces(shape):
+    r"""Catches a piece with the points or times of another one, and a last piece that is dropped.
+
+    The field has a weight for each sample, so that pieces of it fit no piece of the weights; of :math:`w |z|^2 t` the
+    Laplacian is :math:`2 w t \dim`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(*shape, DIM, generator=generator, dtype=torch.float64)
+    t, w = torch.rand(2, *shape, generator=generator, dtype=torch.float64)
+    calls = []
+
+    def field(z, t, w=1.0):
+        calls.append(len(z))
+        return z.square().sum(-1) * t * w
+
+    pieced = forward_jet(field, z, t)
+    assert sum(calls) == shape[0] and max(calls) < shape[0]
+    torch.testing.assert_close(pieced.value, z.square().sum(-1) * t)
+    torch.testing.assert_close(pieced.gradient, 2 * z * t[..., None])
+    torch.testing.assert_close(pieced.time_derivative, z.square().sum(-1))
+    torch.testing.assert_close(pieced.laplacian, 2 * t * DIM)
+    whole = forward_jet(lambda z, t: field(z, t, w), z, t)
+    torch.testing.assert_close(whole.laplacian, 2 * w * t * DIM)
+    torch.testing.assert_close(whole.gradient, 2 * z * (w * t)[..., None])
+
+
 def in_place(z, t):
     squares = z.square()
     return (squares.add_(z) * squares).sum(-1) * t

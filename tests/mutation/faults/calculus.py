@@ -221,6 +221,20 @@ FAULTS = (
         FORWARD,
     ),
     Fault(
+        "forward: every piece of the points at the times of the first",
+        "latentflow/calculus/jets.py",
+        "pieces = [carry(*piece) for piece in zip(z.split(samples), time.split(samples), strict=True)]",
+        "pieces = [carry(piece, time[: len(piece)]) for piece in z.split(samples)]",
+        FORWARD,
+    ),
+    Fault(
+        "forward: a field with a tensor for each sample only in pieces",
+        "latentflow/calculus/jets.py",
+        "        except Exception:  # a field",
+        "        except KeyError:  # a field",
+        FORWARD,
+    ),
+    Fault(
         "forward: a tensor that is written in place",
         "latentflow/calculus/carried.py",
         '@rule("add", "__add__", "__radd__")',
