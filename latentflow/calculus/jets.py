@@ -543,7 +543,7 @@ def forward_jet(u: Field, z: Tensor, t: Time) -> Jet:
     samples = max(1, COORDINATES // max(1, z[:1].numel()))
     if z.device.type == "cpu" and z.ndim > 1 and len(z) > samples:
         try:
-            pieces = [carry(*piece) for piece in zip(z.split(samples), time.split(samples), strict=True)]
+            pieces = [carry(*piece) for piece in zip(torch.split(z, samples), torch.split(time, samples), strict=True)]
             return Jet.combine(lambda *parts: torch.cat(parts), *pieces)
         except UnknownOperationError:
             raise

@@ -223,8 +223,8 @@ FAULTS = (
     Fault(
         "forward: every piece of the points at the times of the first",
         "latentflow/calculus/jets.py",
-        "pieces = [carry(*piece) for piece in zip(z.split(samples), time.split(samples), strict=True)]",
-        "pieces = [carry(piece, time[: len(piece)]) for piece in z.split(samples)]",
+        "pieces = [carry(*piece) for piece in zip(torch.split(z, samples), torch.split(time, samples), strict=True)]",
+        "pieces = [carry(piece, time[: len(piece)]) for piece in torch.split(z, samples)]",
         FORWARD,
     ),
     Fault(
