@@ -9,7 +9,10 @@ from latentflow.flow.hopf_lax import HopfLaxPotential as HopfLaxPotential
 from latentflow.flow.inverse import FixedPoint as FixedPoint
 from latentflow.flow.inverse import InversionError as InversionError
 from latentflow.flow.inverse import Newton as Newton
+from latentflow.flow.inverse import Root as Root
+from latentflow.flow.inverse import RootSearch as RootSearch
 from latentflow.flow.inverse import StepSolver as StepSolver
+from latentflow.flow.lbfgs import LBFGS as LBFGS
 from latentflow.flow.log_det import FirstOrder as FirstOrder
 from latentflow.flow.log_det import LogDet as LogDet
 from latentflow.flow.log_det import LogDetSeries as LogDetSeries
@@ -30,6 +33,7 @@ from latentflow.flow.trajectory import Times as Times
 from latentflow.flow.trajectory import Trajectory as Trajectory
 
 __all__ = [
+    "LBFGS",
     "ODE",
     "DensitySource",
     "Euler",
@@ -48,6 +52,8 @@ __all__ = [
     "OnFold",
     "PotentialFlow",
     "PushForward",
+    "Root",
+    "RootSearch",
     "RunningCost",
     "Scheme",
     "SeriesWarning",

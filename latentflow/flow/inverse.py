@@ -20,6 +20,20 @@ class InversionError(RuntimeError):
     """A discrete step could not be inverted at some points."""
 
 
+class Root(NamedTuple):
+    r"""The points that a search for :math:`z + h \nabla u(z, t) = y` ended at, without a graph.
+
+    Attributes:
+        z: The points, of shape ``(*batch, dim)``.
+        residual: :math:`z + h \nabla u(z, t) - y`, of shape ``(*batch, dim)``.
+        found: Whether the residual is within the tolerance, of shape ``(*batch,)``.
+    """
+
+    z: Tensor
+    residual: Tensor
+    found: Tensor
+
+
 class StepSolver(Protocol):
     """Inverts one step of the discrete flow."""
 
@@ -37,6 +51,24 @@ class StepSolver(Protocol):
 
         Raises:
             InversionError: If some are not found.
+        """
+
+
+class RootSearch(StepSolver, Protocol):
+    """Inverts one step of the discrete flow from a given start, where failures are reported instead of raised."""
+
+    def search(self, u: Field, y: Tensor, t: float, dt: float, start: Tensor | None = None) -> Root:
+        r"""Search for the points from which a step leads to given ones.
+
+        Args:
+            u: The potential.
+            y: The points after the step, of shape ``(*batch, dim)``.
+            t: The time before the step.
+            dt: The length :math:`h` of the step, of either sign.
+            start: Where to start, of shape ``(*batch, dim)``; ``y`` if None.
+
+        Returns:
+            Where the search ended, without a graph. It ends at once where a number is not finite.
         """
 
 
@@ -79,26 +111,32 @@ class Newton:
     order: int = 1
 
     def __post_init__(self) -> None:
-        _check(self.tolerance, self.max_iterations, self.order)
+        check_solver(self.tolerance, self.max_iterations, self.order)
 
     def solve(self, u: Field, y: Tensor, t: float, dt: float) -> Tensor:
         """Find the points from which a step leads to ``y``; see :class:`StepSolver`."""
-        with torch.no_grad():
-            here = _evaluate(u, y.detach(), y.detach(), t, dt, self.tolerance)
-            _require_finite(here)
+        root = self.search(u, y, t, dt)
+        require_found(root, y, "Newton", self.max_iterations)
+        return correct(u, root.z, y, t, dt, self.order)
+
+    @torch.no_grad()
+    def search(self, u: Field, y: Tensor, t: float, dt: float, start: Tensor | None = None) -> Root:
+        """Search for the points before a step, and report those that were not found; see :class:`RootSearch`."""
+        y = y.detach()
+        here = evaluate_state(u, y if start is None else start.detach(), y, t, dt, self.tolerance)
+        if torch.isfinite(here.residual).all():
             for _ in range(self.max_iterations):
                 if here.done.all():
                     break
-                here = self._descend(u, here, y.detach(), t, dt)
-        _require(here, "Newton", self.max_iterations)
-        return _correct(u, here.z, y, t, dt, self.order)
+                here = self._descend(u, here, y, t, dt)
+        return Root(here.z, here.residual, here.done)
 
-    def _descend(self, u: Field, here: _State, y: Tensor, t: float, dt: float) -> _State:
+    def _descend(self, u: Field, here: State, y: Tensor, t: float, dt: float) -> State:
         direction = _newton_direction(here)
         predicted = (here.residual * direction).sum(-1)
         length = torch.where(here.done, 0.0, torch.ones_like(predicted))
         for _ in range(HALVINGS):
-            there = _evaluate(u, here.z + length.unsqueeze(-1) * direction, y, t, dt, self.tolerance)
+            there = evaluate_state(u, here.z + length.unsqueeze(-1) * direction, y, t, dt, self.tolerance)
             enough = there.objective <= here.objective + SLOPE * length * predicted + here.noise
             good = (enough & torch.isfinite(there.residual).all(-1)) | here.done
             if good.all():
@@ -136,24 +174,26 @@ class FixedPoint:
     order: int = 1
 
     def __post_init__(self) -> None:
-        _check(self.tolerance, self.max_iterations, self.order)
+        check_solver(self.tolerance, self.max_iterations, self.order)
 
     def solve(self, u: Field, y: Tensor, t: float, dt: float) -> Tensor:
         """Find the points from which a step leads to ``y``; see :class:`StepSolver`."""
         target = y.detach()
         with torch.no_grad():
-            here = _evaluate(u, target, target, t, dt, self.tolerance, hessian=False)
-            _require_finite(here)
-            for _ in range(self.max_iterations):
+            here = evaluate_state(u, target, target, t, dt, self.tolerance, hessian=False)
+            for _ in range(self.max_iterations if torch.isfinite(here.residual).all() else 0):
                 if here.done.all():
                     break
                 z = torch.where(here.done.unsqueeze(-1), here.z, here.z - here.residual)
-                here = _evaluate(u, z, target, t, dt, self.tolerance, hessian=False)
-        _require(here, "the fixed-point iteration", self.max_iterations, "; use Newton()")
-        return _correct(u, here.z, y, t, dt, self.order)
+                here = evaluate_state(u, z, target, t, dt, self.tolerance, hessian=False)
+        root = Root(here.z, here.residual, here.done)
+        require_found(root, y, "the fixed-point iteration", self.max_iterations, "; use Newton()")
+        return correct(u, here.z, y, t, dt, self.order)
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    r"""Points on their way to a root, with the convex function :math:`\varphi` there and its derivatives."""
+
     z: Tensor
     objective: Tensor
     residual: Tensor
@@ -162,9 +202,10 @@ class _State(NamedTuple):
     jacobian: Tensor | None
 
 
-def _evaluate(
+def evaluate_state(
     u: Field, z: Tensor, y: Tensor, t: float, dt: float, tolerance: float | None, *, hessian: bool = True
-) -> _State:
+) -> State:
+    """Evaluate the function whose minimum is the point before a step."""
     jet = evaluate_jet(u, z, t, JetRequest(Derivative.HESSIAN if hessian else NONE))
     epsilon = torch.finfo(z.dtype).eps
     push = dt * jet.gradient
@@ -174,7 +215,7 @@ def _evaluate(
     done = small & torch.isfinite(scale)
     terms = torch.stack([z.square().sum(-1) / 2, dt * jet.value, -(y * z).sum(-1)])
     noise = 16 * epsilon * terms.abs().sum(0)
-    return _State(z, terms.sum(0), residual, noise, done, _jacobian(jet, dt) if hessian else None)
+    return State(z, terms.sum(0), residual, noise, done, _jacobian(jet, dt) if hessian else None)
 
 
 def _jacobian(jet: Jet, dt: float) -> Tensor:
@@ -183,7 +224,7 @@ def _jacobian(jet: Jet, dt: float) -> Tensor:
     return jacobian
 
 
-def _newton_direction(here: _State) -> Tensor:
+def _newton_direction(here: State) -> Tensor:
     assert here.jacobian is not None  # Newton's method asks for it
     jacobian = torch.where(torch.isfinite(here.jacobian), here.jacobian, 0.0)
     factor, info = torch.linalg.cholesky_ex(jacobian)
@@ -198,28 +239,27 @@ def _newton_direction(here: _State) -> Tensor:
     return -convex
 
 
-def _require_finite(here: _State) -> None:
-    """Leave at once where no iteration can help."""
-    bad = ~torch.isfinite(here.residual).all(-1)
+def require_found(root: Root, y: Tensor, name: str, iterations: int, remedy: str = "") -> None:
+    """Raise an InversionError unless all points were found, by a search that started from ``y``."""
+    if root.found.all():
+        return
+    stayed = (root.z == y).all(-1) | ~torch.isfinite(y).all(-1)
+    bad = stayed & ~torch.isfinite(root.residual).all(-1)
     if bad.any():
         raise InversionError(
             f"the step from {int(bad.sum())} of {bad.numel()} points is not finite: the points or the gradient of u "
             "there are NaN or infinite; use finite points and a smoother potential"
         )
-
-
-def _require(here: _State, name: str, iterations: int, remedy: str = "") -> None:
-    if here.done.all():
-        return
-    worst = here.residual.norm(dim=-1)[~here.done].max()
+    worst = root.residual.norm(dim=-1)[~root.found].max()
     raise InversionError(
-        f"{name} found no point from which the step leads to {int((~here.done).sum())} of {here.done.numel()} points "
+        f"{name} found no point from which the step leads to {int((~root.found).sum())} of {root.found.numel()} points "
         f"in {iterations} iterations (residual up to {float(worst):.2g}); use smaller steps or a smoother potential, "
         f"or raise max_iterations or tolerance{remedy}"
     )
 
 
-def _correct(u: Field, root: Tensor, y: Tensor, t: float, dt: float, order: int) -> Tensor:
+def correct(u: Field, root: Tensor, y: Tensor, t: float, dt: float, order: int) -> Tensor:
+    """Correct a root by Newton steps that carry gradients; see :class:`Newton`."""
     with torch.no_grad():
         jacobian = _jacobian(evaluate_jet(u, root, t, JetRequest(Derivative.HESSIAN)), dt)
         factors = torch.linalg.lu_factor_ex(jacobian)
@@ -236,7 +276,8 @@ def _correct(u: Field, root: Tensor, y: Tensor, t: float, dt: float, order: int)
     return z
 
 
-def _check(tolerance: float | None, max_iterations: int, order: int) -> None:
+def check_solver(tolerance: float | None, max_iterations: int, order: int) -> None:
+    """Check the numbers of a solver."""
     if tolerance is not None:
         check_positive("tolerance", tolerance)
     for name, value in (("max_iterations", max_iterations), ("order", order)):

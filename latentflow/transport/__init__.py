@@ -4,11 +4,21 @@ from latentflow.transport.certificate import Certificate as Certificate
 from latentflow.transport.certificate import benamou_brenier_action as benamou_brenier_action
 from latentflow.transport.certificate import transport_certificate as transport_certificate
 from latentflow.transport.certificate import transport_defect as transport_defect
+from latentflow.transport.coordinates import Coordinates as Coordinates
+from latentflow.transport.coordinates import MatchedPotential as MatchedPotential
+from latentflow.transport.dual import DualPotential as DualPotential
+from latentflow.transport.fit import fit_transport as fit_transport
 from latentflow.transport.gaussian import GaussianTransportPotential as GaussianTransportPotential
 from latentflow.transport.gaussian import gaussian_transport_potential as gaussian_transport_potential
 from latentflow.transport.gaussian import gaussian_wasserstein2 as gaussian_wasserstein2
 from latentflow.transport.gaussian import mccann_interpolation as mccann_interpolation
+from latentflow.transport.pair_certificate import PairCertificate as PairCertificate
+from latentflow.transport.pair_certificate import pair_certificate as pair_certificate
 from latentflow.transport.sinkhorn import ConvergenceWarning as ConvergenceWarning
+from latentflow.transport.training import Training as Training
+from latentflow.transport.training import TransportMethod as TransportMethod
+from latentflow.transport.transport_map import TransportMap as TransportMap
+from latentflow.transport.transport_map import Validation as Validation
 from latentflow.transport.wasserstein import BlurWarning as BlurWarning
 from latentflow.transport.wasserstein import barycentric_map as barycentric_map
 from latentflow.transport.wasserstein import wasserstein2 as wasserstein2
@@ -18,12 +28,22 @@ __all__ = [
     "BlurWarning",
     "Certificate",
     "ConvergenceWarning",
+    "Coordinates",
+    "DualPotential",
     "GaussianTransportPotential",
+    "MatchedPotential",
+    "PairCertificate",
+    "Training",
+    "TransportMap",
+    "TransportMethod",
+    "Validation",
     "barycentric_map",
     "benamou_brenier_action",
+    "fit_transport",
     "gaussian_transport_potential",
     "gaussian_wasserstein2",
     "mccann_interpolation",
+    "pair_certificate",
     "transport_certificate",
     "transport_defect",
     "wasserstein2",
