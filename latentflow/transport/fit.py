@@ -106,12 +106,18 @@ def fit_transport(
     check_flag("progress", progress)
     if not check_positive("holdout", holdout) < 0.6:
         raise ValueError(f"holdout: expected a share below 0.6, got {holdout!r}")
+    if checkpoint is not None:
+        check_instance("checkpoint", checkpoint, (str, Path), "a path or None")
     chain = _check_chain(method)
     clock = _Clock(budget)
     pair = Pair.build(source, target, holdout, generator)
     x, y = (take(own.name, own.samples, POINTS, generator) for own in (pair.source, pair.target))
-    trained = default_potential(x) if potential is None else potential
-    check_instance("potential", trained, Potential, "a Potential or None")
+    if potential is not None:
+        check_instance("potential", potential, Potential, "a Potential or None")
+    seed = int(
+        torch.randint(2**31, (), generator=generator, device=x.device if generator is None else generator.device)
+    )
+    trained = default_potential(x, seed) if potential is None else potential
     if match_moments:
         coordinates = Coordinates.match(x, y)
         result: Potential = MatchedPotential(trained, coordinates)
@@ -122,10 +128,13 @@ def fit_transport(
         x, y = pair.draw(count, generator)
         return (x, y) if coordinates is None else (coordinates.source(x), coordinates.target(y))
 
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        trainings = [own.begin(trained, draw, x[:1]) for own in chain]
     run = _Run(
         trained,
         result,
-        [own.begin(trained, draw, x[:1]) for own in chain],
+        trainings,
         [own.share for own in chain],
         [type(own).__name__ for own in chain],
         pair.validation(VALIDATION_POINTS, generator),

@@ -40,6 +40,7 @@ class Cloud:
         """Check samples, and hold out a share of those of a tensor."""
         if not isinstance(samples, Tensor):
             return Cloud(name, samples, samples, samples)
+        check_tensor(name, samples, ("n", "dim"))
         shuffled = take(name, samples, len(samples), generator)
         held = max(FEWEST, round(holdout * len(samples) / 2))
         if len(samples) < 3 * held:

@@ -168,6 +168,8 @@ class TransportMap:
         )
 
 
-def default_potential(x: Tensor) -> Potential:
+def default_potential(x: Tensor, seed: int = 0) -> Potential:
     """Build the potential of :func:`fit_transport` for points ``(n, dim)``."""
-    return MLPPotential(x.shape[-1], (128, 128, 128), activation=silu, output_scale=0.1).to(x)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MLPPotential(x.shape[-1], (128, 128, 128), activation=silu, output_scale=0.1).to(x)

@@ -329,6 +329,7 @@ def flow_cases() -> Iterator[Case]:  # noqa: PLR0915 - a list
     for name in ("Newton", "FixedPoint"):
         more = {"tolerance": 1e-5, "max_iterations": 20, "order": 1}
         yield Case(f"flow.{name}", getattr(flow, name), more)
+    yield Case("flow.LBFGS", flow.LBFGS, {**more, "memory": 3, "shrink": True})
     yield Case("flow.PotentialFlow", flow.PotentialFlow, {"potential": square})
     yield Case("flow.HopfLaxFlow", flow.HopfLaxFlow, {"u0": square, "solver": flow.Newton(order=2)})
     yield Case("flow.HopfLaxPotential", flow.HopfLaxPotential, {"u0": square, "solver": flow.Newton(order=2)})
@@ -472,6 +473,53 @@ def transport_cases() -> Iterator[Case]:
         "transport.transport_certificate", transport.transport_certificate, more, {"samples": frozenset({"huge"})}
     )
     made = transport.gaussian_transport_potential(m0, S0, m1, S1)
+    cloud, other = points(64, DIM), points(64, DIM) + 1
+    yield Case(
+        "transport.fit_transport",
+        transport.fit_transport,
+        {
+            "source": cloud,
+            "target": other,
+            "potential": network(),
+            "method": transport.DualPotential(batch_size=8),
+            "budget": 1,
+            "match_moments": True,
+            "holdout": 0.5,
+            "certify": False,
+            "checkpoint": None,
+            "progress": False,
+            "generator": seeded(),
+        },
+        {"checkpoint": frozenset({"text"})},
+    )
+    yield Case(
+        "transport.DualPotential",
+        transport.DualPotential,
+        {"conjugate": flow.LBFGS(), "batch_size": 8, "learning_rate": 0.01, "share": 1.0},
+    )
+    yield Case(
+        "transport.pair_certificate",
+        transport.pair_certificate,
+        {
+            "potential": network(),
+            "source": cloud,
+            "target": other,
+            "samples": 64,
+            "level": 0.9,
+            "resamples": 10,
+            "search": flow.LBFGS(max_iterations=2),
+            "generator": seeded(),
+        },
+        {"samples": frozenset({"huge"})},
+    )
+    matched = transport.Coordinates.match(cloud, other)
+    yield Case(
+        "transport.MatchedPotential", transport.MatchedPotential, {"potential": network(), "coordinates": matched}
+    )
+    moved = transport.TransportMap(made)
+    yield Case("transport.TransportMap", transport.TransportMap, {"potential": made})
+    yield Case("transport.TransportMap.map", moved.map, {"x": x.double()}, {"x": BATCHED})
+    yield Case("transport.TransportMap.inverse", moved.inverse, {"y": x.double()}, {"y": BATCHED})
     yield Case(
         "transport.GaussianTransportPotential",
         transport.GaussianTransportPotential,

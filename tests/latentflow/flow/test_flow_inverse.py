@@ -1,6 +1,7 @@
 """Euler steps undone: the solvers of one step, and whole flows."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import hypothesis.strategies as st
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from torch import nn
 
 from latentflow import ODE, FunctionPotential, PotentialBank, PotentialFlow, QuadraticPotential, SlogDet
-from latentflow.flow import Euler, FirstOrder, FixedPoint, FoldError, FoldWarning, InversionError, Newton
+from latentflow.flow import LBFGS, Euler, FirstOrder, FixedPoint, FoldError, FoldWarning, InversionError, Newton
 
 near = {"rtol": 1e-10, "atol": 1e-10}
 dims, seeds = st.integers(1, 5), st.integers(0, 2**31 - 100)
@@ -26,7 +27,7 @@ def step(u, z, t, dt):
     return (z + dt * gradient).detach()
 
 
-@pytest.mark.parametrize("solver", [Newton(), FixedPoint()])
+@pytest.mark.parametrize("solver", [Newton(), FixedPoint(), LBFGS(), LBFGS(memory=1, shrink=True)])
 @given(dims, seeds, st.sampled_from([(), (4,), (2, 3), (0,)]), st.sampled_from([0.4, -0.3, 1.0]))
 def test_solvers_undo_a_step(solver, dim, seed, batch, dt):
     """Catches a missing step length, time or sign, and a batch shape that is lost."""
@@ -40,10 +41,52 @@ def test_newton_goes_where_the_step_is_no_contraction(scale):
     z = scale * normal(0, 64, 3)
     y = step(quartic, z, 0.0, 1.0)
     torch.testing.assert_close(Newton().solve(quartic, y, 0.0, 1.0), z, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(LBFGS().solve(quartic, y, 0.0, 1.0), z, rtol=1e-9, atol=1e-9)
     if scale >= 1:
         # at the larger scale the iteration overflows, where infinity must not count as small beside infinity
         with pytest.raises(InversionError, match=r"of 64 points in 200 iterations .*use Newton\(\)"):
             FixedPoint().solve(quartic, y, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("search", [Newton(), LBFGS(), LBFGS(shrink=True)], ids=repr)
+def test_a_search_starts_where_it_is_told_and_reports_what_it_did_not_find(search):
+    """Catches a start that is ignored, a failure that is hidden, and points put back in another order."""
+    z = normal(0, 40, 3) * torch.linspace(0.1, 4.0, 40)[:, None]
+    y = step(quartic, z, 0.0, 1.0)
+    at_once = replace(search, max_iterations=1).search(quartic, y, 0.0, 1.0, z)
+    assert at_once.found.all()
+    torch.testing.assert_close(at_once.z, z)
+    early = replace(search, max_iterations=3).search(quartic, y, 0.0, 1.0)
+    residual = step(quartic, early.z, 0.0, 1.0) - y
+    torch.testing.assert_close(early.residual, residual)
+    scale = 1 + y.norm(dim=-1) + (step(quartic, early.z, 0.0, 1.0) - early.z).norm(dim=-1)
+    assert torch.equal(early.found, residual.norm(dim=-1) <= torch.finfo(z.dtype).eps ** 0.75 * scale)
+    assert not early.found.all()
+
+
+def test_lbfgs_leaves_points_that_are_not_finite():
+    """Catches one bad point that stops the search for all, or that is called found."""
+    z = normal(0, 6, 3)
+    y = step(quartic, z, 0.0, 1.0)
+    y[2] = math.nan
+    root = LBFGS(shrink=True).search(quartic, y, 0.0, 1.0)
+    good = torch.arange(6) != 2
+    assert torch.equal(root.found, good)
+    torch.testing.assert_close(root.z[good], z[good], **near)
+
+
+def test_lbfgs_counts_no_more_evaluations_than_points_need():
+    """Catches points that are found and evaluated on: the quadratic is found at once, the others in 20 iterations."""
+    counts = []
+
+    def field(z, t):
+        counts.append(len(z))
+        return quartic(z, t)
+
+    z = torch.cat([torch.zeros(90, 3), normal(0, 10, 3) * 3]).double()
+    LBFGS(shrink=True).search(FunctionPotential(field), step(quartic, z, 0.0, 1.0), 0.0, 1.0)
+    assert counts[0] == 100
+    assert max(counts[2:]) <= 10
 
 
 def test_newton_needs_its_damping():
