@@ -46,7 +46,7 @@ def test_a_matched_potential_is_differentiated_by_the_chain_rule():
     wanted = Derivative.LAPLACIAN | Derivative.HESSIAN | Derivative.SECOND_TIME_DERIVATIVE
     wanted |= Derivative.GRADIENT_TIME_DERIVATIVE | Derivative.QUADRATIC | Derivative.PRODUCTS
     request = JetRequest(wanted, normal(4, 5, 2, 3))
-    found, expected = evaluate_jet(u, z, t, request), autodiff_jet(lambda z, t: u(z, t), z, t, request)
+    found, expected = evaluate_jet(u, z, t, request), autodiff_jet(u.__call__, z, t, request)
     for name in ("value", "gradient", "time_derivative"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), **near)
     assert found.derivatives == wanted
@@ -147,9 +147,7 @@ def bent():
     def image(x):
         return x + (3 * x).tanh()
 
-    fitted = fit_transport(
-        source, lambda n, g: image(source(n, g)), potential=small(1), budget=600, generator=seeded()
-    )
+    fitted = fit_transport(source, lambda n, g: image(source(n, g)), potential=small(1), budget=600, generator=seeded())
     return fitted, source, image
 
 
@@ -173,8 +171,8 @@ def test_its_certificate_brackets_the_distance(bent):
     assert certificate.lower < truth < certificate.upper
     assert certificate.width < 0.08
     assert certificate.not_found == 0
-    assert abs(certificate.primal - truth) < 0.05 * truth
-    assert abs(certificate.end_distance) < 0.02 * truth
+    assert abs(certificate.primal - truth) < 0.15 * truth
+    assert abs(certificate.end_distance) < 0.05 * truth
 
 
 def test_its_density_is_that_of_the_target(bent):

@@ -7,6 +7,8 @@ from tests.mutation.fault import Fault
 DISTANCES = ("latentflow/transport/test_transport_distances.py",)
 GAUSSIAN = ("latentflow/transport/test_transport_gaussian.py", *DISTANCES)
 CERTIFICATE = ("latentflow/transport/test_transport_certificate.py",)
+FIT = ("latentflow/transport/test_transport_fit.py",)
+PAIR = ("latentflow/transport/test_transport_pair.py",)
 
 FAULTS = (
     Fault(
@@ -183,5 +185,103 @@ FAULTS = (
         "kept = weights > 0",
         "kept = weights >= 0",
         DISTANCES,
+    ),
+    Fault(
+        "a matched Hessian that is changed on one side",
+        "latentflow/transport/coordinates.py",
+        "hessian=lambda: self.root @ (jet.hessian + eye) @ self.root - eye,",
+        "hessian=lambda: self.root @ self.root @ (jet.hessian + eye) - eye,",
+        FIT,
+    ),
+    Fault(
+        "a matched value without its unit",
+        "latentflow/transport/coordinates.py",
+        "return self.unit.square() * bowl",
+        "return self.unit * bowl",
+        FIT,
+    ),
+    Fault(
+        "a Cholesky factor in the place of the symmetric root",
+        "latentflow/transport/coordinates.py",
+        "    return (axes * root) @ axes.mT, (axes / root) @ axes.mT",
+        "    factor = torch.linalg.cholesky(matrix)\n    return factor, torch.linalg.inv(factor)",
+        FIT,
+    ),
+    Fault(
+        "a dual that is minimized",
+        "latentflow/transport/dual.py",
+        "self.descent.step(ours.mean() - theirs.mean(), progress)",
+        "self.descent.step(theirs.mean() - ours.mean(), progress)",
+        FIT,
+    ),
+    Fault(
+        "minima that are searched once",
+        "latentflow/transport/dual.py",
+        "    for _ in range(LONGER):",
+        "    for _ in range(0):",
+        FIT,
+    ),
+    Fault(
+        "the conjugate without its half",
+        "latentflow/transport/dual.py",
+        "(x - y).square().sum(-1) / 2",
+        "(x - y).square().sum(-1)",
+        FIT,
+    ),
+    Fault(
+        "a checkpoint without the network of starts",
+        "latentflow/transport/dual.py",
+        'self.starts.load_state_dict(state["starts"])',
+        "pass",
+        FIT,
+    ),
+    Fault(
+        "the last potential in the place of the best",
+        "latentflow/transport/fit.py",
+        "if finite and value == max(finite):",
+        "if finite:",
+        FIT,
+    ),
+    Fault(
+        "a certificate on the samples of the training",
+        "latentflow/transport/samples.py",
+        "return Cloud(name, shuffled[2 * held :], shuffled[:held], shuffled[held : 2 * held])",
+        "return Cloud(name, shuffled, shuffled[:held], shuffled[held : 2 * held])",
+        FIT,
+    ),
+    Fault(
+        "a gap with the excess of the assignment",
+        "latentflow/transport/pair_certificate.py",
+        "gaps.append(torch.stack([excess - forth, excess - across]))",
+        "gaps.append(torch.stack([excess, excess]))",
+        PAIR,
+    ),
+    Fault(
+        "a gap without any excess",
+        "latentflow/transport/pair_certificate.py",
+        "gaps.append(torch.stack([excess - forth, excess - across]))",
+        "gaps.append(torch.stack([excess, excess]) * 0)",
+        PAIR,
+    ),
+    Fault(
+        "a dual by the first minimum in the place of the lowest",
+        "latentflow/transport/pair_certificate.py",
+        "    better = ~(value >= found.value)",
+        "    better = value != value",
+        PAIR,
+    ),
+    Fault(
+        "L-BFGS: steps of any length accepted",
+        "latentflow/flow/lbfgs.py",
+        "good = going & enough & torch.isfinite(there.objective)",
+        "good = going",
+        ("latentflow/flow/test_flow_inverse.py",),
+    ),
+    Fault(
+        "L-BFGS: points put back in another order",
+        "latentflow/flow/lbfgs.py",
+        "index = going.nonzero().squeeze(-1) if index is None else index[going]",
+        "index = going.nonzero().squeeze(-1)",
+        ("latentflow/flow/test_flow_inverse.py",),
     ),
 )
