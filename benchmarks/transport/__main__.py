@@ -24,7 +24,7 @@ from benchmarks.transport.pairs import GaussianPair, MixturePair
 from latentflow.transport import DualPotential, TransportMap, fit_transport
 from latentflow_experiments.records import write_text
 
-NUMBERS = ROOT / "docs" / "transport.json"
+NUMBERS = ROOT / "docs" / "results" / "transport.json"
 POINTS = 2**14
 """The points that a map is compared on."""
 TRUTH_POINTS = 2**18

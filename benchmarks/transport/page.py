@@ -10,7 +10,7 @@ from benchmarks.record import ROOT
 from latentflow_experiments.records import write_text
 from latentflow_experiments.reports.tables import table, write_block
 
-PAGE = ROOT / "docs" / "transport.md"
+PAGE = ROOT / "docs" / "results" / "transport.md"
 PUBLISHED = {
     "MM": {2: 0.1, 4: 0.3, 8: 0.9, 16: 2.2, 32: 4.2, 64: 3.2},
     "MM:R": {2: 0.1, 4: 0.3, 8: 0.7, 16: 1.9, 32: 2.8, 64: 4.5},

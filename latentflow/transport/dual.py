@@ -135,15 +135,16 @@ class DualPotential:
         check_positive("learning_rate", self.learning_rate)
         check_positive("share", self.share)
 
-    def begin(self, potential: Potential, draw: Draw, example: Tensor) -> Training:
+    def begin(self, potential: Potential, draw: Draw, generator: torch.Generator | None) -> Training:  # noqa: ARG002 - the protocol's
         """Begin to train a potential in place; see :class:`TransportMethod`."""
-        return _DualTraining(self, potential, draw, example)
+        return _DualTraining(self, potential, draw)
 
 
 class _DualTraining:
-    def __init__(self, method: DualPotential, potential: Potential, draw: Draw, example: Tensor) -> None:
+    def __init__(self, method: DualPotential, potential: Potential, draw: Draw) -> None:
         self.method, self.potential, self.draw = method, potential, draw
-        self.starts = _Starts(example.shape[-1]).to(example)
+        x, _ = draw(1)
+        self.starts = _Starts(x.shape[-1]).to(x)
         self.descent = Descent.of(potential.parameters(), method.learning_rate)
         self.starts_descent = Descent.of(self.starts.parameters(), START_RATE)
 

@@ -130,7 +130,7 @@ def fit_transport(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        trainings = [own.begin(trained, draw, x[:1]) for own in chain]
+        trainings = [own.begin(trained, draw, generator) for own in chain]
     run = _Run(
         trained,
         result,

@@ -46,13 +46,13 @@ class TransportMethod(Protocol):
     def share(self) -> float:
         """The share of the budget, relative to that of the other methods of a chain."""
 
-    def begin(self, potential: Potential, draw: Draw, example: Tensor) -> Training:
+    def begin(self, potential: Potential, draw: Draw, generator: torch.Generator | None) -> Training:
         r"""Begin to train a potential in place.
 
         Args:
             potential: The potential, whose map is :math:`x + \nabla u(x, 0)`.
             draw: Draws points of both sides.
-            example: Points of the source, for their number of coordinates, dtype and device.
+            generator: The source of randomness, None for torch's own.
 
         Returns:
             The training.
@@ -107,3 +107,9 @@ class Descent:
         """Go on from a state."""
         self.adam.load_state_dict(state["adam"])
         self.steps, self.left_out = state["steps"], state["left_out"]
+
+
+def even_times(points: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw a time from 0 to 1 for each of the points ``(n, dim)``, of shape ``(n,)``."""
+    device = torch.device("cpu") if generator is None else generator.device
+    return torch.rand(len(points), generator=generator, dtype=points.dtype, device=device).to(points.device)

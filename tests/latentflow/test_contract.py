@@ -62,6 +62,7 @@ NOT_CALLED = {
         "Certificate",
         "ConvergenceWarning",
         "Coordinates",
+        "Coupling",
         "PairCertificate",
         "Training",
         "TransportMethod",

@@ -498,6 +498,31 @@ def transport_cases() -> Iterator[Case]:
         {"conjugate": flow.LBFGS(), "batch_size": 8, "learning_rate": 0.01, "share": 1.0},
     )
     yield Case(
+        "transport.Reflow",
+        transport.Reflow,
+        {
+            "rounds": 2,
+            "coupling": transport.Independent(),
+            "batch_size": 8,
+            "learning_rate": 0.01,
+            "steps": 4,
+            "share": 1.0,
+        },
+    )
+    yield Case(
+        "transport.OptimalFlowMatching",
+        transport.OptimalFlowMatching,
+        {
+            "search": flow.Newton(),
+            "coupling": transport.Independent(),
+            "batch_size": 8,
+            "learning_rate": 0.01,
+            "share": 1.0,
+        },
+    )
+    yield Case("transport.MinibatchAssignment", transport.MinibatchAssignment, {"batch_size": 4})
+    yield Case("transport.Independent", transport.Independent, {})
+    yield Case(
         "transport.pair_certificate",
         transport.pair_certificate,
         {

@@ -1,5 +1,6 @@
 """Maps of optimal transport fitted to samples, against closed forms."""
 
+import itertools
 import math
 from datetime import timedelta
 
@@ -8,11 +9,23 @@ import torch
 from closed_forms import normal, spd
 from torch.distributions import MultivariateNormal
 
-from latentflow import MLPPotential, QuadraticPotential, gaussian_transport_potential
+from latentflow import MLPPotential, QuadraticPotential, gaussian_transport_potential, gaussian_wasserstein2
 from latentflow.calculus import Derivative, JetRequest, autodiff_jet, evaluate_jet
 from latentflow.flow import LBFGS, Newton
-from latentflow.transport import Coordinates, DualPotential, MatchedPotential, TransportMap, fit_transport
+from latentflow.potentials.algebra import ScaledPotential
+from latentflow.transport import (
+    Coordinates,
+    DualPotential,
+    Independent,
+    MatchedPotential,
+    MinibatchAssignment,
+    OptimalFlowMatching,
+    Reflow,
+    TransportMap,
+    fit_transport,
+)
 from latentflow.transport.dual import conjugate
+from latentflow.transport.optimal_flow_matching import matching_loss
 
 near = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -106,7 +119,7 @@ def test_a_step_of_the_dual_goes_up_its_slope():
     def dual():
         return 2 * (conjugate(u, y, Newton()).value.mean() - u(x, torch.zeros(64, dtype=torch.float64)).mean())
 
-    training = DualPotential(Newton(), batch_size=64).begin(u, lambda count: (x, y), x)
+    training = DualPotential(Newton(), batch_size=64).begin(u, lambda count: (x, y), None)
     weight = u.output.weight
     direction = normal(7, *weight.shape)
     with torch.no_grad():
@@ -135,6 +148,103 @@ def test_a_quadratic_potential_finds_the_gaussian_map():
     truth = gaussian_transport_potential(m0, S0, m1, S1).transport(x)
     error = (fitted.map(x) - truth).square().sum(-1).mean() / S1.trace()
     assert error < 8e-3  # 0.6 at the start
+
+
+@pytest.mark.parametrize(
+    ("method", "most"),
+    [
+        (OptimalFlowMatching(learning_rate=0.03, batch_size=512), 0.01),
+        (OptimalFlowMatching(LBFGS(shrink=False), Independent(), learning_rate=0.03, batch_size=512), 0.02),
+    ],
+)
+def test_optimal_flow_matching_finds_the_gaussian_map(method, most):
+    """Catches a gradient with the wrong sign or factor, under both couplings."""
+    (m0, S0, m1, S1), source, target = gaussians()
+    u = QuadraticPotential(3).double()
+    fitted = fit_transport(
+        source, target, potential=u, method=method, budget=200, match_moments=False, certify=False, generator=seeded()
+    )
+    x = source(2000, seeded(1))
+    truth = gaussian_transport_potential(m0, S0, m1, S1).transport(x)
+    error = (fitted.map(x) - truth).square().sum(-1).mean() / S1.trace()
+    assert error < most  # 0.6 at the start
+
+
+def test_reflow_pairs_the_ends_of_its_flow():
+    """Catches pairs that go on from the wrong end, or in one direction only: for optimal transport they are known."""
+    (m0, S0, m1, S1), source, target = gaussians()
+    optimal = gaussian_transport_potential(m0, S0, m1, S1)
+    x, y = source(6, seeded(1)), target(6, seeded(2))
+    training = Reflow(batch_size=6).begin(small(3).double(), lambda count: (x, y), seeded())
+    start, end = training._pairs()
+    assert torch.equal(start, x)
+    assert torch.equal(end, MinibatchAssignment().pair(x, y))
+    training.before = optimal
+    start, end = training._pairs()
+    torch.testing.assert_close(optimal.transport(start), end, rtol=1e-4, atol=1e-4)
+    assert torch.equal(start[:3], x[:3])
+    assert torch.equal(end[3:], y[3:])
+
+
+def test_reflow_lowers_the_cost_of_its_pairs():
+    """Catches a velocity that is fitted backwards in time, and rounds that never begin: towards the known distance."""
+    (m0, S0, m1, S1), source, target = gaussians()
+    method = Reflow(rounds=2, coupling=Independent(), learning_rate=0.02)
+    torch.manual_seed(0)
+    fitted = fit_transport(
+        source, target, potential=MLPPotential(3, (32, 32)).double(), method=method, budget=300,
+        match_moments=False, certify=False, generator=seeded(),
+    )  # fmt: skip
+    truth = float(gaussian_wasserstein2(m0, S0, m1, S1, squared=True))
+    x, y = source(20_000, seeded(1)), target(20_000, seeded(2))
+    independent = float((x - y).square().sum(-1).mean())
+    costs = [own.measures["cost"] for own in fitted.history[1:] if own.measures["round"] == 1]
+    last = sum(costs) / len(costs)
+    assert truth < 1.05 * last
+    assert last < truth + 0.25 * (independent - truth)
+
+
+def test_the_gradient_of_optimal_flow_matching_is_that_of_its_loss():
+    """Catches a transposed or missing inverse, against finite differences of the loss with starts found anew."""
+    u = small(2).double()
+    x, y, t = normal(0, 64, 2), 2 * normal(1, 64, 2) + 1, 0.1 + 0.8 * torch.rand(64, dtype=torch.float64)
+    points = torch.lerp(x, y, t[:, None])
+
+    def origins():
+        return Newton().search(ScaledPotential(u, t), points, 0.0, 1.0).z
+
+    def loss():
+        return ((x - origins()).square().sum(-1) / t.square()).mean()
+
+    weight, direction = u.output.weight, normal(7, *u.output.weight.shape)
+    (slope,) = torch.autograd.grad(matching_loss(u, origins(), x, t), weight)
+    with torch.no_grad():
+        weight += 1e-5 * direction
+        above = loss()
+        weight -= 2e-5 * direction
+        below = loss()
+    torch.testing.assert_close((slope * direction).sum(), (above - below) / 2e-5, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_is_assigned_in_parts():
+    """Catches partners from another part, and a sum that is not the least: by hand over all orders of four points."""
+    x, y = normal(0, 8, 2), normal(1, 8, 2)
+    paired = MinibatchAssignment(4).pair(x, y)
+    for part in (slice(0, 4), slice(4, 8)):
+        orders = [y[part][list(order)] for order in itertools.permutations(range(4))]
+        least = min(orders, key=lambda order: float((x[part] - order).square().sum()))
+        assert torch.equal(paired[part], least)
+
+
+def test_a_chain_trains_each_method_for_its_share():
+    """Catches shares that are counts, and a chain that starts each method from new weights."""
+    _, source, target = gaussians(2)
+    methods = [Reflow(share=1.0, batch_size=32), DualPotential(share=3.0, batch_size=32)]
+    fitted = fit_small(source, target, seeded(), method=methods, budget=40)
+    steps = [own.step for own in fitted.history if own.method == "Reflow"]
+    assert steps[-1] == 10
+    assert {own.method for own in fitted.history} == {"Reflow", "DualPotential"}
+    assert fitted.history[-1].step == 40
 
 
 @pytest.fixture(scope="module")
@@ -267,14 +377,16 @@ def test_ctrl_c_returns_the_best_so_far():
     assert torch.isfinite(fitted.map(source(5, seeded()))).all()
 
 
-def test_a_training_that_was_stopped_goes_on_to_the_same_map(tmp_path):
+@pytest.mark.parametrize("method", [DualPotential(), Reflow(batch_size=32), OptimalFlowMatching(batch_size=32)])
+def test_a_training_that_was_stopped_goes_on_to_the_same_map(tmp_path, method):
     """Catches weights, optimizers, starts or random numbers that are not in the checkpoint."""
     _, source, target = gaussians(2)
     file = tmp_path / "fit.pt"
-    whole = fit_small(source, target, seeded(), budget=60)
-    fit_small(Interrupted(source, 40), target, seeded(), budget=60, checkpoint=file)
+    options = {"method": method, "budget": 60}
+    whole = fit_small(source, target, seeded(), **options)
+    fit_small(Interrupted(source, 43), target, seeded(), **options, checkpoint=file)
     assert file.exists()
-    resumed = fit_small(source, target, seeded(), budget=60, checkpoint=file)
+    resumed = fit_small(source, target, seeded(), **options, checkpoint=file)
     assert not file.exists()
     assert list(tmp_path.iterdir()) == []
     x = source(20, seeded(4))
@@ -321,13 +433,13 @@ def test_samples_of_a_tensor_are_held_out():
     seen = []
 
     class Spy(DualPotential):
-        def begin(self, potential, draw, example):
+        def begin(self, potential, draw, generator):
             def spied(count):
                 points = draw(count)
                 seen.append(torch.cat(points))
                 return points
 
-            return super().begin(potential, spied, example)
+            return super().begin(potential, spied, generator)
 
     fit_transport(x, y, method=Spy(batch_size=64), budget=30, match_moments=False, generator=seeded())
     trained = {tuple(row) for row in torch.cat(seen).tolist()}
