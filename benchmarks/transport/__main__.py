@@ -21,6 +21,7 @@ from torch import Tensor
 from benchmarks.record import ROOT, describe_run
 from benchmarks.transport.page import render
 from benchmarks.transport.pairs import GaussianPair, MixturePair
+from benchmarks.transport.picture import draw
 from latentflow.transport import DualPotential, TransportMap, fit_transport
 from latentflow_experiments.records import write_text
 
@@ -66,8 +67,10 @@ def evaluate(transport: TransportMap, pair: MixturePair | GaussianPair, seed: in
     }
 
 
-def measure(kind: str, dim: int, minutes: float, seed: int, *, match_moments: bool) -> dict[str, Any]:
-    """Fit and evaluate one map."""
+def measure(
+    kind: str, dim: int, minutes: float, seed: int, *, match_moments: bool, picture: Path | None = None
+) -> dict[str, Any]:
+    """Fit and evaluate one map, and draw it where a picture is wanted."""
     pair = load_pair(kind, dim)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -83,6 +86,8 @@ def measure(kind: str, dim: int, minutes: float, seed: int, *, match_moments: bo
     )
     seconds = time.process_time() - begin
     assert transport.certificate is not None
+    if picture is not None:
+        draw(transport, pair, picture)
     return {
         "pair": kind,
         "dim": dim,
@@ -118,13 +123,14 @@ def main() -> None:
     parser.add_argument("--free", action="store_true", help="no quadratic part: do not match moments first")
     parser.add_argument("--threads", type=int, default=1, help="threads for torch")
     parser.add_argument("--out", type=Path, default=NUMBERS, help="the file of the numbers")
+    parser.add_argument("--picture", type=Path, help="draw the map of a pair in the plane to this file")
     parser.add_argument("--render", action="store_true", help="write the page from the numbers")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.pair is not None:
         if options.dim is None:
             parser.error("dim: expected the number of coordinates")
-        run = measure(options.pair, options.dim, options.minutes, options.seed, match_moments=not options.free)
+        run = measure(options.pair, options.dim, options.minutes, options.seed, match_moments=not options.free, picture=options.picture)
         add(options.out, run)
         print(json.dumps({name: run[name] for name in ("pair", "dim", "forward", "inverse", "truth", "certificate")}))
     if options.render:
