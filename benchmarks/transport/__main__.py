@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import ROOT, describe_run
+from benchmarks.transport.others import measure_others
 from benchmarks.transport.page import render
 from benchmarks.transport.pairs import GaussianPair, MixturePair
 from benchmarks.transport.picture import draw
@@ -92,6 +93,7 @@ def measure(
         "pair": kind,
         "dim": dim,
         "seed": seed,
+        "name": "latentflow" if match_moments else "latentflow, MLP alone",
         "method": repr(method),
         "match_moments": match_moments,
         "budget_seconds": 60 * minutes,
@@ -107,7 +109,7 @@ def measure(
 def add(path: Path, run: dict[str, Any]) -> None:
     """Add a run to a file, in the place of the one it repeats."""
     runs = json.loads(path.read_text()) if path.exists() else []
-    key = ("pair", "dim", "seed", "match_moments")
+    key = ("pair", "dim", "name", "seed")
     kept = [own for own in runs if any(own[name] != run[name] for name in key)]
     ordered = sorted([*kept, run], key=lambda own: tuple(str(own[name]).rjust(8) for name in key))
     write_text(path, json.dumps(ordered, indent=1) + "\n")
@@ -121,6 +123,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0, help="the budget, in minutes of the CPU")
     parser.add_argument("--seed", type=int, default=0, help="the seed of weights and samples")
     parser.add_argument("--free", action="store_true", help="no quadratic part: do not match moments first")
+    parser.add_argument("--others", action="store_true", help="fit the maps of POT in the place of ours")
     parser.add_argument("--threads", type=int, default=1, help="threads for torch")
     parser.add_argument("--out", type=Path, default=NUMBERS, help="the file of the numbers")
     parser.add_argument("--picture", type=Path, help="draw the map of a pair in the plane to this file")
@@ -130,7 +133,18 @@ def main() -> None:
     if options.pair is not None:
         if options.dim is None:
             parser.error("dim: expected the number of coordinates")
-        run = measure(options.pair, options.dim, options.minutes, options.seed, match_moments=not options.free, picture=options.picture)
+        if options.others:
+            for run in measure_others(options.pair, load_pair(options.pair, options.dim), options.seed):
+                add(options.out, run)
+            return
+        run = measure(
+            options.pair,
+            options.dim,
+            options.minutes,
+            options.seed,
+            match_moments=not options.free,
+            picture=options.picture,
+        )
         add(options.out, run)
         print(json.dumps({name: run[name] for name in ("pair", "dim", "forward", "inverse", "truth", "certificate")}))
     if options.render:

@@ -34,23 +34,21 @@ def render(runs: Runs) -> None:
     page = PAGE.read_text(encoding="utf-8")
     for kind, published in (("mixture", PUBLISHED), ("gaussian", GAUSSIAN)):
         own = [run for run in runs if run["pair"] == kind]
+        certified = [run for run in own if "certificate" in run]
         if own:
-            page = write_block(page, kind, "\n\n".join([_errors(own, published), _brackets(own), _machine(own)]))
+            text = "\n\n".join([_errors(own, published), _brackets(certified), _machine(own)])
+            page = write_block(page, kind, text)
     write_text(PAGE, page)
-
-
-def _name(run: dict[str, Any]) -> str:
-    return "latentflow" if run["match_moments"] else "latentflow, MLP alone"
 
 
 def _errors(runs: Runs, published: dict[str, dict[int, float]]) -> str:
     """Write the unexplained variance of maps by the number of coordinates, ours above the published ones."""
     dims = sorted({run["dim"] for run in runs})
     rows = []
-    for name in sorted({_name(run) for run in runs}):
+    for name in sorted({run["name"] for run in runs}, key=lambda name: (not name.startswith("latentflow"), name)):
         cells = []
         for dim in dims:
-            found = [run["forward"]["uvp"] for run in runs if run["dim"] == dim and _name(run) == name]
+            found = [run["forward"]["uvp"] for run in runs if run["dim"] == dim and run["name"] == name]
             cells.append(_several(found))
         rows.append([name, *cells])
     for name, values in published.items():
@@ -69,13 +67,13 @@ def _brackets(runs: Runs) -> str:
     """Write what is known of each run: errors, bracket, truth and cost."""
     header = ["coordinates", "", "seed", "UVP", "UVP, inverse", "cosine", "bracket of W2²", "width", "W2²", "minutes"]
     rows = []
-    for run in sorted(runs, key=lambda own: (own["dim"], _name(own), own["seed"])):
+    for run in sorted(runs, key=lambda own: (own["dim"], own["name"], own["seed"])):
         certificate = run["certificate"]
         lower, upper = certificate["lower"], certificate["upper"]
         rows.append(
             [
                 str(run["dim"]),
-                "" if run["match_moments"] else "MLP alone",
+                run["name"].removeprefix("latentflow").removeprefix(", "),
                 str(run["seed"]),
                 f"{run['forward']['uvp']:.2g} %",
                 f"{run['inverse']['uvp']:.2g} %",

@@ -1,0 +1,83 @@
+"""The pairs of the benchmark of transport, and its page."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.transport.__main__ import NUMBERS, add, compare
+from benchmarks.transport.page import PAGE, render
+from benchmarks.transport.pairs import GaussianPair, MixturePair
+from latentflow import gaussian_wasserstein2
+
+TRUTH = {2: 0.656, 4: 1.698, 8: 4.716, 16: 14.20, 32: 38.31, 64: 86.37, 128: 186.2}
+FOLDER = Path(os.environ.get("LATENTFLOW_DATA", "nowhere"), "w2_benchmark")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="the pairs of the benchmark are not in $LATENTFLOW_DATA")
+@pytest.mark.parametrize("dim", TRUTH)
+def test_the_mixtures_are_those_of_the_benchmark(dim):
+    """Catches a layer, a scale or a component that is read wrongly: distance, variance and identity are published."""
+    pair = MixturePair.load(FOLDER / f"{dim}.npz")
+    x = pair.source(20_000, seeded())
+    y = pair.map(x)
+    cost = (x - y).square().sum(-1)
+    assert abs(float(cost.mean()) - TRUTH[dim]) < 4 * float(cost.std()) / 20_000**0.5
+    assert abs(float(y.var(0).sum()) / pair.variance - 1) < 0.05
+    H = torch.func.vmap(torch.func.hessian(lambda x: pair._potential(x[None])[0]))(x[:20])
+    assert torch.linalg.eigvalsh(H).min() > 0
+
+
+def test_the_map_between_gaussians_is_the_optimal_one():
+    """Catches a map that only matches the covariance, and a root that is taken for the covariance."""
+    pair = GaussianPair.draw(4, seed=0)
+    x = pair.source(200_000, seeded())
+    y = pair.map(x)
+    S0, S1 = pair.roots @ pair.roots
+    torch.testing.assert_close(y.T.cov(), S1, rtol=0, atol=0.03)
+    torch.testing.assert_close(y.mean(0), pair.means[1], rtol=0, atol=0.02)
+    truth = gaussian_wasserstein2(pair.means[0], S0, pair.means[1], S1, squared=True)
+    torch.testing.assert_close((x - y).square().sum(-1).mean(), truth, rtol=0.01, atol=0)
+    values = torch.linalg.eigvalsh(S1)
+    torch.testing.assert_close(values[[0, -1]], torch.tensor([0.5, 2.0]))
+    assert abs(float(values.sum()) - pair.variance) < 1e-4
+
+
+def test_a_map_is_compared_in_percent_of_the_variance():
+    """Catches a root, a mean over coordinates, and a cosine of the points in the place of their displacements."""
+    truth, start = torch.tensor([[1.0, 1.0], [3.0, 1.0]]), torch.tensor([[0.0, 1.0], [3.0, 0.0]])
+    found = torch.tensor([[1.0, 1.0], [3.0, 2.0]])
+    result = compare(found, truth, start, variance=5.0)
+    assert result["uvp"] == pytest.approx(100 * 0.5 / 5)
+    assert result["cosine"] == pytest.approx(3 / (5**0.5 * 2**0.5))
+
+
+def test_a_run_replaces_the_one_it_repeats(tmp_path):
+    """Catches a file that grows with each repetition."""
+    path = tmp_path / "runs.json"
+    for dim, value in ((16, 1), (2, 2), (16, 3)):
+        add(path, {"pair": "mixture", "dim": dim, "seed": 0, "name": "ours", "value": value})
+    assert [(run["dim"], run["value"]) for run in json.loads(path.read_text())] == [(2, 2), (16, 3)]
+
+
+def test_the_page_shows_the_numbers():
+    """Catches a table that was edited by hand, and a run from a tree with changes."""
+    before = PAGE.read_text()
+    runs = json.loads(NUMBERS.read_text())
+    try:
+        render(runs)
+        assert PAGE.read_text() == before
+    finally:
+        PAGE.write_text(before)
+    assert all("dirty" not in run["provenance"]["commit"] for run in runs)
+    for run in runs:
+        if "certificate" not in run:
+            continue
+        certificate = run["certificate"]
+        assert certificate["lower"] < run["truth"] < certificate["upper"]
