@@ -23,7 +23,14 @@ from benchmarks.transport.others import measure_others
 from benchmarks.transport.page import render
 from benchmarks.transport.pairs import GaussianPair, MixturePair
 from benchmarks.transport.picture import draw
-from latentflow.transport import DualPotential, TransportMap, fit_transport
+from latentflow.transport import (
+    DualPotential,
+    OptimalFlowMatching,
+    Reflow,
+    TransportMap,
+    TransportMethod,
+    fit_transport,
+)
 from latentflow_experiments.records import write_text
 
 NUMBERS = ROOT / "docs" / "results" / "transport.json"
@@ -68,14 +75,23 @@ def evaluate(transport: TransportMap, pair: MixturePair | GaussianPair, seed: in
     }
 
 
+METHODS: dict[str, TransportMethod | list[TransportMethod]] = {
+    "latentflow": DualPotential(),
+    "latentflow, reflow": Reflow(rounds=2),
+    "latentflow, optimal flow matching": OptimalFlowMatching(),
+    "latentflow, reflow and dual": [Reflow(rounds=1, share=1.0), DualPotential(share=3.0)],
+}
+"""The methods that are compared, by the name of their row."""
+
+
 def measure(
-    kind: str, dim: int, minutes: float, seed: int, *, match_moments: bool, picture: Path | None = None
+    kind: str, dim: int, minutes: float, seed: int, name: str, *, match_moments: bool, picture: Path | None = None
 ) -> dict[str, Any]:
     """Fit and evaluate one map, and draw it where a picture is wanted."""
     pair = load_pair(kind, dim)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    method = DualPotential()
+    method = METHODS[name]
     begin = time.process_time()
     transport = fit_transport(
         pair.source,
@@ -93,7 +109,7 @@ def measure(
         "pair": kind,
         "dim": dim,
         "seed": seed,
-        "name": "latentflow" if match_moments else "latentflow, MLP alone",
+        "name": name if match_moments else f"{name}, MLP alone",
         "method": repr(method),
         "match_moments": match_moments,
         "budget_seconds": 60 * minutes,
@@ -123,6 +139,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0, help="the budget, in minutes of the CPU")
     parser.add_argument("--seed", type=int, default=0, help="the seed of weights and samples")
     parser.add_argument("--free", action="store_true", help="no quadratic part: do not match moments first")
+    parser.add_argument("--method", default="latentflow", choices=tuple(METHODS), help="the method, by its row")
     parser.add_argument("--others", action="store_true", help="fit the maps of POT in the place of ours")
     parser.add_argument("--threads", type=int, default=1, help="threads for torch")
     parser.add_argument("--out", type=Path, default=NUMBERS, help="the file of the numbers")
@@ -142,6 +159,7 @@ def main() -> None:
             options.dim,
             options.minutes,
             options.seed,
+            options.method,
             match_moments=not options.free,
             picture=options.picture,
         )
