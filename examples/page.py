@@ -90,6 +90,19 @@ def plane(record: Record) -> str:
     return table(head, ([name, *row(result)] for name, result in record["results"].items()))
 
 
+def digits(record: Record) -> str:
+    """One row for each map."""
+    certificate = record["certificate"]
+    rows = [
+        [name, f"{100 * result['arrived']:.1f} %", f"{result['square']:.2f}"]
+        for name, result in record["results"].items()
+    ]
+    bracket = f"{certificate['lower']:.2f} to {certificate['upper']:.2f}"
+    counts = " and ".join(f"{count:,}" for count in record["samples"])
+    text = f"{record['test images']:,} test images; trained on {counts} images. $W_2^2$ of the latents: {bracket}."
+    return f"{table(['', 'arrived', 'mean square of the way'], rows)}\n\n{text}"
+
+
 def _interval(result: dict[str, float]) -> str:
     return f"{result['ratio']:.4f} ({result['ratio_low']:.4f} to {result['ratio_high']:.4f})"
 
@@ -126,6 +139,7 @@ BLOCKS: dict[str, tuple[str, tuple[Callable[[Record], str], ...]]] = {
     "comparison": ("toys", (comparison,)),
     "gaussians": ("gaussians", (gaussians, origin)),
     "plane": ("plane", (plane, origin)),
+    "digits": ("digits", (digits, origin)),
     "tabular": ("tabular", (tabular, origin)),
 }
 

@@ -14,13 +14,24 @@ import torch
 from closed_forms import normal, ohj_quadratic
 from matplotlib.figure import Figure
 from PIL import Image
-from torch.distributions import MultivariateNormal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
-from latentflow import FunctionPotential, PotentialFlow
+from latentflow import (
+    DiffusionPrior,
+    FlowVAE,
+    FunctionPotential,
+    HJResidual,
+    MLPDecoder,
+    MLPPotential,
+    PotentialBank,
+    PotentialFlow,
+)
+from latentflow_experiments.data.transformed import LabelledImages
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))  # where python puts the folder of a script that it runs
 
+import digit_transport  # noqa: E402
 import gaussian_transport  # noqa: E402
 import page  # noqa: E402
 import plane_transport  # noqa: E402
@@ -284,7 +295,7 @@ def test_the_page_shows_what_the_runs_wrote():
     """Catches a table edited by hand, and a run whose numbers did not reach the page."""
     text = page.PAGE.read_text(encoding="utf-8")
     assert page.render(text, page.FOLDER) == text
-    for picture in ("toys.png", "comparison.png", "gaussians.png", "plane.png"):
+    for picture in ("toys.png", "comparison.png", "gaussians.png", "plane.png", "digits.png"):
         assert f"(examples/{picture})" in text
     pictures_are_whole(page.FOLDER)
 
@@ -304,3 +315,35 @@ def pictures_are_whole(folder):
         with Image.open(path) as picture:
             picture.load()
             assert min(picture.size) > 100
+
+
+def test_digits_of_one_class_arrive_at_the_other(tmp_path, monkeypatch):
+    """Catches classes that are swapped, images in another channel, and shares of other images."""
+    torch.manual_seed(0)
+    labels = torch.arange(600) % 3
+    places = torch.tensor([4, 12, 20])[labels]  # bars at three heights, a class each
+    images = torch.zeros(600, 28, 28, dtype=torch.uint8)
+    for image, place in zip(images, places, strict=True):
+        image[place : place + 4] = int(torch.randint(100, 256, ()))
+
+    class Read(torch.nn.Module):
+        """The mean grey of each third of the red channel, as a latent."""
+
+        def forward(self, x):
+            assert x[:, 1:].abs().max() == 0
+            return Independent(Normal(x[:, 0].reshape(len(x), 4, -1).mean(-1)[:, :3], 0.1), 1)
+
+    shape = (3, 28, 28)
+    bank = PotentialBank([MLPPotential(3, (4,))])
+    model = FlowVAE(Read(), MLPDecoder(3, shape, (8,)), bank, DiffusionPrior(3, 1), HJResidual())
+    monkeypatch.setattr(digit_transport, "open_run", lambda folder: SimpleNamespace(model=model))
+    monkeypatch.setattr(digit_transport, "load_mnist", lambda split: LabelledImages(images, labels, "bars", split))
+    digit_transport.main(["nowhere", "--digits", "0", "2", "--minutes", "0.05", "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "digits.json").read_text())
+    results = record["results"]
+    assert record["samples"] == [200, 200]
+    assert record["test images"] == 200
+    assert results["as they are"] == {"arrived": 0, "square": 0}
+    assert results["transport"]["arrived"] > 0.9
+    pictures_are_whole(tmp_path)
+    assert "200 test images; trained on 200 and 200 images" in page.digits(record)
