@@ -18,6 +18,10 @@ from latentflow.transport.coordinates import MatchedPotential
 from latentflow.transport.training import Descent, Draw, Training
 
 START_RATE = 2e-3  # the learning rate of the network of starts
+CANDIDATES = 2048
+"""How many points of the source are tried as starts for every point of the target."""
+MAX_ENTRIES = 2**24
+"""The largest number of entries of costs or Hessians in memory."""
 LONGER = 3  # how many times as long to search again for points that were not found
 
 
@@ -77,6 +81,34 @@ def conjugate_of(u: Field, y: Tensor, search: RootSearch, start: Tensor | None =
     own = conjugate(u.potential, coordinates.target(y), search, None if start is None else coordinates.source(start))
     x = coordinates.from_source(own.x)
     return Conjugate(x, _height(u, x, y), own.found)
+
+
+@torch.no_grad()
+def lowest(u: Field, y: Tensor, search: RootSearch, candidates: Tensor) -> Conjugate:
+    r"""Compute :func:`conjugate` by two searches, from ``y`` and from the best of some candidates, and keep the lower.
+
+    Where :math:`\tfrac12 |x|^2 + u` is not convex, a search from one start may end in a minimum that is not the lowest.
+
+    Args:
+        u: The potential.
+        y: The points, of shape ``(n, dim)``.
+        search: The search.
+        candidates: Points to begin at, of shape ``(m, dim)``, such as samples of the source.
+
+    Returns:
+        The lowest points that were found.
+    """
+    found = conjugate_of(u, y, search)
+    heights = u(candidates, candidates.new_zeros(len(candidates)))
+    rows = max(1, MAX_ENTRIES // len(candidates))
+    best = [(torch.cdist(part, candidates).square() / 2 + heights).argmin(-1) for part in torch.split(y, rows)]
+    other = conjugate_of(u, y, search, candidates[torch.cat(best)])
+    lower = ~(other.value >= found.value)  # also where the first one is not a number
+    return Conjugate(
+        torch.where(lower.unsqueeze(-1), other.x, found.x),
+        torch.where(lower, other.value, found.value),
+        torch.where(lower, other.found, found.found),
+    )
 
 
 @torch.no_grad()

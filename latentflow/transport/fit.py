@@ -26,7 +26,7 @@ from latentflow.calculus.checks import (
 )
 from latentflow.potentials import Potential
 from latentflow.transport.coordinates import Coordinates, MatchedPotential
-from latentflow.transport.dual import DualPotential, dual_value
+from latentflow.transport.dual import CANDIDATES, DualPotential, dual_value
 from latentflow.transport.pair_certificate import pair_certificate
 from latentflow.transport.samples import Pair, Samples, take
 from latentflow.transport.training import Training, TransportMethod
@@ -145,7 +145,7 @@ def fit_transport(
     certificate = None
     if certify:
         certificate = pair_certificate(result, pair.source.fresh, pair.target.fresh, generator=generator)
-    return TransportMap(result, certificate, history)
+    return TransportMap(result, certificate, history, x[:CANDIDATES])
 
 
 def _check_chain(method: TransportMethod | Sequence[TransportMethod]) -> list[TransportMethod]:

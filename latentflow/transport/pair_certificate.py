@@ -14,7 +14,7 @@ from latentflow.calculus import Derivative, Field, JetRequest, evaluate_jet
 from latentflow.calculus.checks import check_count, check_generator, check_methods, check_positive, check_tensor
 from latentflow.flow import LBFGS, RootSearch
 from latentflow.potentials.algebra import as_module
-from latentflow.transport.dual import Conjugate, conjugate_of
+from latentflow.transport.dual import CANDIDATES, MAX_ENTRIES, lowest
 from latentflow.transport.samples import Samples, take
 
 Interval: TypeAlias = tuple[float, float]
@@ -22,10 +22,6 @@ Interval: TypeAlias = tuple[float, float]
 
 BATCHES, BATCH = 8, 512
 """How many batches are assigned, and the largest size of one."""
-CANDIDATES = 2048
-"""How many points of the source are tried as minima for every point of the target."""
-MAX_ENTRIES = 2**24
-"""The largest number of entries of costs or Hessians in memory."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +94,9 @@ def pair_certificate(
     one is subtracted. The means are over 8 batches of up to 512 points, and the distance of the end of the map from the
     target is estimated in the same way.
 
-    The lower end is a bound, up to its interval, if every minimum was found. The upper end is an estimate: it takes the
-    excess between :math:`P` and :math:`Q` to be no smaller than between the other two pairs, which are close to it
+    The lower end is a bound, up to its interval, if every minimum was found: each is searched for twice, from :math:`y`
+    and from the best of 2,048 points of the source, and the lower one counts. The upper end is an estimate: it takes
+    the excess between :math:`P` and :math:`Q` to be no smaller than between the other two pairs, which are close to it
     where the end of the map is close to the target.
 
     Args:
@@ -142,7 +139,7 @@ def pair_certificate(
     u = copy.deepcopy(as_module(potential, "potential")).double()
     x, y = x.double(), y.double()
     image = x + evaluate_jet(u, x, 0.0, JetRequest()).gradient
-    ends = lowest(u, y, x[:CANDIDATES], search)
+    ends = lowest(u, y, search, x[:CANDIDATES])
     starts, values = u(x, x.new_zeros(len(x))), ends.value
     batches = _Batches.split(x, y, image, ends.x, starts, values)
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=x.dtype, device=x.device)
@@ -172,31 +169,6 @@ def pair_certificate(
         level=level,
         samples=min(len(x), len(y)),
     )
-
-
-def lowest(u: Field, y: Tensor, candidates: Tensor, search: RootSearch) -> Conjugate:
-    r"""Search for the minima of :math:`u(x) + \tfrac12 |x - y|^2`, again from any candidate that is lower.
-
-    Args:
-        u: The potential.
-        y: The points, of shape ``(n, dim)``.
-        candidates: Points to try, of shape ``(m, dim)``.
-        search: The search.
-
-    Returns:
-        The lowest points that were found.
-    """
-    found = conjugate_of(u, y, search)
-    heights = u(candidates, candidates.new_zeros(len(candidates)))
-    rows = max(1, MAX_ENTRIES // len(candidates))
-    tries = [(torch.cdist(part, candidates).square() / 2 + heights).min(-1) for part in torch.split(y, rows)]
-    value, index = torch.cat([own.values for own in tries]), torch.cat([own.indices for own in tries])
-    better = ~(value >= found.value)
-    if better.any():
-        again = conjugate_of(u, y[better], search, candidates[index[better]])
-        for old, new in zip(found, again, strict=True):
-            old[better] = new
-    return found
 
 
 def smallest_eigenvalue(u: Field, x: Tensor) -> float:

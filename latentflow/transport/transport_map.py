@@ -14,11 +14,12 @@ from torch.distributions import Distribution
 from torch.nn.functional import silu
 
 from latentflow.calculus import JetRequest, evaluate_jet
-from latentflow.calculus.checks import check_instance, check_methods, check_points
+from latentflow.calculus.checks import check_instance, check_methods, check_points, check_tensor
 from latentflow.flow import LBFGS, ODE, HopfLaxFlow, InversionError, PushForward, RootSearch
 from latentflow.potentials import MLPPotential, Potential
+from latentflow.potentials.algebra import dim_of
 from latentflow.transport.coordinates import Coordinates, MatchedPotential
-from latentflow.transport.dual import conjugate_of
+from latentflow.transport.dual import conjugate_of, lowest
 from latentflow.transport.pair_certificate import PairCertificate
 
 TIMES = (0.0, 1.0)
@@ -55,6 +56,7 @@ class TransportMap:
         potential: The potential :math:`u`, evaluated at time 0.
         certificate: The bracket around the distance, or None.
         history: The validations of the training.
+        anchors: Points of the source, ``(m, dim)``, from the best of which the inverse is searched for too; or None.
 
     Example:
         >>> from latentflow import gaussian_transport_potential
@@ -71,9 +73,14 @@ class TransportMap:
     potential: Potential
     certificate: PairCertificate | None = None
     history: list[Validation] = field(default_factory=list)
+    anchors: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_instance("potential", self.potential, Potential, "a Potential")
+        if self.anchors is not None:
+            check_tensor("anchors", self.anchors, ("m", dim_of(self.potential) or "dim"))
+            if len(self.anchors) == 0:
+                raise ValueError("anchors: expected points or None, got none")
 
     @property
     def flow(self) -> HopfLaxFlow:
@@ -105,7 +112,11 @@ class TransportMap:
         """
         check_points(y, name="y")
         check_methods("search", search, ("search",), "LBFGS(), Newton() or another RootSearch")
-        found = conjugate_of(self.potential, y.reshape(-1, y.shape[-1]), search)
+        points = y.reshape(-1, y.shape[-1])
+        if self.anchors is None:
+            found = conjugate_of(self.potential, points, search)
+        else:
+            found = lowest(self.potential, points, search, self.anchors)
         if not found.found.all():
             raise InversionError(
                 f"the inverse was not found for {int((~found.found).sum())} of {len(found.found)} points; use "
@@ -133,6 +144,7 @@ class TransportMap:
             "matched": matched,
             "certificate": None if self.certificate is None else asdict(self.certificate),
             "history": [own.as_dict() for own in self.history],
+            "anchors": self.anchors,
         }
         part = path.with_name(f"{path.name}.part")
         torch.save(state, part)
@@ -165,6 +177,7 @@ class TransportMap:
             potential,
             None if certificate is None else PairCertificate(**certificate),
             [Validation(**own) for own in state["history"]],
+            state["anchors"],
         )
 
 

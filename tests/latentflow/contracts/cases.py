@@ -542,7 +542,8 @@ def transport_cases() -> Iterator[Case]:
         "transport.MatchedPotential", transport.MatchedPotential, {"potential": network(), "coordinates": matched}
     )
     moved = transport.TransportMap(made)
-    yield Case("transport.TransportMap", transport.TransportMap, {"potential": made})
+    anchored = {"potential": made, "anchors": cloud.double()}
+    yield Case("transport.TransportMap", transport.TransportMap, anchored, {"anchors": FLOAT})
     yield Case("transport.TransportMap.map", moved.map, {"x": x.double()}, {"x": BATCHED})
     yield Case("transport.TransportMap.inverse", moved.inverse, {"y": x.double()}, {"y": BATCHED})
     yield Case(

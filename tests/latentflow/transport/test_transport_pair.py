@@ -8,7 +8,7 @@ from closed_forms import normal, spd
 from latentflow import FunctionPotential, QuadraticPotential, gaussian_transport_potential, gaussian_wasserstein2
 from latentflow.flow import LBFGS, Newton
 from latentflow.transport import pair_certificate
-from latentflow.transport.pair_certificate import lowest
+from latentflow.transport.dual import lowest
 
 
 def seeded(seed=0):
@@ -99,7 +99,7 @@ def test_the_lowest_of_two_minima_is_found():
     y = torch.linspace(-1.5, 1.5, 31, dtype=torch.float64)[:, None]
     grid = torch.linspace(-3, 3, 20001, dtype=torch.float64)[:, None]
     heights = u(grid, torch.zeros(len(grid), dtype=torch.float64)) + (grid - y.T).square().T / 2
-    found = lowest(u, y, grid[::500], LBFGS(shrink=True))
+    found = lowest(u, y, LBFGS(shrink=True), grid[::500])
     torch.testing.assert_close(found.value, heights.amin(-1), rtol=1e-5, atol=1e-5)
     alone = Newton().search(u, y, 0.0, 1.0)
     value = u(alone.z, torch.zeros(31, dtype=torch.float64)) + (alone.z - y).square().sum(-1) / 2

@@ -265,9 +265,9 @@ FAULTS = (
     ),
     Fault(
         "a dual by the first minimum in the place of the lowest",
-        "latentflow/transport/pair_certificate.py",
-        "    better = ~(value >= found.value)",
-        "    better = value != value",
+        "latentflow/transport/dual.py",
+        "    lower = ~(other.value >= found.value)",
+        "    lower = other.value != other.value",
         PAIR,
     ),
     Fault(
