@@ -3,6 +3,7 @@
 import itertools
 import math
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -367,6 +368,37 @@ class Interrupted:
 
 def fit_small(source, target, generator, **options):
     return fit_transport(source, target, potential=small(2).double(), certify=False, generator=generator, **options)
+
+
+class Wrecking:
+    """A method that finds the optimal map, and loses it in the second half of its budget."""
+
+    share = 1.0
+
+    def __init__(self, matrix):
+        self.matrix = matrix
+
+    def begin(self, potential, draw, generator):
+        def step(progress):
+            with torch.no_grad():
+                potential.matrix.copy_(self.matrix * (1.0 if progress < 0.5 else 9.0))
+            return {}
+
+        return SimpleNamespace(step=step, state=dict, load=lambda state: None)
+
+
+def test_the_best_potential_is_returned():
+    """Catches the last potential in its place: a training may leave what it had found."""
+    (_, S0, _, S1), _, _ = gaussians(2)
+    zero = torch.zeros(2, dtype=torch.float64)
+    optimal = gaussian_transport_potential(zero, S0, zero, S1)
+    x, y = (normal(seed, 4000, 2) @ torch.linalg.cholesky(S).mT for seed, S in ((1, S0), (2, S1)))
+    u, method = QuadraticPotential(2).double(), Wrecking(optimal.matrix - torch.eye(2, dtype=torch.float64))
+    fitted = fit_transport(
+        x, y, potential=u, method=method, budget=40, match_moments=False, certify=False, generator=seeded()
+    )
+    torch.testing.assert_close(fitted.map(x), optimal.transport(x))
+    assert fitted.history[-1].dual < max(own.dual for own in fitted.history)
 
 
 def test_ctrl_c_returns_the_best_so_far():
