@@ -30,7 +30,8 @@ class PairCertificate:
 
     Attributes:
         lower: The lower end of the bracket: that of ``dual_interval``, at least 0.
-        upper: The upper end of the bracket: ``dual`` and ``gap`` together, at the upper end of their interval.
+        upper: The upper end of the bracket: the larger one of ``dual`` + ``gap`` and ``primal``, at the upper end of
+            its interval.
         dual: :math:`2 (E_Q\,u(y, 1) - E_P\,u(x))`, at most :math:`W_2^2` for any potential.
         dual_interval: Its bootstrap interval.
         gap: The estimate of :math:`W_2^2` - ``dual``, which may come out below zero.
@@ -95,9 +96,10 @@ def pair_certificate(
     target is estimated in the same way.
 
     The lower end is a bound, up to its interval, if every minimum was found: each is searched for twice, from :math:`y`
-    and from the best of 2,048 points of the source, and the lower one counts. The upper end is an estimate: it takes
-    the excess between :math:`P` and :math:`Q` to be no smaller than between the other two pairs, which are close to it
-    where the end of the map is close to the target.
+    and from the best of 2,048 points of the source, and the lower one counts. The upper end is an estimate.
+    The cost of the map is an upper bound where its end is the target. The gap takes the excess between :math:`P` and
+    :math:`Q` to be no smaller than between the other two pairs, which is so where the map is smooth and too short, and
+    need not be so where it is rough and too long. The larger of both counts.
 
     Args:
         potential: The potential :math:`u`, evaluated at time 0.
@@ -152,16 +154,17 @@ def pair_certificate(
     duals = 2 * (means[1] - means[0])
     gaps = _resampled_means(batches.gaps, resamples, generator).amax(-1)
     cost = (image - x).square().sum(-1)
+    primals = _resampled_means(cost, resamples, generator)
     dual_interval = interval(duals)
     return PairCertificate(
         lower=max(dual_interval[0], 0.0),
-        upper=interval(duals + gaps.clamp(min=0.0))[1],
+        upper=interval(torch.maximum(duals + gaps.clamp(min=0.0), primals))[1],
         dual=float(2 * (values.mean() - starts.mean())),
         dual_interval=dual_interval,
         gap=float(batches.gaps.mean(0).max()),
         gap_interval=interval(gaps),
         primal=float(cost.mean()),
-        primal_interval=interval(_resampled_means(cost, resamples, generator)),
+        primal_interval=interval(primals),
         end_distance=float(batches.end_distance.mean()),
         end_interval=interval(_resampled_means(batches.end_distance, resamples, generator)),
         smallest_eigenvalue=smallest_eigenvalue(u, x),
