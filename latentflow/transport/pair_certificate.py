@@ -77,7 +77,7 @@ def pair_certificate(
     samples: int = 2**15,
     level: float = 0.95,
     resamples: int = 1000,
-    search: RootSearch = LBFGS(max_iterations=60, tolerance=1e-6, shrink=True),  # noqa: B008 - frozen
+    search: RootSearch = LBFGS(max_iterations=60, tolerance=1e-4, shrink=True),  # noqa: B008 - frozen
     generator: torch.Generator | None = None,
 ) -> PairCertificate:
     r"""Bracket the distance of two distributions, whose samples the potential was not trained on.
@@ -108,7 +108,7 @@ def pair_certificate(
         samples: The largest number of samples of each side.
         level: The level of the intervals.
         resamples: The number of resamples.
-        search: The search for minima, whose tolerance is relative.
+        search: The search for minima. The error of a value falls with the square of the relative tolerance.
         generator: The source of randomness.
 
     Returns:
