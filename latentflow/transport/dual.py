@@ -158,7 +158,7 @@ class DualPotential:
 
     conjugate: RootSearch = LBFGS(max_iterations=10, tolerance=1e-2, shrink=True)  # noqa: RUF009 - frozen
     batch_size: int = 512
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     share: float = 1.0
 
     def __post_init__(self) -> None:

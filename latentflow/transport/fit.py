@@ -3,9 +3,11 @@ r"""Optimal transport from samples: the potential of the map, its flow, and a ce
 from __future__ import annotations
 
 import copy
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -210,11 +212,8 @@ class _Run:
             self._load(path, signature, generator)
         else:
             self._validate({})
-        try:
+        with suppress(KeyboardInterrupt):  # the best potential so far is returned
             self._loop(path, signature, generator, show=show)
-        except KeyboardInterrupt:
-            if not self.trained.training:  # interrupted in a validation
-                self.trained.train()
         if self.best is None:
             raise RuntimeError("fit_transport: found no potential with a finite dual value; use a lower learning rate")
         self.trained.load_state_dict(self.best)
@@ -249,7 +248,7 @@ class _Run:
         self.history.append(
             Validation(name, self.clock.steps, self.clock.seconds, value, {**measures, "not found": not_found})
         )
-        finite = [own.dual for own in self.history if own.dual == own.dual and abs(own.dual) != float("inf")]
+        finite = [own.dual for own in self.history if math.isfinite(own.dual)]
         if finite and value == max(finite):
             self.best = copy.deepcopy(self.trained.state_dict())
 
