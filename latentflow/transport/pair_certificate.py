@@ -40,7 +40,7 @@ class PairCertificate:
         primal_interval: Its bootstrap interval.
         end_distance: The estimate of :math:`W_2^2(T_\# P, Q)`, how far the end of the map is from the target.
         end_interval: Its bootstrap interval.
-        smallest_eigenvalue: The smallest eigenvalue of :math:`I + \nabla^2 u` at samples; the map is a gradient of a
+        smallest_eigenvalue: The smallest eigenvalue of :math:`I + \nabla^2 u` at up to 4,096 samples; the map is a gradient of a
             convex function only if it is positive everywhere.
         not_found: The share of points of the target whose minimum was not found; above zero, ``dual`` may be too large.
         level: The level of the intervals.
@@ -175,8 +175,8 @@ def pair_certificate(
 
 
 def smallest_eigenvalue(u: Field, x: Tensor) -> float:
-    r"""Compute the smallest eigenvalue of :math:`I + \nabla^2 u` at the first points, as many as the memory allows."""
-    points = x[: max(1, MAX_ENTRIES // x.shape[-1] ** 2)]
+    r"""Compute the smallest eigenvalue of :math:`I + \nabla^2 u` at up to 4,096 points, fewer of large matrices."""
+    points = x[: min(4096, max(1, MAX_ENTRIES // x.shape[-1] ** 2))]
     hessian = evaluate_jet(u, points, 0.0, JetRequest(Derivative.HESSIAN)).hessian
     return 1 + float(torch.linalg.eigvalsh(hessian).min())
 
