@@ -40,8 +40,8 @@ class PairCertificate:
         primal_interval: Its bootstrap interval.
         end_distance: The estimate of :math:`W_2^2(T_\# P, Q)`, how far the end of the map is from the target.
         end_interval: Its bootstrap interval.
-        smallest_eigenvalue: The smallest eigenvalue of :math:`I + \nabla^2 u` at up to 4,096 samples; the map is a gradient of a
-            convex function only if it is positive everywhere.
+        smallest_eigenvalue: The smallest eigenvalue of :math:`I + \nabla^2 u` at up to 4,096 samples; the map is a
+            gradient of a convex function only if it is positive everywhere.
         not_found: The share of points of the target whose minimum was not found; above zero, ``dual`` may be too large.
         level: The level of the intervals.
         samples: The smaller number of samples of both sides.
