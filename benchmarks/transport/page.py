@@ -59,7 +59,8 @@ def _errors(runs: Runs, published: dict[str, dict[int, float]]) -> str:
 def _several(values: Sequence[float]) -> str:
     if not values:
         return ""
-    mean = f"{statistics.mean(values):.2g}"
+    center = statistics.mean(values)
+    mean = f"{center:.0f}" if center >= 10 else f"{center:.2g}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1g}"
 
 
