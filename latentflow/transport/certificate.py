@@ -19,6 +19,7 @@ from latentflow.calculus.checks import (
 )
 from latentflow.calculus.jets import outside_autocast
 from latentflow.flow import Trajectory
+from latentflow.transport.samples import device_of
 from latentflow.transport.sinkhorn import Clouds, check_blur
 
 
@@ -279,7 +280,7 @@ class _Pairs:
         best = torch.float32 if z.device.type == "mps" else torch.float64
         start, end = (z[i].reshape(-1, z.shape[-1]) for i in (0, -1))
         if len(action) > samples:
-            index = torch.randperm(len(action), generator=generator, device=_device(generator, z))[:samples].to(
+            index = torch.randperm(len(action), generator=generator, device=device_of(generator, z))[:samples].to(
                 z.device
             )
         else:
@@ -320,11 +321,7 @@ def _resample(
     cost: Tensor, values: Tensor, squared: Tensor, resamples: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Compute gaps and ratios of resampled pairs, of shape ``(resamples,)`` each."""
-    device = _device(generator, cost)
+    device = device_of(generator, cost)
     index = torch.randint(len(cost), (resamples, len(cost)), generator=generator, device=device).to(cost.device)
     costs, distances = cost[index].mean(-1), squared + (values - values.mean())[index].mean(-1)
     return costs - distances, _ratio(costs, distances)
-
-
-def _device(generator: torch.Generator | None, like: Tensor) -> torch.device:
-    return like.device if generator is None else generator.device

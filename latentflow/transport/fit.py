@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -30,9 +29,9 @@ from latentflow.potentials import Potential
 from latentflow.transport.coordinates import Coordinates, MatchedPotential
 from latentflow.transport.dual import CANDIDATES, DualPotential, dual_value
 from latentflow.transport.pair_certificate import pair_certificate
-from latentflow.transport.samples import Pair, Samples, take
+from latentflow.transport.samples import Pair, Samples, device_of, take
 from latentflow.transport.training import Training, TransportMethod
-from latentflow.transport.transport_map import TransportMap, Validation, default_potential
+from latentflow.transport.transport_map import TransportMap, Validation, default_potential, write_state
 
 POINTS = 2**16
 """Points of each side that the coordinates are matched by."""
@@ -116,9 +115,7 @@ def fit_transport(
     x, y = (take(own.name, own.samples, POINTS, generator) for own in (pair.source, pair.target))
     if potential is not None:
         check_instance("potential", potential, Potential, "a Potential or None")
-    seed = int(
-        torch.randint(2**31, (), generator=generator, device=x.device if generator is None else generator.device)
-    )
+    seed = int(torch.randint(2**31, (), generator=generator, device=device_of(generator, x)))
     trained = default_potential(x, seed) if potential is None else potential
     if match_moments:
         coordinates = Coordinates.match(x, y)
@@ -147,7 +144,7 @@ def fit_transport(
     certificate = None
     if certify:
         certificate = pair_certificate(result, pair.source.fresh, pair.target.fresh, generator=generator)
-    return TransportMap(result, certificate, history, x[:CANDIDATES])
+    return TransportMap(result, certificate, history, x[:CANDIDATES].clone())
 
 
 def _check_chain(method: TransportMethod | Sequence[TransportMethod]) -> list[TransportMethod]:
@@ -268,9 +265,7 @@ class _Run:
             "validation": self.validation,
             "random": torch.get_rng_state() if generator is None else generator.get_state(),
         }
-        own = path.with_name(f"{path.name}.part")
-        torch.save(state, own)
-        os.replace(own, path)
+        write_state(path, state)
 
     def _load(self, path: Path, signature: str, generator: torch.Generator | None) -> None:
         state = torch.load(path, weights_only=True)

@@ -15,7 +15,7 @@ from latentflow.calculus.checks import check_count, check_generator, check_metho
 from latentflow.flow import LBFGS, RootSearch
 from latentflow.potentials.algebra import as_module
 from latentflow.transport.dual import CANDIDATES, MAX_ENTRIES, lowest
-from latentflow.transport.samples import Samples, take
+from latentflow.transport.samples import Samples, device_of, take
 
 Interval: TypeAlias = tuple[float, float]
 """The ends of an interval."""
@@ -220,7 +220,7 @@ def _assigned(costs: Tensor) -> Tensor:
 
 def _resampled_means(values: Tensor, resamples: int, generator: torch.Generator | None) -> Tensor:
     """Compute the means of resamples of ``(n, *rest)`` values, of shape ``(resamples, *rest)``."""
-    device = torch.device("cpu") if generator is None else generator.device
+    device = device_of(generator, values)
     rows = max(1, MAX_ENTRIES // len(values))
     counts = [min(rows, resamples - i) for i in range(0, resamples, rows)]
     parts = (torch.randint(len(values), (count, len(values)), generator=generator, device=device) for count in counts)

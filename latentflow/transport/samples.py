@@ -50,7 +50,9 @@ class Cloud:
     def draw(self, count: int, generator: torch.Generator | None) -> Tensor:
         """Draw points ``(count, dim)`` to train on."""
         if isinstance(self.samples, Tensor):
-            index = torch.randint(len(self.samples), (count,), generator=generator, device=_device(generator))
+            index = torch.randint(
+                len(self.samples), (count,), generator=generator, device=device_of(generator, self.samples)
+            )
             return self.samples[index.to(self.samples.device)]
         return take(self.name, self.samples, count, generator)
 
@@ -63,7 +65,7 @@ def take(name: str, samples: Samples, count: int, generator: torch.Generator | N
         check_finite_tensor(name, samples)
         if len(samples) < FEWEST:
             raise ValueError(f"{name}: expected at least {FEWEST} samples, got {len(samples)}")
-        order = torch.randperm(len(samples), generator=generator, device=_device(generator))[:count]
+        order = torch.randperm(len(samples), generator=generator, device=device_of(generator, samples))[:count]
         return samples.detach()[order.to(samples.device)]
     if not callable(samples):
         raise TypeError(f"{name}: expected a tensor or a callable (count, generator), got {describe(samples)}")
@@ -110,5 +112,6 @@ class Pair:
         )
 
 
-def _device(generator: torch.Generator | None) -> torch.device:
-    return torch.device("cpu") if generator is None else generator.device
+def device_of(generator: torch.Generator | None, like: Tensor) -> torch.device:
+    """Return the device to draw on: that of the generator, or of a tensor where there is none."""
+    return like.device if generator is None else generator.device

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.potentials import Potential
+from latentflow.transport.samples import device_of
 
 WARMUP = 100  # steps over which the learning rate rises
 MAX_NORM = 10.0  # of the gradient
@@ -111,5 +112,5 @@ class Descent:
 
 def even_times(points: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw a time from 0 to 1 for each of the points ``(n, dim)``, of shape ``(n,)``."""
-    device = torch.device("cpu") if generator is None else generator.device
+    device = device_of(generator, points)
     return torch.rand(len(points), generator=generator, dtype=points.dtype, device=device).to(points.device)

@@ -20,6 +20,7 @@ from latentflow.potentials import MLPPotential, Potential
 from latentflow.potentials.algebra import dim_of
 from latentflow.transport.coordinates import Coordinates, MatchedPotential
 from latentflow.transport.dual import conjugate_of, lowest
+from latentflow.transport.gaussian import mccann_interpolation
 from latentflow.transport.pair_certificate import PairCertificate
 
 TIMES = (0.0, 1.0)
@@ -94,7 +95,7 @@ class TransportMap:
 
     def interpolate(self, x: Tensor, t: float) -> Tensor:
         r"""Move points of the source to the time ``t``, :math:`x + t \nabla u(x)`: McCann's interpolation."""
-        return torch.lerp(x, self.map(x), t)
+        return mccann_interpolation(x, self.map, t)
 
     @torch.no_grad()
     def inverse(self, y: Tensor, search: RootSearch = LBFGS(max_iterations=100, tolerance=1e-5, shrink=True)) -> Tensor:  # noqa: B008 - frozen
@@ -137,18 +138,14 @@ class TransportMap:
 
     def save(self, path: Path | str) -> None:
         """Write the weights of the potential, the certificate and the history to a file, whole or not at all."""
-        path = Path(path)
-        matched = isinstance(self.potential, MatchedPotential)
         state = {
             "weights": self.potential.state_dict(),
-            "matched": matched,
+            "matched": isinstance(self.potential, MatchedPotential),
             "certificate": None if self.certificate is None else asdict(self.certificate),
             "history": [own.as_dict() for own in self.history],
             "anchors": self.anchors,
         }
-        part = path.with_name(f"{path.name}.part")
-        torch.save(state, part)
-        os.replace(part, path)
+        write_state(Path(path), state)
 
     @staticmethod
     def load(path: Path | str, potential: Potential | None = None) -> TransportMap:
@@ -179,6 +176,13 @@ class TransportMap:
             [Validation(**own) for own in state["history"]],
             state["anchors"],
         )
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state to a file, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    torch.save(state, part)
+    os.replace(part, path)
 
 
 def default_potential(x: Tensor, seed: int = 0) -> Potential:
