@@ -40,21 +40,10 @@ class Conjugate(NamedTuple):
 
 
 @torch.no_grad()
-def conjugate(u: Field, y: Tensor, search: RootSearch, start: Tensor | None = None) -> Conjugate:
-    r"""Compute the formula of Hopf and Lax at time 1, which is the transform of Kantorovich duality.
-
-    .. math:: u(y, 1) = \min_x \bigl(u(x) + \tfrac12 |x - y|^2\bigr) .
+def find_minima(u: Field, y: Tensor, search: RootSearch, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    r"""Search for the minima of :math:`u(x) + \tfrac12 |x - y|^2`, ``(n, dim)``, and say which were found, ``(n,)``.
 
     Points that a search does not find are searched again from where it ended, for three times as long.
-
-    Args:
-        u: The potential, evaluated at time 0.
-        y: The points, of shape ``(n, dim)``.
-        search: The search for the minima.
-        start: Where to start, of shape ``(n, dim)``; ``y`` if None.
-
-    Returns:
-        The minima. Any ``x`` gives an upper bound, so a value that was not found is too large.
     """
     root = search.search(u, y, 0.0, 1.0, start)
     x, found = root.z, root.found
@@ -65,6 +54,25 @@ def conjugate(u: Field, y: Tensor, search: RootSearch, start: Tensor | None = No
         more = search.search(u, y[again], 0.0, 1.0, x[again])
         x, found = x.clone(), found.clone()
         x[again], found[again] = more.z, more.found
+    return x, found
+
+
+@torch.no_grad()
+def conjugate(u: Field, y: Tensor, search: RootSearch, start: Tensor | None = None) -> Conjugate:
+    r"""Compute the formula of Hopf and Lax at time 1, which is the transform of Kantorovich duality.
+
+    .. math:: u(y, 1) = \min_x \bigl(u(x) + \tfrac12 |x - y|^2\bigr) .
+
+    Args:
+        u: The potential, evaluated at time 0.
+        y: The points, of shape ``(n, dim)``.
+        search: The search for the minima.
+        start: Where to start, of shape ``(n, dim)``; ``y`` if None.
+
+    Returns:
+        The minima. Any ``x`` gives an upper bound, so a value that was not found is too large.
+    """
+    x, found = find_minima(u, y, search, start)
     return Conjugate(x, _height(u, x, y), found)
 
 
@@ -78,9 +86,10 @@ def conjugate_of(u: Field, y: Tensor, search: RootSearch, start: Tensor | None =
     if not isinstance(u, MatchedPotential):
         return conjugate(u, y, search, start)
     coordinates = u.coordinates
-    own = conjugate(u.potential, coordinates.target(y), search, None if start is None else coordinates.source(start))
-    x = coordinates.from_source(own.x)
-    return Conjugate(x, _height(u, x, y), own.found)
+    begin = None if start is None else coordinates.source(start)
+    own, found = find_minima(u.potential, coordinates.target(y), search, begin)
+    x = coordinates.from_source(own)
+    return Conjugate(x, _height(u, x, y), found)
 
 
 @torch.no_grad()
@@ -183,15 +192,15 @@ class _DualTraining:
     def step(self, progress: float) -> Mapping[str, float]:
         x, y = self.draw(self.method.batch_size)
         guess = self.starts(y)
-        found = conjugate(self.potential, y, self.method.conjugate, guess.detach())
-        finite = torch.isfinite(found.x).all(-1)
-        ends, guess = found.x[finite], guess[finite]
+        ends, found = find_minima(self.potential, y, self.method.conjugate, guess.detach())
+        finite = torch.isfinite(ends).all(-1)
+        ends, guess, y = ends[finite], guess[finite], y[finite]
         ours, theirs = (self.potential(points, points.new_zeros(len(points))) for points in (x, ends))
         self.descent.step(ours.mean() - theirs.mean(), progress)
         error = (guess - ends).square().sum(-1).mean()
         self.starts_descent.step(error, progress)
-        dual = 2 * (found.value[finite].mean() - ours.detach().mean())
-        return {"dual": float(dual), "not found": 1 - float(found.found.float().mean())}
+        dual = 2 * (theirs.detach() - ours.detach().mean()) + (ends - y).square().sum(-1)
+        return {"dual": float(dual.mean()), "not found": 1 - float(found.float().mean())}
 
     def state(self) -> dict[str, Any]:
         return {

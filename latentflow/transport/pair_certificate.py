@@ -140,17 +140,17 @@ def pair_certificate(
     check_tensor("target", y, ("n", x.shape[-1]), like=x)
     u = copy.deepcopy(as_module(potential, "potential")).double()
     x, y = x.double(), y.double()
-    image = x + evaluate_jet(u, x, 0.0, JetRequest()).gradient
+    jet = evaluate_jet(u, x, 0.0, JetRequest())
+    starts, image = jet.value, x + jet.gradient
     ends = lowest(u, y, search, x[:CANDIDATES])
-    starts, values = u(x, x.new_zeros(len(x))), ends.value
-    batches = _Batches.split(x, y, image, ends.x, starts, values)
+    batches = _Batches.split(x, y, image, ends.x, starts, ends.value)
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=x.dtype, device=x.device)
 
     def interval(resampled: Tensor) -> Interval:
         low, high = resampled.quantile(tails).tolist()
         return low, high
 
-    means = [_resampled_means(part, resamples, generator) for part in (starts, values)]
+    means = [_resampled_means(part, resamples, generator) for part in (starts, ends.value)]
     duals = 2 * (means[1] - means[0])
     gaps = _resampled_means(batches.gaps, resamples, generator).amax(-1)
     cost = (image - x).square().sum(-1)
@@ -159,7 +159,7 @@ def pair_certificate(
     return PairCertificate(
         lower=max(dual_interval[0], 0.0),
         upper=interval(torch.maximum(duals + gaps.clamp(min=0.0), primals))[1],
-        dual=float(2 * (values.mean() - starts.mean())),
+        dual=float(2 * (ends.value.mean() - starts.mean())),
         dual_interval=dual_interval,
         gap=float(batches.gaps.mean(0).max()),
         gap_interval=interval(gaps),
