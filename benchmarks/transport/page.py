@@ -66,15 +66,15 @@ def _several(values: Sequence[float]) -> str:
 
 def _brackets(runs: Runs) -> str:
     """Write what is known of each run: errors, bracket, truth and cost."""
-    header = ["coordinates", "", "seed", "UVP", "UVP, inverse", "cosine", "bracket of W2²", "width", "W2²", "minutes"]
+    header = ["", "coordinates", "seed", "UVP", "UVP, inverse", "cosine", "bracket of W2²", "width", "W2²", "minutes"]
     rows = []
     for run in sorted(runs, key=lambda own: (own["dim"], own["name"], own["seed"])):
         certificate = run["certificate"]
         lower, upper = certificate["lower"], certificate["upper"]
         rows.append(
             [
+                run["name"],
                 str(run["dim"]),
-                run["name"].removeprefix("latentflow").removeprefix(", "),
                 str(run["seed"]),
                 f"{run['forward']['uvp']:.2g} %",
                 f"{run['inverse']['uvp']:.2g} %",
@@ -89,6 +89,6 @@ def _brackets(runs: Runs) -> str:
 
 
 def _machine(runs: Runs) -> str:
-    places = {(run["provenance"]["processor"], run["provenance"]["commit"][:12]) for run in runs}
-    text = "; ".join(f"{processor}, commit `{commit}`" for processor, commit in sorted(places))
-    return f"One thread of {text}. The minutes are those of the CPU, with the certificate."
+    processors = ", ".join(sorted({run["provenance"]["processor"] for run in runs}))
+    commits = ", ".join(sorted({f"`{run['provenance']['commit'][:12]}`" for run in runs}))
+    return f"One thread of {processors}, at {commits}. The minutes are those of the CPU, with the certificate."
