@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor
 from benchmarks.record import ROOT, describe_run
 from benchmarks.transport.others import measure_others
 from benchmarks.transport.page import render
-from benchmarks.transport.pairs import GaussianPair, MixturePair
+from benchmarks.transport.pairs import ClusterPair, GaussianPair, KnownPair, MixturePair
 from benchmarks.transport.picture import draw
 from latentflow.transport import (
     DualPotential,
@@ -39,11 +40,14 @@ POINTS = 2**14
 TRUTH_POINTS = 2**18
 """The points of the source by which the true distance is computed."""
 
+DRAWN: dict[str, Callable[..., KnownPair]] = {"gaussian": GaussianPair.draw, "clusters": ClusterPair.draw}
+"""The pairs that no file has, by name."""
 
-def load_pair(kind: str, dim: int) -> MixturePair | GaussianPair:
-    """Load a pair of mixtures from ``$LATENTFLOW_DATA/w2_benchmark``, or draw one of Gaussians."""
-    if kind == "gaussian":
-        return GaussianPair.draw(dim, seed=0)
+
+def load_pair(kind: str, dim: int) -> KnownPair:
+    """Load a pair of mixtures from ``$LATENTFLOW_DATA/w2_benchmark``, or draw another one."""
+    if kind in DRAWN:
+        return DRAWN[kind](dim, seed=0)
     folder = os.environ.get("LATENTFLOW_DATA")
     if folder is None:
         raise SystemExit("LATENTFLOW_DATA: expected the folder that holds w2_benchmark, got none")
@@ -58,7 +62,7 @@ def compare(found: Tensor, truth: Tensor, start: Tensor, variance: float) -> dic
     return {"uvp": error, "cosine": cosine}
 
 
-def evaluate(transport: TransportMap, pair: MixturePair | GaussianPair, seed: int) -> dict[str, Any]:
+def evaluate(transport: TransportMap, pair: KnownPair, seed: int) -> dict[str, Any]:
     """Compare a map and its inverse with the optimal ones on points that no training saw."""
     generator = torch.Generator().manual_seed(10_000 + seed)
     x = pair.source(POINTS, generator)
@@ -134,13 +138,13 @@ def add(path: Path, run: dict[str, Any]) -> None:
 def main() -> None:
     """Measure one pair, or render the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pair", nargs="?", choices=("mixture", "gaussian"), help="the kind of the pair")
+    parser.add_argument("pair", nargs="?", choices=("mixture", *DRAWN), help="the kind of the pair")
     parser.add_argument("dim", nargs="?", type=int, help="the number of coordinates")
     parser.add_argument("--minutes", type=float, default=15.0, help="the budget, in minutes of the CPU")
     parser.add_argument("--seed", type=int, default=0, help="the seed of weights and samples")
     parser.add_argument("--free", action="store_true", help="no quadratic part: do not match moments first")
     parser.add_argument("--method", default="latentflow", choices=tuple(METHODS), help="the method, by its row")
-    parser.add_argument("--others", action="store_true", help="fit the maps of POT in the place of ours")
+    parser.add_argument("--others", action="store_true", help="fit the maps of POT and OTT in the place of ours")
     parser.add_argument("--threads", type=int, default=1, help="threads for torch")
     parser.add_argument("--out", type=Path, default=NUMBERS, help="the file of the numbers")
     parser.add_argument("--picture", type=Path, help="draw the map of a pair in the plane to this file")
@@ -151,7 +155,9 @@ def main() -> None:
         if options.dim is None:
             parser.error("dim: expected the number of coordinates")
         if options.others:
-            for run in measure_others(options.pair, load_pair(options.pair, options.dim), options.seed):
+            for run in measure_others(
+                options.pair, load_pair(options.pair, options.dim), options.minutes, options.seed
+            ):
                 add(options.out, run)
             return
         run = measure(

@@ -32,7 +32,7 @@ Runs = Sequence[dict[str, Any]]
 def render(runs: Runs) -> None:
     """Write the tables of the page."""
     page = PAGE.read_text(encoding="utf-8")
-    for kind, published in (("mixture", PUBLISHED), ("gaussian", GAUSSIAN)):
+    for kind, published in (("mixture", PUBLISHED), ("gaussian", GAUSSIAN), ("clusters", {})):
         own = [run for run in runs if run["pair"] == kind]
         certified = [run for run in own if "certificate" in run]
         if own:
@@ -66,7 +66,19 @@ def _several(values: Sequence[float]) -> str:
 
 def _brackets(runs: Runs) -> str:
     """Write what is known of each run: errors, bracket, truth and cost."""
-    header = ["", "coordinates", "seed", "UVP", "UVP, inverse", "cosine", "bracket of W2²", "width", "W2²", "minutes"]
+    header = [
+        "",
+        "coordinates",
+        "seed",
+        "UVP",
+        "UVP, inverse",
+        "cosine",
+        "bracket of W2²",
+        "width",
+        "W2²",
+        "bound above",
+        "minutes",
+    ]
     rows = []
     for run in sorted(runs, key=lambda own: (own["dim"], own["name"], own["seed"])):
         certificate = run["certificate"]
@@ -82,6 +94,7 @@ def _brackets(runs: Runs) -> str:
                 f"{lower:.4g} to {upper:.4g}",
                 f"{200 * (upper - lower) / (upper + lower):.2g} %",
                 f"{run['truth']:.4g}",
+                f"{certificate['upper_bound']:.4g}",
                 f"{run['seconds'] / 60:.1f}",
             ]
         )

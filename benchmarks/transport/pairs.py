@@ -7,9 +7,11 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +22,27 @@ from latentflow import gaussian_transport_potential
 
 CURVATURE = 0.01
 """The curvature of the bowl in each of the two networks of a potential."""
+
+
+class KnownPair(Protocol):
+    """A pair whose optimal map is known."""
+
+    @property
+    def dim(self) -> int:
+        """The number of coordinates."""
+
+    @property
+    def variance(self) -> float:
+        """The total variance of the target."""
+
+    def source(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw points of the source, of shape ``(count, dim)``."""
+
+    def target(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw points of the target, of shape ``(count, dim)``."""
+
+    def map(self, x: Tensor) -> Tensor:
+        """Map points of the source ``(count, dim)`` by the optimal map."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +81,8 @@ class MixturePair:
 
     def source(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw points of the mixture, of shape ``(count, dim)``."""
-        maps, means = self.arrays["input_maps"], self.arrays["input_means"]
-        component = torch.randint(len(means), (count,), generator=generator)
-        noise = torch.randn(count, self.dim, generator=generator)
-        points = torch.empty(count, self.dim)
-        for i, (matrix, mean) in enumerate(zip(maps, means, strict=True)):
-            own = component == i
-            points[own] = noise[own] @ matrix.mT * self.arrays["input_std"] + mean
-        return points
+        maps = self.arrays["input_maps"] * self.arrays["input_std"]
+        return draw_mixture(count, maps, self.arrays["input_means"], generator)
 
     def target(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw images of points of the mixture, of shape ``(count, dim)``."""
@@ -91,6 +108,55 @@ class MixturePair:
     def _quadratic(self, name: str, layer: int, x: Tensor) -> Tensor:
         square, weight, bias = (self.arrays[f"{name}.{part}.{layer}"] for part in ("quadratic", "linear", "bias"))
         return (x @ square).square() + x @ weight.mT + bias
+
+
+@dataclass(frozen=True)
+class ClusterPair:
+    r"""A mixture of three Gaussians, and its image that is drawn towards 40 points :math:`a_j`.
+
+    The map is the gradient of a convex function,
+
+    .. math::
+        \psi(x) = 0.1\,|x|^2 + \tau \log \sum_j e^{\langle a_j, x \rangle / \tau}, \qquad
+        T(x) = 0.2\,x + \sum_j a_j \operatorname{softmax}_j \langle a_j, x \rangle / \tau, \qquad
+        \tau = 0.3 \sqrt{\dim} .
+
+    Attributes:
+        means: The means of the components, of shape ``(3, dim)``.
+        maps: The matrices that make their noise, of shape ``(3, dim, dim)``.
+        points: The points :math:`a_j`, of shape ``(40, dim)``.
+        variance: The total variance of the target, from 2^16 points.
+    """
+
+    means: Tensor
+    maps: Tensor
+    points: Tensor
+    variance: float
+
+    @staticmethod
+    def draw(dim: int, seed: int) -> ClusterPair:
+        """Draw a pair: means and points are standard normal, and the noise has the mean variance 1/4."""
+        generator = torch.Generator().manual_seed(seed)
+        means, points = torch.randn(3, dim, generator=generator), torch.randn(40, dim, generator=generator)
+        pair = ClusterPair(means, torch.randn(3, dim, dim, generator=generator) / (2 * dim**0.5), points, math.nan)
+        return replace(pair, variance=float(pair.target(2**16, generator).var(0).sum()))
+
+    @property
+    def dim(self) -> int:
+        """The number of coordinates."""
+        return self.means.shape[1]
+
+    def source(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw points of the mixture, of shape ``(count, dim)``."""
+        return draw_mixture(count, self.maps, self.means, generator)
+
+    def target(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw images of points of the mixture, of shape ``(count, dim)``."""
+        return self.map(self.source(count, generator))
+
+    def map(self, x: Tensor) -> Tensor:
+        """Map points of the source ``(count, dim)`` by the optimal map."""
+        return 0.2 * x + (x @ self.points.mT / (0.3 * self.dim**0.5)).softmax(-1) @ self.points
 
 
 @dataclass(frozen=True)
@@ -142,3 +208,23 @@ class GaussianPair:
         S0, S1 = self.roots.double() @ self.roots.double()
         m0, m1 = self.means.double()
         return gaussian_transport_potential(m0, S0, m1, S1).transport(x.double()).float()
+
+
+def draw_mixture(count: int, maps: Tensor, means: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw points ``(count, dim)`` of a mixture of Gaussians with even weights.
+
+    Args:
+        count: The number of points.
+        maps: The matrices that make the noise of a component from a standard normal, of shape ``(k, dim, dim)``.
+        means: The means, of shape ``(k, dim)``.
+        generator: The source of randomness.
+
+    Returns:
+        The points.
+    """
+    component = torch.randint(len(means), (count,), generator=generator)
+    points = torch.randn(count, means.shape[1], generator=generator)
+    for i, (matrix, mean) in enumerate(zip(maps, means, strict=True)):
+        own = component == i
+        points[own] = points[own] @ matrix.mT + mean
+    return points

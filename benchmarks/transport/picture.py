@@ -8,7 +8,7 @@ import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.transport.pairs import GaussianPair, MixturePair
+from benchmarks.transport.pairs import KnownPair
 from latentflow.transport import TransportMap
 from latentflow_experiments.records import replacing
 
@@ -16,7 +16,7 @@ POINTS, LINES = 4000, 120
 TIMES = (0.0, 1 / 3, 2 / 3, 1.0)
 
 
-def draw(transport: TransportMap, pair: MixturePair | GaussianPair, path: Path) -> None:
+def draw(transport: TransportMap, pair: KnownPair, path: Path) -> None:
     """Draw the points of the source on their way to the target, and the target."""
     generator = torch.Generator().manual_seed(20_000)
     x = pair.source(POINTS, generator)
