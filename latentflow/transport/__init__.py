@@ -22,6 +22,7 @@ from latentflow.transport.reflow import Reflow as Reflow
 from latentflow.transport.sinkhorn import ConvergenceWarning as ConvergenceWarning
 from latentflow.transport.training import Training as Training
 from latentflow.transport.training import TransportMethod as TransportMethod
+from latentflow.transport.transport_bank import TransportBank as TransportBank
 from latentflow.transport.transport_map import TransportMap as TransportMap
 from latentflow.transport.transport_map import Validation as Validation
 from latentflow.transport.wasserstein import BlurWarning as BlurWarning
@@ -44,6 +45,7 @@ __all__ = [
     "PairCertificate",
     "Reflow",
     "Training",
+    "TransportBank",
     "TransportMap",
     "TransportMethod",
     "Validation",

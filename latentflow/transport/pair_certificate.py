@@ -103,8 +103,8 @@ def pair_certificate(
     and from the best of 2,048 points of the source, and the lower one counts. The upper end is an estimate. The cost of
     the map is an upper bound where its end is the target. The gap takes the excess between :math:`P` and :math:`Q` to
     be no smaller than between the other two pairs, which need not be so. The larger of both counts. Where coordinates
-    are many, samples are far from each other and the gap is underestimated: at 64 and 128 the upper end was
-    seen to be too low by a few thousandths. ``upper_bound`` takes no excess off, and needs no assumption but its interval.
+    are many, samples are far from each other and the gap is underestimated: at 64 and 128 the upper end was seen to be
+    too low by a thousandth. ``upper_bound`` takes no excess off, and needs no assumption but its interval.
 
     Args:
         potential: The potential :math:`u`, evaluated at time 0.

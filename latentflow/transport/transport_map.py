@@ -138,14 +138,7 @@ class TransportMap:
 
     def save(self, path: Path | str) -> None:
         """Write the weights of the potential, the certificate and the history to a file, whole or not at all."""
-        state = {
-            "weights": self.potential.state_dict(),
-            "matched": isinstance(self.potential, MatchedPotential),
-            "certificate": None if self.certificate is None else asdict(self.certificate),
-            "history": [own.as_dict() for own in self.history],
-            "anchors": self.anchors,
-        }
-        write_state(Path(path), state)
+        write_state(Path(path), self.as_dict())
 
     @staticmethod
     def load(path: Path | str, potential: Potential | None = None) -> TransportMap:
@@ -158,8 +151,25 @@ class TransportMap:
 
         Returns:
             The map.
+
+        Raises:
+            ValueError: If the potential is needed and missing.
         """
-        state = torch.load(Path(path), weights_only=True)
+        return TransportMap.from_dict(torch.load(Path(path), weights_only=True), potential)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all that :meth:`save` writes, by name."""
+        return {
+            "weights": self.potential.state_dict(),
+            "matched": isinstance(self.potential, MatchedPotential),
+            "certificate": None if self.certificate is None else asdict(self.certificate),
+            "history": [own.as_dict() for own in self.history],
+            "anchors": self.anchors,
+        }
+
+    @staticmethod
+    def from_dict(state: Mapping[str, Any], potential: Potential | None = None) -> TransportMap:
+        """Build the map from what :meth:`as_dict` returned; see :meth:`load`."""
         weights = state["weights"]
         if potential is None:
             if not state["matched"]:
