@@ -109,7 +109,7 @@ class TransportBank:
         check_points(y, name="y")
         index = check_index(k, len(self)).to(y.device).expand(y.shape[:-1])
         x = torch.empty_like(y)
-        for own in index.unique().tolist():
+        for own in sorted(set(index.flatten().tolist())):
             x[index == own] = self.maps[own].inverse(y[index == own], search)
         return x
 

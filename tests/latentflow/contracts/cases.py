@@ -548,15 +548,15 @@ def transport_cases() -> Iterator[Case]:
     yield Case("transport.TransportMap.inverse", moved.inverse, {"y": x.double()}, {"y": BATCHED})
     bank = transport.TransportBank([moved, moved])
     first = {"k": frozenset({"zero"})}
-    points = {"x": x.double(), "k": 1}
+    given = {"x": x.double(), "k": 1}
     yield Case("transport.TransportBank", transport.TransportBank, {"maps": [moved, moved]})
-    yield Case("transport.TransportBank.map", bank.map, points, {"x": BATCHED, **first})
+    yield Case("transport.TransportBank.map", bank.map, given, {"x": BATCHED, **first})
     yield Case("transport.TransportBank.inverse", bank.inverse, {"y": x.double(), "k": 1}, {"y": BATCHED, **first})
     yield Case("transport.TransportBank.flow", bank.flow, {"k": 1}, first)
     yield Case(
         "transport.TransportBank.interpolate",
         bank.interpolate,
-        {**points, "t": 0.5},
+        {**given, "t": 0.5},
         {"x": BATCHED, **first, "t": frozenset({"zero", "negative", "scalar tensor"})},
     )
     yield Case(
