@@ -120,14 +120,37 @@ def lowest(u: Field, y: Tensor, search: RootSearch, candidates: Tensor) -> Conju
     )
 
 
+class DualValue(NamedTuple):
+    r"""The dual of transport on samples, :math:`2 (E\,u(y, 1) - E\,u(x))`, in float64.
+
+    Attributes:
+        starts: The values :math:`u(x)`, of shape ``(n,)``.
+        ends: The values :math:`u(y, 1)`, of shape ``(m,)``.
+        not_found: The share of minima that were not found.
+    """
+
+    starts: Tensor
+    ends: Tensor
+    not_found: float
+
+    @property
+    def mean(self) -> float:
+        """The dual value."""
+        return float(2 * (self.ends.mean() - self.starts.mean()))
+
+    def error_from(self, other: DualValue) -> float:
+        """Estimate the standard error of the difference to the dual of another potential on the same samples."""
+        differences = (self.starts - other.starts, self.ends - other.ends)
+        return 2 * float(torch.stack([part.var() / len(part) for part in differences]).sum().sqrt())
+
+
 @torch.no_grad()
-def dual_value(u: Potential, x: Tensor, y: Tensor) -> tuple[float, float]:
-    r"""Compute :math:`2 (E\,u(y, 1) - E\,u(x))` of samples in float64, and the share of minima that were not found."""
+def dual_value(u: Potential, x: Tensor, y: Tensor) -> DualValue:
+    """Compute the dual of a potential on samples ``(n, dim)`` of the source and ``(m, dim)`` of the target."""
     full = copy.deepcopy(u).double()
     x, y = x.double(), y.double()
     found = conjugate_of(full, y, LBFGS(max_iterations=50, tolerance=1e-4, shrink=True))
-    dual = 2 * (found.value.mean() - full(x, x.new_zeros(len(x))).mean())
-    return float(dual), 1 - float(found.found.double().mean())
+    return DualValue(full(x, x.new_zeros(len(x))), found.value, 1 - float(found.found.double().mean()))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from latentflow.calculus.checks import (
 )
 from latentflow.potentials import Potential
 from latentflow.transport.coordinates import Coordinates, MatchedPotential
-from latentflow.transport.dual import CANDIDATES, DualPotential, dual_value
+from latentflow.transport.dual import CANDIDATES, DualPotential, DualValue, dual_value
 from latentflow.transport.pair_certificate import pair_certificate
 from latentflow.transport.samples import Pair, Samples, device_of, take
 from latentflow.transport.training import Training, TransportMethod
@@ -38,6 +38,8 @@ POINTS = 2**16
 VALIDATION_POINTS = 2048
 VALIDATIONS = 20
 """How often in the course of a budget the potential is validated and written to the checkpoint."""
+ERRORS, SHARE = 2.0, 0.01
+"""How far below the largest dual value counts as chance: in standard errors, and as a share of that value."""
 
 
 def fit_transport(
@@ -59,7 +61,9 @@ def fit_transport(
     The map is :math:`T(x) = x + \nabla u(x)` with a potential :math:`u`, for the cost :math:`|x - y|^2`. Training works
     in coordinates in which both sides have mean zero and one covariance, so that the best linear map is where it
     starts. Twenty times in the course of the budget the dual value of the potential is computed on samples that are not
-    trained on; the potential with the largest one is returned.
+    trained on. The potential that is returned is the last one whose dual value is below the largest one by no more than
+    two standard errors of their difference, and by no more than a hundredth: less than that is chance, and later
+    potentials are trained at lower rates.
 
     Mass is neither created nor destroyed: both sides count as distributions, and unbalanced transport is left out.
 
@@ -200,6 +204,7 @@ class _Run:
     stage: int = 0
     history: list[Validation] = field(default_factory=list)
     best: Mapping[str, Tensor] | None = None
+    largest: DualValue | None = None
 
     def train(
         self, path: Path | None, signature: str, generator: torch.Generator | None, *, show: bool
@@ -240,14 +245,16 @@ class _Run:
 
     def _validate(self, measures: Mapping[str, float]) -> None:
         """Compute the dual value on points that are not trained on, and keep the best potential."""
-        value, not_found = dual_value(self.result, *self.validation)
+        found = dual_value(self.result, *self.validation)
         name = self.names[min(self.stage, len(self.names) - 1)]
-        self.history.append(
-            Validation(name, self.clock.steps, self.clock.seconds, value, {**measures, "not found": not_found})
-        )
-        finite = [own.dual for own in self.history if math.isfinite(own.dual)]
-        if finite and value == max(finite):
+        measures = {**measures, "not found": found.not_found}
+        self.history.append(Validation(name, self.clock.steps, self.clock.seconds, found.mean, measures))
+        if not math.isfinite(found.mean):
+            return
+        largest = found if self.largest is None or found.mean >= self.largest.mean else self.largest
+        if largest.mean - found.mean <= min(ERRORS * found.error_from(largest), SHARE * abs(largest.mean)):
             self.best = copy.deepcopy(self.trained.state_dict())
+        self.largest = largest
 
     def _save(self, path: Path | None, signature: str, generator: torch.Generator | None) -> None:
         if path is None:
@@ -260,6 +267,7 @@ class _Run:
             "trained": self.trained.state_dict(),
             "result": self.result.state_dict(),
             "best": self.best,
+            "largest": None if self.largest is None else tuple(self.largest),
             "trainings": [own.state() for own in self.trainings],
             "history": [own.as_dict() for own in self.history],
             "validation": self.validation,
@@ -275,6 +283,7 @@ class _Run:
         self.result.load_state_dict(state["result"])
         self.trained.load_state_dict(state["trained"])
         self.best, self.validation = state["best"], tuple(state["validation"])
+        self.largest = None if state["largest"] is None else DualValue(*state["largest"])
         for training, own in zip(self.trainings, state["trainings"], strict=True):
             training.load(own)
         self.history = [Validation(**own) for own in state["history"]]
