@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 Array: TypeAlias = Any
-WIDTHS, BATCH, RATE = (128, 128, 128), 512, 1e-3
-"""The layers, the batch and the learning rate of the neural dual."""
+WIDTHS, BATCH, RATE = (128, 128, 128), 512, 5e-3
+"""The layers and the batch, as ours, and the learning rate: at 8 coordinates in 150 s, 0.001 was worse."""
 ENTROPIC = 4096
 """The samples of the entropic map."""
 
