@@ -22,6 +22,7 @@ CANDIDATES = 2048
 """How many points of the source are tried as starts for every point of the target."""
 MAX_ENTRIES = 2**24
 """The largest number of entries of costs or Hessians in memory."""
+AGAIN = 8  # one in so many steps searches from another start too
 LONGER = 3  # how many times as long to search again for points that were not found
 
 
@@ -93,6 +94,15 @@ def conjugate_of(u: Field, y: Tensor, search: RootSearch, start: Tensor | None =
 
 
 @torch.no_grad()
+def best_start(u: Field, y: Tensor, candidates: Tensor) -> Tensor:
+    r"""Choose for each ``y`` the candidate ``(m, dim)`` with the least :math:`u(x) + \tfrac12 |x - y|^2`."""
+    heights = u(candidates, candidates.new_zeros(len(candidates)))
+    rows = max(1, MAX_ENTRIES // len(candidates))
+    best = [(torch.cdist(part, candidates).square() / 2 + heights).argmin(-1) for part in torch.split(y, rows)]
+    return candidates[torch.cat(best)]
+
+
+@torch.no_grad()
 def lowest(u: Field, y: Tensor, search: RootSearch, candidates: Tensor) -> Conjugate:
     r"""Compute :func:`conjugate` by two searches, from ``y`` and from the best of some candidates, and keep the lower.
 
@@ -108,10 +118,7 @@ def lowest(u: Field, y: Tensor, search: RootSearch, candidates: Tensor) -> Conju
         The lowest points that were found.
     """
     found = conjugate_of(u, y, search)
-    heights = u(candidates, candidates.new_zeros(len(candidates)))
-    rows = max(1, MAX_ENTRIES // len(candidates))
-    best = [(torch.cdist(part, candidates).square() / 2 + heights).argmin(-1) for part in torch.split(y, rows)]
-    other = conjugate_of(u, y, search, candidates[torch.cat(best)])
+    other = conjugate_of(u, y, search, best_start(u, y, candidates))
     lower = ~(other.value >= found.value)  # also where the first one is not a number
     return Conjugate(
         torch.where(lower.unsqueeze(-1), other.x, found.x),
@@ -149,7 +156,7 @@ def dual_value(u: Potential, x: Tensor, y: Tensor) -> DualValue:
     """Compute the dual of a potential on samples ``(n, dim)`` of the source and ``(m, dim)`` of the target."""
     full = copy.deepcopy(u).double()
     x, y = x.double(), y.double()
-    found = conjugate_of(full, y, LBFGS(max_iterations=50, tolerance=1e-4, shrink=True))
+    found = conjugate_of(full, y, LBFGS(max_iterations=50, tolerance=1e-4, shrink=True), best_start(full, y, x))
     return DualValue(full(x, x.new_zeros(len(x))), found.value, 1 - float(found.found.double().mean()))
 
 
@@ -163,10 +170,12 @@ class DualPotential:
 
     The gradient in the parameters is that of :math:`E\,u(x^*(y)) - E\,u(x)`, with the minima :math:`x^*` held fixed
     (envelope theorem), so no second derivative is needed. At the maximum :math:`x + \nabla u(x)` is the optimal map and
-    :math:`x^*` its inverse. A small network is fitted to the minima on the way, and the search starts from it.
+    :math:`x^*` its inverse. A small network is fitted to the minima on the way, and the search starts from it; in every
+    eighth step also from :math:`y`, and the lower end counts.
 
     Traps: where minima are left out, or searched too briefly, nothing holds the potential and it runs away; all finite
-    ends of the search enter the loss, found or not. Where :math:`\tfrac12 |x|^2 + u` is not convex, a search may end in
+    ends of the search enter the loss, found or not. A well that no search of the training reaches is never filled, and a
+    later search may fall into it. Where :math:`\tfrac12 |x|^2 + u` is not convex, a search may end in
     a minimum that is not the lowest.
 
     Args:
@@ -216,6 +225,11 @@ class _DualTraining:
         x, y = self.draw(self.method.batch_size)
         guess = self.starts(y)
         ends, found = find_minima(self.potential, y, self.method.conjugate, guess.detach())
+        if self.descent.steps % AGAIN == 0:  # look for lower minima elsewhere too, so that none can hide
+            other, _ = find_minima(self.potential, y, self.method.conjugate)
+            with torch.no_grad():
+                lower = _height(self.potential, other, y) < _height(self.potential, ends, y)
+            ends = torch.where(lower.unsqueeze(-1), other, ends)
         finite = torch.isfinite(ends).all(-1)
         ends, guess, y = ends[finite], guess[finite], y[finite]
         ours, theirs = (self.potential(points, points.new_zeros(len(points))) for points in (x, ends))

@@ -10,7 +10,7 @@ import torch
 from closed_forms import normal, spd
 from torch.distributions import MultivariateNormal
 
-from latentflow import MLPPotential, QuadraticPotential, gaussian_transport_potential, gaussian_wasserstein2
+from latentflow import MLPPotential, Potential, QuadraticPotential, gaussian_transport_potential, gaussian_wasserstein2
 from latentflow.calculus import Derivative, JetRequest, autodiff_jet, evaluate_jet
 from latentflow.flow import LBFGS, Newton
 from latentflow.potentials.algebra import ScaledPotential
@@ -135,6 +135,32 @@ def test_a_step_of_the_dual_goes_up_its_slope():
     limited = u.output.weight.grad.norm() < 10
     assert limited
     torch.testing.assert_close(found, slope, rtol=1e-4, atol=1e-6)
+
+
+class TwoWells(Potential):
+    """Two wells on a line, at -5 and at 0, whose depths are trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.depths = torch.nn.Parameter(torch.tensor([13.0, 1.0], dtype=torch.float64))
+
+    @property
+    def dim(self):
+        return 1
+
+    def forward(self, z, t):
+        return -(self.depths * (-(z - torch.tensor([-5.0, 0.0], dtype=torch.float64)).square() / 2).exp()).sum(-1)
+
+
+def test_a_step_looks_for_lower_minima_elsewhere():
+    """Catches a well that no step reaches from the learned start, and that nothing fills: it is the lower one."""
+    u, far = TwoWells(), torch.full((8, 1), 100.0, dtype=torch.float64)
+    training = DualPotential(batch_size=8).begin(u, lambda count: (far, torch.zeros_like(far)), seeded())
+    with torch.no_grad():
+        training.starts.change[-1].bias.sub_(5)
+    training.step(0.0)
+    assert float(u.depths[1]) < 1.0
+    assert float(u.depths[0]) == 13.0
 
 
 def test_a_quadratic_potential_finds_the_gaussian_map():

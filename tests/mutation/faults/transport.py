@@ -222,6 +222,13 @@ FAULTS = (
         FIT,
     ),
     Fault(
+        "minima that are searched from the learned start only",
+        "latentflow/transport/dual.py",
+        "if self.descent.steps % AGAIN == 0:",
+        "if False:",
+        FIT,
+    ),
+    Fault(
         "the conjugate without its half",
         "latentflow/transport/dual.py",
         "(x - y).square().sum(-1) / 2",
