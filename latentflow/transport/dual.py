@@ -174,9 +174,9 @@ class DualPotential:
     eighth step also from :math:`y`, and the lower end counts.
 
     Traps: where minima are left out, or searched too briefly, nothing holds the potential and it runs away; all finite
-    ends of the search enter the loss, found or not. A well that no search of the training reaches is never filled, and a
-    later search may fall into it. Where :math:`\tfrac12 |x|^2 + u` is not convex, a search may end in
-    a minimum that is not the lowest.
+    ends of the search enter the loss, found or not. A well that no search of the training reaches is never filled,
+    and a later search may fall into it. Where :math:`\tfrac12 |x|^2 + u` is not convex, a search may end in a minimum
+    that is not the lowest.
 
     Args:
         conjugate: The search for the minima: :class:`latentflow.flow.LBFGS`, :class:`latentflow.flow.Newton`, or your
