@@ -157,7 +157,8 @@ def test_a_step_looks_for_lower_minima_elsewhere():
     u, far = TwoWells(), torch.full((8, 1), 100.0, dtype=torch.float64)
     training = DualPotential(batch_size=8).begin(u, lambda count: (far, torch.zeros_like(far)), seeded())
     with torch.no_grad():
-        training.starts.change[-1].bias.sub_(5)
+        training.starts.change[-1].weight.zero_()
+        training.starts.change[-1].bias.fill_(-5.0)
     training.step(0.0)
     torch.testing.assert_close(u.depths.grad, torch.tensor([0.0, 1.0], dtype=torch.float64), rtol=0, atol=1e-4)
 
