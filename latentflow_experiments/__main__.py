@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": "Transform images by the flows of an evaluated run: frames and a picture.",
     "compare": "Print the errors of several evaluated runs and the transport of their flows as one table.",
     "check": "Read every file of a run and say what is damaged.",
+    "reproduce": "Reproduce tables and figures of the paper: train what they need, and write one report.",
     "data": "List, download, check, render and show data sets.",
 }
 """The commands, with what each does."""

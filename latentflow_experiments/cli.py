@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import tyro
 
@@ -28,6 +28,7 @@ from latentflow_experiments.fitting import begin_run, settle_parts
 from latentflow_experiments.reports.comparison import compare
 from latentflow_experiments.reports.curves import draw_curves, validation_table
 from latentflow_experiments.reports.generated import generate
+from latentflow_experiments.reproduce.command import Reproduce
 from latentflow_experiments.runs import RunFolder, check_run
 from latentflow_experiments.training.loop import initial_model, train
 from latentflow_experiments.training.session import Hardware
@@ -265,7 +266,10 @@ def main(arguments: Sequence[str] | None = None, *, debug: bool = False) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Generate | Compare | Check | Data:
+Command: TypeAlias = Train | Evaluate | Measure | Generate | Compare | Check | Data | Reproduce
+
+
+def _parse(arguments: Sequence[str] | None) -> Command:
     """Read the arguments; what is wrong with them becomes one line instead of a box of several."""
     said = io.StringIO()
     try:
@@ -277,7 +281,8 @@ def _parse(arguments: Sequence[str] | None) -> Train | Evaluate | Measure | Gene
                 | Annotated[Generate, tyro.conf.subcommand("generate")]
                 | Annotated[Compare, tyro.conf.subcommand("compare")]
                 | Annotated[Check, tyro.conf.subcommand("check")]
-                | Annotated[Data, tyro.conf.subcommand("data")],
+                | Annotated[Data, tyro.conf.subcommand("data")]
+                | Annotated[Reproduce, tyro.conf.subcommand("reproduce")],
                 prog="latentflow",
                 args=arguments,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),

@@ -1,0 +1,111 @@
+"""The command ``latentflow reproduce``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from latentflow_experiments.data import DATASETS
+from latentflow_experiments.data.dataset import FactorSet
+from latentflow_experiments.data.files import cache_root
+from latentflow_experiments.data.render.make import make
+from latentflow_experiments.errors import DataError, ExperimentError, UsageError
+from latentflow_experiments.locks import owned
+from latentflow_experiments.reproduce.calibration import TESTED, cost_table
+from latentflow_experiments.reproduce.execution import execute
+from latentflow_experiments.reproduce.experiments import FIGURES, TABLES
+from latentflow_experiments.reproduce.plan import Run, plan
+from latentflow_experiments.reproduce.presets import PRESETS, Preset
+from latentflow_experiments.reproduce.report import Reproduction, write_report
+from latentflow_experiments.reproduce.results import collect
+
+if TYPE_CHECKING:
+    Target = str
+    BudgetName = str
+else:  # what the command line reads
+    Target = Literal[(*TABLES, *FIGURES, "all")]
+    BudgetName = Literal[tuple(PRESETS)]
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Reproduce tables and figures of the paper: train what they need, and write one report.
+
+    Runs are shared between tables, those that ended are not repeated, and the same command goes on after Ctrl-C. Images
+    that are not there are rendered as synthetic stand-ins, which the report says.
+
+    Attributes:
+        targets: The tables and figures, or all.
+        budget: How large models are and how long they train: a few steps (smoke), minutes of a core (laptop), or as in
+            the paper.
+        seeds: Runs of each row of a table, with the seeds 0, 1, and so on.
+        out: Folder of the runs and of the report.
+        cores: Runs at once, each on one thread; by default one for each core.
+        dry_run: Print the runs, and what time and space they will take, and train nothing.
+    """
+
+    targets: Annotated[tuple[Target, ...], tyro.conf.Positional]
+    budget: BudgetName = "laptop"
+    seeds: int = 1
+    out: Path = Path("reproduction")
+    cores: int | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise UsageError("targets: expected names of tables and figures, or all, got none")
+        for name in ("seeds", "cores"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name}: expected a positive integer, got {value}")
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The names of the tables and figures."""
+        return (*TABLES, *FIGURES) if "all" in self.targets else tuple(dict.fromkeys(self.targets))
+
+    def run(self) -> None:
+        """Train, measure and write the report."""
+        preset = PRESETS[self.budget]
+        runs = plan(self.chosen, preset, self.seeds)
+        cores = self.cores or len(os.sched_getaffinity(0))
+        if self.dry_run:
+            print(cost_table(runs, {run.config.dataset: test_images(run, preset) for run in runs}, cores))
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        with owned(self.out, "reproducing"):
+            provide_data(runs, preset, cores)
+            failed = execute(runs, self.out, cores)
+            tables = [collect(TABLES[name], preset, self.seeds, self.out) for name in self.chosen if name in TABLES]
+            figures = [name for name in self.chosen if name in FIGURES]
+            page = write_report(Reproduction(self.budget, preset, self.seeds, tables, figures, failed), self.out)
+        print(f"wrote {page}, and beside it results.json and a CSV and a LaTeX file for each table")
+        if failed:
+            name, reason = next(iter(failed.items()))
+            raise ExperimentError(f"{len(failed)} of {len(runs)} runs failed; {name}: {reason}")
+
+
+def test_images(run: Run, preset: Preset) -> int:
+    """Return the number of test images of the data set of a run: a tenth, where it is split by factors."""
+    name = run.config.dataset
+    return TESTED.get(name) or (preset.images.get(name) or DATASETS[name].count) // 10
+
+
+def provide_data(runs: list[Run], preset: Preset, workers: int) -> None:
+    """Render the stand-ins of data sets that are not on this machine, into the cache of the user.
+
+    Raises:
+        DataError: If images are missing that cannot be rendered.
+    """
+    names = dict.fromkeys([name for run in runs for name in (run.config.dataset, *run.transfers)])
+    for name in names:
+        dataset = DATASETS[name]
+        if dataset.state(None) != "no":
+            continue
+        if not isinstance(dataset, FactorSet) or dataset.family.render is None:
+            raise DataError(f"{name}: expected its images on this machine, got none; {dataset.remedy}")
+        make(dataset.family, cache_root() / "synthetic" / name, size=preset.images.get(name), workers=workers)

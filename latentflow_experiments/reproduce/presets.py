@@ -1,0 +1,83 @@
+"""The budgets of a reproduction: how large its models are, how long they train, and how much is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from latentflow_experiments.configuration import Budget, TrainConfig
+from latentflow_experiments.evaluation import MeasureConfig
+
+SMALL, LARGE = "small", "large"
+SIDES = {"digits": SMALL, "mnist": SMALL, "shapes3d": "middle", "falcor3d": LARGE, "isaac3d": LARGE}
+"""The size of the images of a data set."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A budget.
+
+    Attributes:
+        about: What it is for, in a sentence.
+        training: The budget of a run, by the size of the images.
+        run: Settings of every run.
+        model: Settings of every model.
+        latents: The number of latent coordinates by data set, where it is not the default.
+        measured: How much is measured of a run.
+        images: The images of a stand-in, by data set; None for all.
+    """
+
+    about: str
+    training: Mapping[str, Budget]
+    run: Mapping[str, Any]
+    model: Mapping[str, Any]
+    latents: Mapping[str, int]
+    measured: MeasureConfig
+    images: Mapping[str, int | None]
+
+    def budget(self, dataset: str) -> Budget:
+        """Return the budget of a run on a data set."""
+        return self.training[SIDES[dataset]]
+
+    def apply(self, config: TrainConfig) -> TrainConfig:
+        """Return a configuration with the settings of the budget; what it says itself of its latents is kept."""
+        default = TrainConfig(config.dataset).model.dim
+        dim = self.latents.get(config.dataset, default) if config.model.dim == default else config.model.dim
+        return replace(config, **self.run, model=replace(config.model, **self.model, dim=dim))
+
+
+PRESETS: Mapping[str, Preset] = {
+    "smoke": Preset(
+        about="a few steps of small models, which say whether everything runs and nothing else",
+        training={SMALL: Budget(steps=20), "middle": Budget(steps=6), LARGE: Budget(steps=3)},
+        run={"batch_size": 8, "validations": 0},
+        model={"width": 64},
+        latents={},
+        measured=MeasureConfig(images=4, samples=(1, 10), pairs=30, epochs=1),
+        images={"shapes3d": 3000, "falcor3d": 3000, "isaac3d": 3000, "dsprites": None},
+    ),
+    "laptop": Preset(
+        about="the defaults of the library for minutes or hours of one core of a CPU",
+        training={
+            SMALL: Budget(cpu_minutes=10),
+            "middle": Budget(cpu_minutes=30),
+            LARGE: Budget(cpu_minutes=60),
+        },
+        run={},
+        model={},
+        latents={},
+        measured=MeasureConfig(),
+        images={"shapes3d": 96_000, "falcor3d": 24_000, "isaac3d": 24_000, "dsprites": None},
+    ),
+    "paper": Preset(
+        about="the published networks, learning rate, batch and number of steps, for a GPU",
+        training={SMALL: Budget(steps=90_000), "middle": Budget(steps=90_000), LARGE: Budget(steps=100_000)},
+        run={"batch_size": 128, "learning_rate": 1e-4},
+        model={"network": "song2023", "likelihood": "bernoulli", "decoded_frames": None},
+        latents={"mnist": 324, "shapes3d": 226, "falcor3d": 324, "isaac3d": 324},
+        measured=MeasureConfig(images=500, pairs=13_334),
+        images={"shapes3d": None, "falcor3d": None, "isaac3d": None, "dsprites": None},
+    ),
+}
+"""The budgets, by name."""

@@ -1,0 +1,177 @@
+"""The numbers of a reproduction beside those of the paper: means, orders and claims."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import kendalltau
+
+from latentflow_experiments.reproduce.experiments import Table
+from latentflow_experiments.reproduce.paper import PAPER, Numbers
+from latentflow_experiments.reproduce.plan import Run, read_records, run_of
+from latentflow_experiments.reproduce.presets import Preset
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number over seeds.
+
+    Attributes:
+        values: The number of each seed.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean."""
+        return statistics.mean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation over seeds, with n - 1; None of one seed."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def text(self, digits: int) -> str:
+        """Write mean and deviation."""
+        mean = f"{self.mean:.{digits}f}"
+        return mean if self.deviation is None else f"{mean} ± {self.deviation:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of the rows of a column beside that of the paper.
+
+    Attributes:
+        column: The column.
+        rows: The rows that both have.
+        tau: Kendall's tau-b of both orders, 1 for the same one and -1 for the opposite one; None of one row.
+        inverted: The pairs of rows that the paper has in the other order: first the one that is lower here.
+    """
+
+    column: str
+    rows: tuple[str, ...]
+    tau: float | None
+    inverted: tuple[tuple[str, str], ...]
+
+
+def compare_orders(ours: Numbers, paper: Numbers, column: str) -> Order:
+    """Compare the order of the rows of a column with that of the paper.
+
+    Args:
+        ours: Means by row and column.
+        paper: Those of the paper.
+        column: The column.
+
+    Returns:
+        The comparison.
+
+    Example:
+        >>> ours = {"a": {"E": 3.0}, "b": {"E": 2.0}, "c": {"E": 1.0}}
+        >>> paper = {"a": {"E": 30.0}, "b": {"E": 10.0}, "c": {"E": 20.0}}
+        >>> order = compare_orders(ours, paper, "E")
+        >>> assert order.inverted == (("c", "b"),) and abs(order.tau - 1 / 3) < 1e-12
+    """
+    rows = tuple(row for row in ours if column in ours[row] and column in paper.get(row, {}))
+    if len(rows) < 2:
+        return Order(column, rows, None, ())
+    inverted = []
+    for one, two in combinations(rows, 2):
+        here, there = ours[one][column] - ours[two][column], paper[one][column] - paper[two][column]
+        if here * there < 0:
+            inverted.append((one, two) if here < 0 else (two, one))
+    tau = float(kendalltau([ours[row][column] for row in rows], [paper[row][column] for row in rows]).statistic)
+    return Order(column, rows, tau, tuple(inverted))
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """What was found for a table.
+
+    Attributes:
+        table: The table.
+        cells: The numbers by row and column; a column that a row has no number of is missing.
+        runs: What is known of the runs of each row, by seed.
+        missing: The rows of which no run has ended.
+    """
+
+    table: Table
+    cells: Mapping[str, Mapping[str, Cell]]
+    runs: Mapping[str, Sequence[Mapping[str, Any]]]
+    missing: tuple[str, ...]
+
+    @property
+    def means(self) -> dict[str, dict[str, float]]:
+        """The means by row and column."""
+        return {row: {name: cell.mean for name, cell in cells.items()} for row, cells in self.cells.items()}
+
+    @property
+    def orders(self) -> list[Order]:
+        """The order of each column that the paper has too."""
+        paper = PAPER[self.table.name]
+        orders = (compare_orders(self.means, paper, column.name) for column in self.table.columns)
+        return [order for order in orders if order.tau is not None]
+
+    @property
+    def claims(self) -> list[tuple[str, bool | None]]:
+        """The claims of the paper, and whether they hold here; None where a number is missing."""
+        return [(claim.text, claim.holds(self.means)) for claim in self.table.claims]
+
+
+def collect(table: Table, preset: Preset, seeds: int, out: Path) -> TableResult:
+    """Read the numbers of a table from the runs that have ended.
+
+    Args:
+        table: The table.
+        preset: The budget.
+        seeds: The number of seeds.
+        out: The folder of the reproduction.
+
+    Returns:
+        What was found.
+    """
+    cells: dict[str, dict[str, Cell]] = {}
+    runs: dict[str, list[dict[str, Any]]] = {}
+    missing = []
+    parts = tuple(sorted({column.part for column in table.columns if column.part is not None}))
+    for row in table.rows:
+        found: dict[str, list[float]] = {}
+        for seed in range(seeds):
+            planned = run_of(row, preset, seed)
+            run = Run(planned.config, planned.budget, planned.measured, parts)
+            records = read_records(run, out)
+            if "evaluation" not in records:
+                continue
+            runs.setdefault(row.name, []).append(describe(run, records["evaluation"]["provenance"]))
+            for column in table.columns:
+                value = column.read(records)
+                if value is not None:
+                    found.setdefault(column.name, []).append(value)
+        if row.name not in runs:
+            missing.append(row.name)
+        cells[row.name] = {name: Cell(tuple(values)) for name, values in found.items()}
+    return TableResult(table, cells, runs, tuple(missing))
+
+
+def describe(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe where the numbers of a run come from."""
+    sessions = facts.get("training") or [{}]
+    data = facts.get("data", {})
+    return {
+        "run": run.name,
+        "seed": run.config.seed,
+        "command": sessions[0].get("command", ""),
+        "commit": facts.get("commit"),
+        "trained at": sessions[-1].get("commit"),
+        "steps": facts.get("steps"),
+        "training_seconds": facts.get("training_seconds"),
+        "data": data.get("name"),
+        "sha256": str(data.get("sha256", ""))[:12],
+        "synthetic": bool(data.get("synthetic")),
+        "packages": facts.get("packages"),
+    }

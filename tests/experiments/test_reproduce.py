@@ -1,0 +1,292 @@
+"""The plan, the numbers and the report of a reproduction."""
+
+import json
+import re
+import statistics
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from latentflow_experiments.cli import main
+from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
+from latentflow_experiments.data import DATASETS
+from latentflow_experiments.errors import UsageError
+from latentflow_experiments.evaluation import MeasureConfig
+from latentflow_experiments.reproduce.command import Reproduce
+from latentflow_experiments.reproduce.execution import Processes, commands, execute
+from latentflow_experiments.reproduce.experiments import FIGURES, OURS, TABLES, WEAK, Figure, Picture, Row, Table
+from latentflow_experiments.reproduce.paper import PAPER, SHARES
+from latentflow_experiments.reproduce.plan import Run, plan, run_of
+from latentflow_experiments.reproduce.presets import PRESETS, Preset
+from latentflow_experiments.reproduce.report import Reproduction, as_csv, as_latex, as_page, write_report
+from latentflow_experiments.reproduce.results import Cell, TableResult, collect, compare_orders
+
+SMOKE = PRESETS["smoke"]
+
+
+def test_runs_are_shared_between_tables_and_figures():
+    """Catches a run that is trained twice, and one that lacks what another table measures of it."""
+    alone = plan(["table1"], SMOKE, 1)
+    both = plan(["table1", "table5", "fig3", "fig5", "fig7"], SMOKE, 1)
+    shapes = [run for run in both if run.config.dataset == "shapes3d"]
+    assert len({run.name for run in both}) == len(both)
+    assert len(both) - len(shapes) == len(alone) == len(TABLES["table1"].rows)
+    ours = run_of(next(row for row in TABLES["table1"].rows if row.name == OURS), SMOKE, 0)
+    found = next(run for run in both if run.name == ours.name)
+    assert found.parts == ("composition", "likelihood", "vp")
+    assert found.transfers == ("dsprites",)
+    # the default of the library is a row of four tables
+    for table, row in (("table8", "Hamilton-Jacobi by construction"), ("table9", "3 transformations")):
+        own = next(one for one in TABLES[table].rows if one.name == row)
+        assert run_of(own, SMOKE, 0).name == ours.name
+
+
+def test_seeds_and_budgets_have_runs_of_their_own():
+    """Catches one folder for two seeds, a seed that is not that of the run, and figures of all seeds."""
+    runs = plan(["table9"], SMOKE, 3)
+    assert sorted(run.config.seed for run in runs) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    names = {run.name for budget in PRESETS.values() for run in plan(["table9"], budget, 1)}
+    assert len(names) == 9
+    assert {run.config.seed for run in plan(["fig3"], SMOKE, 3)} == {0}
+
+
+def test_the_budget_of_the_paper_has_its_sizes():
+    """Catches a latent size that replaces the 10 coordinates of a row, and networks of the library."""
+    runs = {run.config.model.dim for run in plan(["table1"], PRESETS["paper"], 1)}
+    assert runs == {324, 10}
+    run = plan(["table2"], PRESETS["paper"], 1)[0]
+    assert (run.config.model.dim, run.config.model.network) == (226, "song2023")
+    assert (run.config.learning_rate, run.config.batch_size, run.budget.steps) == (1e-4, 128, 90_000)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_number_of_the_paper_has_its_place(name):
+    """Catches a row or a column that is spelled in two ways, so that nothing is compared."""
+    table = TABLES[name]
+    rows, columns = {row.name for row in table.rows}, {column.name for column in table.columns}
+    assert set(PAPER[name]) <= rows
+    assert {column for cells in PAPER[name].values() for column in cells} <= columns
+    held = [claim.holds(PAPER[name]) for claim in table.claims]
+    assert None not in held
+    assert all(held)  # the paper's own numbers have the order that it claims
+
+
+def test_claims_need_all_their_numbers():
+    """Catches a claim that holds because a row is missing, and one that looks at a single column."""
+    claims = {claim.text: claim.holds for claim in TABLES["table5"].claims}
+    holds = claims["The flows have the highest score at both shares."]
+    means = {row: dict(cells) for row, cells in PAPER["table5"].items()}
+    assert holds(means) is True
+    assert holds({row: cells for row, cells in means.items() if row != "PoFlow"}) is None
+    means["PoFlow"] = {SHARES[0]: 10.0, SHARES[1]: 99.0}
+    assert holds(means) is False
+    near = {claim.text: claim.holds for claim in TABLES["table1"].claims}
+    within = near["Without labels the errors are larger by no more than 15 %."]
+    names = DATASETS["mnist"].transformations
+    assert within({OURS: dict.fromkeys(names, 100.0), WEAK: dict.fromkeys(names, 114.0)}) is True
+    assert within({OURS: dict.fromkeys(names, 100.0), WEAK: dict.fromkeys(names, 100.0) | {names[2]: 116.0}}) is False
+
+
+def test_orders_are_compared():
+    """Catches a tau of values in place of ranks, a sign, and pairs that agree: by hand, one of six pairs differs."""
+    ours = {name: {"E": value} for name, value in zip("abcd", (1.0, 5.0, 2.0, 9.0), strict=True)}
+    paper = {name: {"E": value} for name, value in zip("abcd", (10.0, 20.0, 30.0, 4000.0), strict=True)}
+    order = compare_orders(ours | {"only here": {"E": 0.0}}, paper | {"only there": {"E": 0.0}}, "E")
+    assert order.rows == ("a", "b", "c", "d")
+    assert order.inverted == (("c", "b"),)
+    assert order.tau == pytest.approx((5 - 1) / 6)
+    assert compare_orders(ours, {"a": {"E": 1.0}}, "E").tau is None
+
+
+def test_cells_are_means_and_deviations_over_seeds():
+    """Catches a deviation with n, and one of a single seed."""
+    values = (1.0, 2.0, 6.0)
+    assert Cell(values).text(2) == f"3.00 ± {statistics.stdev(values):.2f}"
+    assert Cell((4.0,)).text(1) == "4.0"
+
+
+def found_for(cells, failed=None):
+    """Return a report of table 9 with given numbers."""
+    origin = {
+        "seed": 0,
+        "command": "latentflow train <b>",
+        "steps": 20,
+        "training_seconds": 3.0,
+        "trained at": "abc",
+        "commit": "abc",
+        "data": "MNIST",
+        "sha256": "0123",
+        "synthetic": False,
+    }
+    result = TableResult(TABLES["table9"], cells, {row: [origin] for row in cells}, ("3 transformations",))
+    return Reproduction("smoke", SMOKE, 2, [result], ["fig3"], failed or {})
+
+
+def test_the_page_needs_nothing_else(tmp_path):
+    """Catches a picture or a style from elsewhere, text that becomes tags, and numbers of the paper among ours."""
+    path = run_of(FIGURES["fig3"].pictures[0].row, SMOKE, 0).folder(tmp_path).path
+    path.mkdir(parents=True)
+    Image.new("RGB", (4, 4), "red").save(path / "strips.png")
+    cells = {"1 transformation": {"scaling": Cell((7.0, 9.0))}, "2 transformations": {"scaling": Cell((6.0,))}}
+    page = as_page(found_for(cells, {"mnist-flow": "it & it"}), tmp_path)
+    assert not re.search(r'(src|href)="(?!data:image/png;base64,)', page)
+    assert page.count("data:image/png;base64,") == 1
+    assert "Missing: mnist. Ours (no labels)" in page
+    assert "latentflow train &lt;b&gt;" in page
+    assert "it &amp; it" in page
+    assert "8.0 ± 1.4" in page
+    assert '<td class="best">6.0</td>' in page
+    here, there = page.split("<caption>In the paper</caption>")
+    assert "185.3" not in here
+    assert "185.3" in there
+    assert "Without a run that ended: 3 transformations" in page
+
+
+def test_csv_and_latex_have_the_numbers():
+    """Catches a missing deviation, a sign that LaTeX does not take, and a row without numbers."""
+    cells = {"1 transformation": {"scaling": Cell((7.0, 9.0)), "folded, %": Cell((1.0,))}, "3 transformations": {}}
+    result = found_for(cells).tables[0]
+    lines = as_csv(result).splitlines()
+    assert lines[0] == "row,column,mean,deviation,seeds,paper"
+    assert lines[1] == f"1 transformation,scaling,8.0,{2**0.5!r},2,185.27"
+    assert '1 transformation,"folded, %",1.0,,1,' in lines
+    assert "3 transformations,rotation,,,0,153.54" in lines
+    latex = as_latex(result)
+    assert r"1 transformation & 8.0 $\pm$ 1.4 & 1.0 \\" in latex
+    assert r"folded, \%" in latex
+    assert "3 transformations" not in latex
+
+
+QUICK = Preset(
+    about="a test",
+    training={"small": Budget(steps=12)},
+    run={"batch_size": 4, "validations": 0, "warmup_steps": 2},
+    model={"width": 16, "hidden": (8,)},
+    latents={"digits": 8},
+    measured=MeasureConfig(images=2, samples=(1, 2), pairs=12, epochs=1),
+    images={},
+)
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """A table and a figure of digits with one row, and a run that cannot begin."""
+    out = tmp_path_factory.mktemp("reproduction")
+    row = Row(OURS, TrainConfig("digits"))
+    table = replace(TABLES["table5"], rows=[row])
+    planned = run_of(row, QUICK, 0)
+    run = Run(planned.config, planned.budget, planned.measured, ("vp",))
+    taken = run_of(row, QUICK, 1)
+    taken.folder(out).path.parent.mkdir(parents=True)
+    taken.folder(out).create(TrainConfig("digits"))
+    (taken.folder(out).evaluation).write_text("{}")
+    failed = execute([run, taken], out, 2)
+    return out, table, run, taken, failed
+
+
+def test_runs_are_trained_measured_and_read(reproduced):
+    """Catches a part that is not measured, a number of another run, and a failure that stops the others."""
+    out, table, run, taken, failed = reproduced
+    assert list(failed) == [taken.name]
+    assert "cannot resume a run of another configuration" in failed[taken.name]
+    result = collect(table, QUICK, 1, out)
+    evaluation = run.folder(out).read_metric(run.folder(out).evaluation)
+    scores = run.folder(out).read_metric(run.folder(out).metric("vp"))["result"]
+    assert result.missing == ()
+    assert result.means[OURS] == {
+        SHARES[0]: 100 * scores["true, 0.1"]["last"],
+        SHARES[1]: 100 * scores["true, 0.01"]["last"],
+    }
+    errors = collect(replace(TABLES["table1"], rows=table.rows), QUICK, 1, out).means[OURS]
+    assert errors["rotation"] == evaluation["result"]["errors"]["rotation"]["output"]
+    (origin,) = result.runs[OURS]
+    assert origin["steps"] == 12
+    assert origin["command"].startswith("latentflow_experiments train digits") or "train digits" in origin["command"]
+    assert str(Path.home()) not in json.dumps(origin)
+
+
+def test_what_ended_is_not_repeated(reproduced):
+    """Catches a run that is trained again, and numbers of other settings that are taken for those asked for."""
+    out, _, run, _, _ = reproduced
+    assert commands(run, out) == []
+    more = replace(run, measured=replace(QUICK.measured, pairs=11))
+    assert [job[0] for job in commands(more, out)] == ["measure"]
+    longer = replace(run, budget=Budget(steps=30))
+    assert [job[0] for job in commands(longer, out)] == ["train", "measure"]
+    transferred = replace(run, transfers=("dsprites",))
+    assert [job[:1] + job[2:] for job in commands(transferred, out)] == [["evaluate", "--transfer", "dsprites"]]
+
+
+def test_all_files_are_written(reproduced):
+    """Catches a figure that is looked for in another folder."""
+    out, table, _, _, failed = reproduced
+    result = collect(table, QUICK, 1, out)
+    page = write_report(Reproduction("smoke", QUICK, 1, [result], [], failed), out)
+    assert page.read_text().startswith("<!doctype html>")
+    written = json.loads((out / "results.json").read_text())
+    assert written["tables"]["table5"]["cells"][OURS][SHARES[0]] == [result.means[OURS][SHARES[0]]]
+    assert written["tables"]["table5"]["claims"]["PoFlow has the highest score of the baselines."] is None
+    assert list(written["failed"]) == list(failed)
+    assert (out / "table5.csv").exists()
+    assert (out / "table5.tex").exists()
+
+
+def test_a_run_that_is_stopped_goes_on(tmp_path):
+    """Catches a process that is killed before it has written its state, or that outlives the command."""
+    config = replace(QUICK.apply(TrainConfig("digits")), seed=3)
+    run = Run(config, Budget(steps=100_000), QUICK.measured)
+    processes, codes = Processes(), []
+    (tmp_path / "runs").mkdir()
+    job = run.training(tmp_path)
+    assert "--resume" not in job
+    thread = threading.Thread(target=lambda: codes.append(processes.run(job, tmp_path / "log")))
+    thread.start()
+    folder = run.folder(tmp_path)
+    for _ in range(600):
+        if folder.metrics.exists():
+            break
+        time.sleep(0.1)
+    processes.stop()
+    thread.join(60)
+    assert codes == [130]
+    assert folder.checkpoint.exists()
+    assert commands(run, tmp_path) == [[*job, "--resume"]]
+    with pytest.raises(KeyboardInterrupt):
+        processes.run(job, tmp_path / "log")
+
+
+def test_a_dry_run_says_what_it_costs(capsys, tmp_path, monkeypatch):
+    """Catches a dry run that needs data or trains, and a sum that leaves runs out."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "table9", "--budget", "smoke", "--seeds", "2", "--dry-run", "--cores", "2"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("mnist-flow-") == 6
+    assert re.search(r"6 runs: about [\d.]+ min of one core, [\d.]+ min on 2, \d+ MB", said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_arguments_are_named():
+    """Catches a command that runs for hours before it fails."""
+    with pytest.raises(UsageError, match="targets: expected names of tables and figures, or all, got none"):
+        Reproduce(())
+    with pytest.raises(UsageError, match="seeds: expected a positive integer, got 0"):
+        Reproduce(("table1",), seeds=0)
+    with pytest.raises(UsageError, match="cores: expected a positive integer, got -1"):
+        Reproduce(("table1",), cores=-1)
+    assert Reproduce(("fig3", "all")).chosen == (*TABLES, *FIGURES)
+    assert Reproduce(("fig3", "table1", "fig3")).chosen == ("fig3", "table1")
+
+
+def test_all_tables_and_figures_are_there():
+    """Catches a table or figure of the paper that nobody can ask for."""
+    assert list(TABLES) == [f"table{i}" for i in range(1, 11)]
+    assert list(FIGURES) == [f"fig{i}" for i in (*range(3, 9), *range(10, 16))]
+    assert all(isinstance(table, Table) for table in TABLES.values())
+    pictures = [picture for figure in FIGURES.values() for picture in figure.pictures]
+    assert all(isinstance(picture, Picture) for picture in pictures)
+    assert all(isinstance(figure, Figure) for figure in FIGURES.values())
+    assert ModelConfig().pde == "exact-hj"  # the row by construction is the default
