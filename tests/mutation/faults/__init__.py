@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from tests.mutation.fault import Fault
-from tests.mutation.faults import calculus, flow, hopf_lax, models, pde, potentials, transport
+from tests.mutation.faults import calculus, flow, hopf_lax, models, pde, potentials, reproduce, transport
 
 FAULTS: tuple[Fault, ...] = tuple(
-    fault for theme in (calculus, potentials, flow, hopf_lax, pde, models, transport) for fault in theme.FAULTS
+    fault
+    for theme in (calculus, potentials, flow, hopf_lax, pde, models, transport, reproduce)
+    for fault in theme.FAULTS
 )

@@ -1,0 +1,53 @@
+"""Faults of the reproduction of the paper."""
+
+from __future__ import annotations
+
+from tests.mutation.fault import Fault
+
+REPRODUCE = ("experiments/test_reproduce.py",)
+PLAN, RESULTS = (f"latentflow_experiments/reproduce/{name}.py" for name in ("plan", "results"))
+
+FAULTS = (
+    Fault(
+        "reproduction: one folder for all seeds",
+        PLAN,
+        "{self.config.model.method}-{self.config.seed}-{digest}",
+        "{self.config.model.method}-{key[:0]}",
+        REPRODUCE,
+    ),
+    Fault(
+        "reproduction: the parts of the last table only",
+        PLAN,
+        "parts = {*before.parts, *([part] if part else [])}",
+        "parts = {*([part] if part else [])}",
+        REPRODUCE,
+    ),
+    Fault(
+        "reproduction: a deviation with n",
+        RESULTS,
+        "statistics.stdev(self.values)",
+        "statistics.pstdev(self.values)",
+        REPRODUCE,
+    ),
+    Fault(
+        "reproduction: pairs that agree called inverted",
+        RESULTS,
+        "if here * there < 0:",
+        "if here * there > 0:",
+        REPRODUCE,
+    ),
+    Fault(
+        "reproduction: a run that ended counted as begun",
+        "latentflow_experiments/reproduce/execution.py",
+        'return int(facts["steps"]) >= run.budget.steps',
+        'return int(facts["steps"]) > run.budget.steps',
+        REPRODUCE,
+    ),
+    Fault(
+        "reproduction: a claim that holds where a row is missing",
+        "latentflow_experiments/reproduce/experiments.py",
+        "        return all(rows[0][column] < row[column] for row in rows[1:] for column in columns)",
+        "        return True",
+        REPRODUCE,
+    ),
+)
