@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.transport import others
 from benchmarks.transport.__main__ import NUMBERS, add, compare
-from benchmarks.transport.page import PAGE, render
-from benchmarks.transport.pairs import GaussianPair, MixturePair
+from benchmarks.transport.page import GAUSSIAN, PAGE, PUBLISHED, render
+from benchmarks.transport.pairs import ClusterPair, GaussianPair, MixturePair
 from latentflow import gaussian_wasserstein2
 
+OURS = ("latentflow", "latentflow, MLP alone")
 TRUTH = {2: 0.656, 4: 1.698, 8: 4.716, 16: 14.20, 32: 38.31, 64: 86.37, 128: 186.2}
 FOLDER = Path(os.environ.get("LATENTFLOW_DATA", "nowhere"), "w2_benchmark")
 
@@ -49,6 +51,19 @@ def test_the_map_between_gaussians_is_the_optimal_one():
     assert abs(float(values.sum()) - pair.variance) < 1e-4
 
 
+def test_the_map_to_clusters_is_the_optimal_one():
+    """Catches a map that is no gradient, and one of a function that is not convex; and a variance of the source."""
+    pair = ClusterPair.draw(5, seed=0)
+    x = pair.source(200, seeded())
+    J = torch.func.vmap(torch.func.jacrev(lambda x: pair.map(x[None])[0]))(x)
+    torch.testing.assert_close(J, J.mT, rtol=0, atol=1e-5)
+    assert torch.linalg.eigvalsh(J).min() > 0.19
+    psi = lambda x: 0.1 * x.square().sum() + 0.3 * 5**0.5 * (pair.points @ x / (0.3 * 5**0.5)).logsumexp(0)  # noqa: E731
+    torch.testing.assert_close(pair.map(x), torch.func.vmap(torch.func.grad(psi))(x), rtol=1e-4, atol=1e-5)
+    assert abs(float(pair.target(2**15, seeded(1)).var(0).sum()) / pair.variance - 1) < 0.03
+    assert torch.equal(pair.points, ClusterPair.draw(5, seed=0).points)
+
+
 def test_a_map_is_compared_in_percent_of_the_variance():
     """Catches a root, a mean over coordinates, and a cosine of the points in the place of their displacements."""
     truth, start = torch.tensor([[1.0, 1.0], [3.0, 1.0]]), torch.tensor([[0.0, 1.0], [3.0, 0.0]])
@@ -56,6 +71,18 @@ def test_a_map_is_compared_in_percent_of_the_variance():
     result = compare(found, truth, start, variance=5.0)
     assert result["uvp"] == pytest.approx(100 * 0.5 / 5)
     assert result["cosine"] == pytest.approx(3 / (5**0.5 * 2**0.5))
+
+
+def test_the_maps_of_others_are_compared_on_new_points(monkeypatch):
+    """Catches a map that is applied to the points it was fitted to, and one interpreter that all need."""
+    monkeypatch.setattr(others, "SAMPLES", 500)
+    monkeypatch.setattr(others, "POOL", 1000)
+    monkeypatch.delenv(others.PYTHON, raising=False)
+    rows = others.measure_others("gaussian", GaussianPair.draw(3, seed=0), minutes=1, seed=0)
+    errors = {row["name"]: row["forward"]["uvp"] for row in rows}
+    assert set(errors) == {"POT, linear", "POT, exact", "POT, entropic"}
+    assert errors["POT, linear"] < 3  # the map is linear
+    assert errors["POT, linear"] < errors["POT, exact"] < 60
 
 
 def test_a_run_replaces_the_one_it_repeats(tmp_path):
@@ -80,5 +107,16 @@ def test_the_page_shows_the_numbers():
         if "certificate" not in run:
             continue
         lower, upper = run["certificate"]["lower"], run["certificate"]["upper"]
-        assert lower < run["truth"]
+        assert lower < run["truth"] < run["certificate"]["upper_bound"]
         assert run["truth"] < upper or "the upper end is below the truth" in " ".join(before.split())
+
+
+@pytest.mark.parametrize(("kind", "largest", "published"), [("mixture", 64, PUBLISHED), ("gaussian", 64, GAUSSIAN)])
+def test_the_errors_are_those_that_the_page_speaks_of(kind, largest, published):
+    """Catches a page that still says "at or below" when a new run is above the best published number."""
+    runs = [run for run in json.loads(NUMBERS.read_text()) if run["pair"] == kind and run["name"] in OURS]
+    assert {run["dim"] for run in runs} >= {2**i for i in range(1, 7)}
+    for run in runs:
+        if run["dim"] <= largest:
+            names = ("MM", "MM:R", "MMv1") if kind == "mixture" else ("NCF, adaptive",)
+            assert run["forward"]["uvp"] <= min(published[name][run["dim"]] for name in names)

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,7 +118,7 @@ class Processes:
 def execute(runs: Sequence[Run], out: Path, cores: int) -> dict[str, str]:
     """Do what is left of all runs, several at once, and show how far they are.
 
-    A run that fails does not stop the others. Ctrl-C stops all; the same call goes on.
+    A run that fails does not stop the others. Ctrl-C and TERM stop all; the same call goes on.
 
     Args:
         runs: The runs.
@@ -128,7 +129,7 @@ def execute(runs: Sequence[Run], out: Path, cores: int) -> dict[str, str]:
         Why a run failed, by its name; none if all ended.
 
     Raises:
-        KeyboardInterrupt: After Ctrl-C, when all have written what they have.
+        KeyboardInterrupt: After Ctrl-C or TERM, when all have written what they have.
     """
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -150,7 +151,8 @@ def execute(runs: Sequence[Run], out: Path, cores: int) -> dict[str, str]:
                 return f"`latentflow {shlex.join(job)}` failed: {_last_line(log)}"
         return None
 
-    with tqdm(total=len(todo), unit="run", desc="reproduce") as bar, ThreadPoolExecutor(cores) as pool:
+    bar = tqdm(total=len(todo), unit="run", desc="reproduce")
+    with terminable(), bar, ThreadPoolExecutor(cores) as pool:
         pending = {pool.submit(do, run, jobs): run for run, jobs in todo}
         try:
             for ended in as_completed(pending):
@@ -165,6 +167,19 @@ def execute(runs: Sequence[Run], out: Path, cores: int) -> dict[str, str]:
             pool.shutdown(cancel_futures=True)
             raise
     return failed
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Take a request to end (TERM) for Ctrl-C, so that no process is left behind; only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _last_line(log: Path) -> str:

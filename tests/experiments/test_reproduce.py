@@ -1,7 +1,9 @@
 """The plan, the numbers and the report of a reproduction."""
 
 import json
+import os
 import re
+import signal
 import statistics
 import threading
 import time
@@ -17,7 +19,7 @@ from latentflow_experiments.data import DATASETS
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.evaluation import MeasureConfig
 from latentflow_experiments.reproduce.command import Reproduce
-from latentflow_experiments.reproduce.execution import Processes, commands, execute
+from latentflow_experiments.reproduce.execution import commands, execute
 from latentflow_experiments.reproduce.experiments import FIGURES, OURS, TABLES, WEAK, Figure, Picture, Row, Table
 from latentflow_experiments.reproduce.paper import PAPER, SHARES
 from latentflow_experiments.reproduce.plan import Run, plan, run_of
@@ -235,28 +237,29 @@ def test_all_files_are_written(reproduced):
     assert (out / "table5.tex").exists()
 
 
-def test_a_run_that_is_stopped_goes_on(tmp_path):
-    """Catches a process that is killed before it has written its state, or that outlives the command."""
+def test_runs_that_are_stopped_go_on(tmp_path):
+    """Catches a process that is killed before it has written its state, or that outlives the command after TERM."""
     config = replace(QUICK.apply(TrainConfig("digits")), seed=3)
     run = Run(config, Budget(steps=100_000), QUICK.measured)
-    processes, codes = Processes(), []
-    (tmp_path / "runs").mkdir()
-    job = run.training(tmp_path)
-    assert "--resume" not in job
-    thread = threading.Thread(target=lambda: codes.append(processes.run(job, tmp_path / "log")))
+    folder, (job,) = run.folder(tmp_path), commands(run, tmp_path)
+
+    def stop():
+        for _ in range(600):
+            if folder.metrics.exists():
+                break
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
     thread.start()
-    folder = run.folder(tmp_path)
-    for _ in range(600):
-        if folder.metrics.exists():
-            break
-        time.sleep(0.1)
-    processes.stop()
-    thread.join(60)
-    assert codes == [130]
-    assert folder.checkpoint.exists()
-    assert commands(run, tmp_path) == [[*job, "--resume"]]
     with pytest.raises(KeyboardInterrupt):
-        processes.run(job, tmp_path / "log")
+        execute([run], tmp_path, 1)
+    thread.join()
+    assert "--resume" not in job
+    assert folder.checkpoint.exists()
+    with folder.owned("testing"):  # nobody else does
+        assert commands(run, tmp_path) == [[*job, "--resume"]]
+    assert "stopped; go on with: latentflow train digits" in (tmp_path / "logs" / f"{run.name}.log").read_text()
 
 
 def test_a_dry_run_says_what_it_costs(capsys, tmp_path, monkeypatch):
