@@ -31,6 +31,8 @@ class EquivarianceError:
         latent_scaled: ``latent`` with every coordinate divided by the standard deviation of :math:`\mu(x_0)` over
             the images; a coordinate that does not vary is left out.
         latent_static: ``latent`` for the static latent.
+        output_by_step: The terms of ``output``, one for each step; empty in records from before they were measured.
+        static_by_step: Those of ``static``.
     """
 
     output: float
@@ -41,6 +43,8 @@ class EquivarianceError:
     latent: float
     latent_scaled: float
     latent_static: float
+    output_by_step: tuple[float, ...] = ()
+    static_by_step: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,15 @@ def _measure(
         encoded = motion.infer(frames).transpose(0, 1)
         latents = motion.follow(motion.start(frames), k, steps)
         flowed, decoded = latents.transpose(0, 1), motion.decode(latents).mean.transpose(0, 1)
-        output.append(sum_per_image(decoded[:, 1:] - frames[:, 1:]))
-        static.append(sum_per_image(decoded[:, :1] - frames[:, 1:]))
+        output.append(_sum_per_frame(decoded[:, 1:] - frames[:, 1:]))
+        static.append(_sum_per_frame(decoded[:, :1] - frames[:, 1:]))
         reconstruction.append(steps * sum_per_image(decoded[:, :1] - frames[:, :1]))
         latent.append(_per_coordinate(flowed[:, 1:] - encoded[:, 1:]))
         latent_static.append(_per_coordinate(flowed[:, :1] - encoded[:, 1:]))
         means.append(encoded[:, 0].double().cpu())
         bar.update(len(indices))
-    errors, count = torch.cat(output), len(starts)
+    by_step, static_by_step, count = torch.cat(output), torch.cat(static).mean(0), len(starts)
+    errors = by_step.sum(1)
     coordinates = torch.stack(latent).sum(0) / count
     scale = torch.cat(means).std(0, correction=0)
     return EquivarianceError(
@@ -112,10 +117,12 @@ def _measure(
         output_standard_error=float(errors.std() / count**0.5) if count > 1 else math.inf,
         output_interval=bootstrap_interval(errors),
         output_per_pixel=float(errors.mean() / (steps * frames[0, 0].numel())),
-        static=float(torch.cat(static).mean()),
+        static=float(static_by_step.sum()),
         latent=float(coordinates.sum()),
         latent_scaled=float((coordinates / scale)[scale > 0].sum()),
         latent_static=float(torch.stack(latent_static).sum() / count),
+        output_by_step=tuple(by_step.mean(0).tolist()),
+        static_by_step=tuple(static_by_step.tolist()),
     ), float(torch.cat(reconstruction).mean())
 
 
@@ -143,6 +150,11 @@ def bootstrap_interval(values: Tensor, resamples: int = 1000) -> tuple[float, fl
 def sum_per_image(difference: Tensor) -> Tensor:
     """Sum absolute differences over frames, channels and pixels, for each image."""
     return difference.abs().flatten(1).sum(1, dtype=torch.float64).cpu()
+
+
+def _sum_per_frame(difference: Tensor) -> Tensor:
+    """Sum absolute differences over channels and pixels, for each image and frame."""
+    return difference.abs().flatten(2).sum(2, dtype=torch.float64).cpu()
 
 
 def _per_coordinate(difference: Tensor) -> Tensor:

@@ -93,6 +93,7 @@ def as_json(found: Reproduction) -> dict[str, Any]:
                     for order in result.orders
                 },
                 "claims": dict(result.claims),
+                "error / still picture, by step": {row: list(values) for row, values in result.by_step.items()},
                 "runs": {row: [dict(run) for run in runs] for row, runs in result.runs.items()},
             }
             for result in found.tables
@@ -245,7 +246,7 @@ def _table(result: TableResult) -> str:
     if result.missing:
         parts.append(f'<p class="warning">Without a run that ended: {escape(", ".join(result.missing))}.</p>')
     parts.append(_html_table("In the paper", ["", *(column.name for column in names)], published))
-    parts += [_orders(result), _origins(result)]
+    parts += [_orders(result), _steps(result), _origins(result)]
     return "\n".join(part for part in parts if part)
 
 
@@ -261,6 +262,14 @@ def _orders(result: TableResult) -> str:
     ]
     header = ("column", "rows", "Kendall's tau", "pairs in the other order")
     return _html_table("Order beside the paper's", header, rows, header[3:]) if rows else ""
+
+
+def _steps(result: TableResult) -> str:
+    rows = [[_td(row), *(_td(f"{value:.3f}") for value in values)] for row, values in result.by_step.items()]
+    count = max(map(len, result.by_step.values()), default=0)
+    header = ["", *(f"step {step}" for step in range(1, count + 1))]
+    rows = [row + [_td("")] * (len(header) - len(row)) for row in rows]
+    return _html_table("Error / still picture, by step", header, rows) if rows else ""
 
 
 def _origins(result: TableResult) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,8 @@ class TableResult:
         table: The table.
         cells: The numbers by row and column; a column that a row has no number of is missing.
         runs: What is known of the runs of each row, by seed.
+        by_step: The error of each step relative to that of a still picture, for each row: means over transformations,
+            and over seeds.
         missing: The rows of which no run has ended.
     """
 
@@ -104,6 +106,7 @@ class TableResult:
     cells: Mapping[str, Mapping[str, Cell]]
     runs: Mapping[str, Sequence[Mapping[str, Any]]]
     missing: tuple[str, ...]
+    by_step: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def means(self) -> dict[str, dict[str, float]]:
@@ -138,9 +141,11 @@ def collect(table: Table, preset: Preset, seeds: int, out: Path) -> TableResult:
     cells: dict[str, dict[str, Cell]] = {}
     runs: dict[str, list[dict[str, Any]]] = {}
     missing = []
+    by_step: dict[str, list[float]] = {}
     parts = tuple(sorted({column.part for column in table.columns if column.part is not None}))
     for row in table.rows:
         found: dict[str, list[float]] = {}
+        steps: list[list[float]] = []
         for seed in range(seeds):
             planned = run_of(row, preset, seed)
             run = Run(planned.config, planned.budget, planned.measured, parts)
@@ -148,6 +153,7 @@ def collect(table: Table, preset: Preset, seeds: int, out: Path) -> TableResult:
             if "evaluation" not in records:
                 continue
             runs.setdefault(row.name, []).append(describe(run, records["evaluation"]["provenance"]))
+            steps.append(relative_by_step(records["evaluation"]["result"]["errors"]))
             for column in table.columns:
                 value = column.read(records)
                 if value is not None:
@@ -155,7 +161,26 @@ def collect(table: Table, preset: Preset, seeds: int, out: Path) -> TableResult:
         if row.name not in runs:
             missing.append(row.name)
         cells[row.name] = {name: Cell(tuple(values)) for name, values in found.items()}
-    return TableResult(table, cells, runs, tuple(missing))
+        if any(steps):
+            by_step[row.name] = [statistics.mean(values) for values in zip(*filter(None, steps), strict=True)]
+    return TableResult(table, cells, runs, tuple(missing), by_step)
+
+
+def relative_by_step(errors: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    """Return the error of each step relative to that of a still picture, the mean over transformations.
+
+    Args:
+        errors: The errors of an evaluation, by the name of the transformation.
+
+    Returns:
+        The ratios of all steps; none of an evaluation that does not tell steps apart.
+    """
+    each = [
+        [ours / still for ours, still in zip(error["output_by_step"], error["static_by_step"], strict=True)]
+        for error in errors.values()
+        if error.get("output_by_step")
+    ]
+    return [statistics.mean(values) for values in zip(*each, strict=True)]
 
 
 def describe(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:

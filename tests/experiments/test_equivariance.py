@@ -66,6 +66,9 @@ def test_the_error_of_an_identity_decoder_is_the_change_of_the_images(data, batc
         assert error.output_standard_error == pytest.approx(each.std().item() / 7**0.5, rel=1e-5)
         assert error.output_per_pixel == pytest.approx(each.mean().item() / (8 * DIM), rel=1e-5)
         assert error.static == pytest.approx(error.output, rel=1e-6)
+        by_step = (frames[:, 1:] - frames[:, :1]).abs().sum((2, 3, 4)).mean(0).tolist()
+        assert error.output_by_step == pytest.approx(by_step, rel=1e-5)
+        assert error.static_by_step == pytest.approx(by_step, rel=1e-5)
         assert error.latent == pytest.approx(error.output, rel=1e-5)
         assert error.latent_static == pytest.approx(error.output, rel=1e-5)
     assert result.reconstruction == pytest.approx(0, abs=1e-3)
@@ -79,6 +82,8 @@ def test_an_oracle_has_no_error_and_the_static_reference_stays(data):
         assert error.output == pytest.approx(0, abs=1e-3)
         assert error.latent == pytest.approx(0, abs=1e-3)
         assert error.static == pytest.approx(static.errors[name].output, rel=1e-6)
+        assert error.output_by_step == pytest.approx([0.0] * 8, abs=1e-3)
+        assert error.static_by_step == pytest.approx(static.errors[name].output_by_step, rel=1e-6)
 
 
 def test_the_reconstruction_reference_is_that_of_the_first_frame(data):

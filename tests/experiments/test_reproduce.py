@@ -205,6 +205,9 @@ def test_runs_are_trained_measured_and_read(reproduced):
     }
     errors = collect(replace(TABLES["table1"], rows=table.rows), QUICK, 1, out).means[OURS]
     assert errors["rotation"] == evaluation["result"]["errors"]["rotation"]["output"]
+    parts = [evaluation["result"]["errors"][name] for name in ("scaling", "rotation", "coloring")]
+    expected = [statistics.mean(e["output_by_step"][t] / e["static_by_step"][t] for e in parts) for t in range(8)]
+    assert result.by_step[OURS] == pytest.approx(expected)
     (origin,) = result.runs[OURS]
     assert origin["steps"] == 12
     assert origin["command"].startswith("latentflow_experiments train digits") or "train digits" in origin["command"]
