@@ -108,7 +108,7 @@ def _measure(
         latent_static.append(_per_coordinate(flowed[:, :1] - encoded[:, 1:]))
         means.append(encoded[:, 0].double().cpu())
         bar.update(len(indices))
-    by_step, static_by_step, count = torch.cat(output), torch.cat(static).mean(0), len(starts)
+    by_step, static_by_step, count = torch.cat(output), torch.cat(static), len(starts)
     errors = by_step.sum(1)
     coordinates = torch.stack(latent).sum(0) / count
     scale = torch.cat(means).std(0, correction=0)
@@ -117,12 +117,12 @@ def _measure(
         output_standard_error=float(errors.std() / count**0.5) if count > 1 else math.inf,
         output_interval=bootstrap_interval(errors),
         output_per_pixel=float(errors.mean() / (steps * frames[0, 0].numel())),
-        static=float(static_by_step.sum()),
+        static=float(static_by_step.sum(1).mean()),
         latent=float(coordinates.sum()),
         latent_scaled=float((coordinates / scale)[scale > 0].sum()),
         latent_static=float(torch.stack(latent_static).sum() / count),
         output_by_step=tuple(by_step.mean(0).tolist()),
-        static_by_step=tuple(static_by_step.tolist()),
+        static_by_step=tuple(static_by_step.mean(0).tolist()),
     ), float(torch.cat(reconstruction).mean())
 
 
