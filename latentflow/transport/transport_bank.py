@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 from latentflow.calculus.checks import check_index, check_instance, check_points, describe
 from latentflow.flow import LBFGS, HopfLaxFlow, RootSearch
 from latentflow.potentials import Potential, PotentialBank
-from latentflow.transport.gaussian import mccann_interpolation
 from latentflow.transport.transport_map import TransportMap, write_state
 
 
@@ -49,7 +49,7 @@ class TransportBank:
             raise ValueError("maps: expected at least one TransportMap, got none")
         for own in self.maps:
             check_instance("maps", own, TransportMap, "TransportMap")
-        PotentialBank([own.potential for own in self.maps])  # checks the coordinates
+        _ = self.potentials  # checks the coordinates
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -57,14 +57,14 @@ class TransportBank:
     def __getitem__(self, k: int) -> TransportMap:
         return self.maps[k]
 
-    @property
+    @cached_property
     def potentials(self) -> PotentialBank:
         """The potentials :math:`u_k` as a bank."""
         return PotentialBank([own.potential for own in self.maps])
 
     def flow(self, k: int | Tensor) -> HopfLaxFlow:
         """Return the flow of a condition, or that of one condition for each sample: the bank's at ``k``."""
-        return HopfLaxFlow(self.potentials.select(k))
+        return self._at(k).flow
 
     def map(self, x: Tensor, k: int | Tensor) -> Tensor:
         """Map points of the sources.
@@ -80,11 +80,14 @@ class TransportBank:
             TypeError: If ``k`` is not of dtype int64.
             ValueError: If an index lies outside ``0..K-1``, or a shape does not fit.
         """
-        return TransportMap(self.potentials.select(k)).map(x)
+        return self._at(k).map(x)
 
     def interpolate(self, x: Tensor, k: int | Tensor, t: float) -> Tensor:
         r"""Move points of the sources to the time ``t``, :math:`x + t \nabla u_k(x)`; arguments as in :meth:`map`."""
-        return mccann_interpolation(x, lambda points: self.map(points, k), t)
+        return self._at(k).interpolate(x, t)
+
+    def _at(self, k: int | Tensor) -> TransportMap:
+        return TransportMap(self.potentials.select(k))
 
     @torch.no_grad()
     def inverse(

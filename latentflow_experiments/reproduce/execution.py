@@ -11,14 +11,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from latentflow_experiments.errors import ExperimentError
 from latentflow_experiments.reading import read_limited
-from latentflow_experiments.records import read_json
 from latentflow_experiments.reproduce.plan import Run
 from latentflow_experiments.runs import RunFolder
 
@@ -54,23 +53,15 @@ def commands(run: Run, out: Path) -> list[list[str]]:
     folder = run.folder(out)
     left = []
     trained = is_trained(run, folder)
+    settings = asdict(run.measured) | {"samples": list(run.measured.samples)}  # as JSON holds them
     if not trained:
         left.append(run.training(out))
     for part in run.parts:
         path = folder.metric(part)
-        if not trained or not path.exists() or _settings(path) != _plain(run):
+        if not trained or not path.exists() or folder.read_metric(path).get("settings") != settings:
             left.append(run.measuring(out, part))
     left += [run.transferring(out, name) for name in run.transfers if not trained or not folder.transfer.exists()]
     return left
-
-
-def _settings(path: Path) -> object:
-    return read_json(path, "the metrics of a run").get("settings")
-
-
-def _plain(run: Run) -> dict[str, object]:
-    settings = {name: getattr(run.measured, name) for name in ("images", "samples", "pairs", "epochs", "start")}
-    return settings | {"samples": list(run.measured.samples)}
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import Any
 from latentflow_experiments.configuration import Budget, TrainConfig
 from latentflow_experiments.evaluation import MeasureConfig
 
-SMALL, LARGE = "small", "large"
-SIDES = {"digits": SMALL, "mnist": SMALL, "shapes3d": "middle", "falcor3d": LARGE, "isaac3d": LARGE}
+SMALL, MIDDLE, LARGE = "small", "middle", "large"
+SIDES = {"digits": SMALL, "mnist": SMALL, "shapes3d": MIDDLE, "falcor3d": LARGE, "isaac3d": LARGE}
 """The size of the images of a data set."""
 
 
@@ -50,7 +50,7 @@ class Preset:
 PRESETS: Mapping[str, Preset] = {
     "smoke": Preset(
         about="a few steps of small models, which say whether everything runs and nothing else",
-        training={SMALL: Budget(steps=20), "middle": Budget(steps=6), LARGE: Budget(steps=3)},
+        training={SMALL: Budget(steps=20), MIDDLE: Budget(steps=6), LARGE: Budget(steps=3)},
         run={"batch_size": 8, "validations": 0},
         model={"width": 64},
         latents={},
@@ -61,7 +61,7 @@ PRESETS: Mapping[str, Preset] = {
         about="the defaults of the library for minutes or hours of one core of a CPU",
         training={
             SMALL: Budget(cpu_minutes=10),
-            "middle": Budget(cpu_minutes=30),
+            MIDDLE: Budget(cpu_minutes=30),
             LARGE: Budget(cpu_minutes=60),
         },
         run={},
@@ -72,7 +72,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "paper": Preset(
         about="the published networks, learning rate, batch and number of steps, for a GPU",
-        training={SMALL: Budget(steps=90_000), "middle": Budget(steps=90_000), LARGE: Budget(steps=100_000)},
+        training={SMALL: Budget(steps=90_000), MIDDLE: Budget(steps=90_000), LARGE: Budget(steps=100_000)},
         run={"batch_size": 128, "learning_rate": 1e-4},
         model={"network": "song2023", "likelihood": "bernoulli", "decoded_frames": None},
         latents={"mnist": 324, "shapes3d": 226, "falcor3d": 324, "isaac3d": 324},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -147,8 +147,7 @@ def collect(table: Table, preset: Preset, seeds: int, out: Path) -> TableResult:
         found: dict[str, list[float]] = {}
         steps: list[list[float]] = []
         for seed in range(seeds):
-            planned = run_of(row, preset, seed)
-            run = Run(planned.config, planned.budget, planned.measured, parts)
+            run = replace(run_of(row, preset, seed), parts=parts)
             records = read_records(run, out)
             if "evaluation" not in records:
                 continue
