@@ -68,17 +68,17 @@ def _brackets(runs: Runs) -> str:
     """Write what is known of each run: errors, bracket, truth and cost."""
     header = [
         "",
-        "coordinates",
+        "D",
         "seed",
         "steps",
-        "UVP",
-        "UVP, inverse",
+        "UVP, %",
+        "inverse, %",
         "cosine",
         "bracket of W2²",
-        "width",
+        "width, %",
         "W2²",
         "bound above",
-        "minutes",
+        "CPU min",
     ]
     rows = []
     for run in sorted(runs, key=lambda own: (own["dim"], own["name"], own["seed"])):
@@ -90,11 +90,11 @@ def _brackets(runs: Runs) -> str:
                 str(run["dim"]),
                 str(run["seed"]),
                 f"{run['steps']:,}",
-                f"{run['forward']['uvp']:.2g} %",
-                f"{run['inverse']['uvp']:.2g} %",
+                f"{run['forward']['uvp']:.2g}",
+                f"{run['inverse']['uvp']:.2g}",
                 f"{run['forward']['cosine']:.4f}",
                 f"{lower:.4g} to {upper:.4g}",
-                f"{200 * (upper - lower) / (upper + lower):.2g} %",
+                f"{200 * (upper - lower) / (upper + lower):.2g}",
                 f"{run['truth']:.4g}",
                 f"{certificate['upper_bound']:.4g}",
                 f"{run['seconds'] / 60:.1f}",
@@ -106,4 +106,4 @@ def _brackets(runs: Runs) -> str:
 def _machine(runs: Runs) -> str:
     processors = ", ".join(sorted({run["provenance"]["processor"] for run in runs}))
     commits = ", ".join(sorted({f"`{run['provenance']['commit'][:12]}`" for run in runs}))
-    return f"One thread of {processors}, at {commits}. The minutes are those of the CPU, with the certificate."
+    return f"One thread of {processors}, at {commits}. D is the number of coordinates; the CPU minutes are with the certificate."
