@@ -106,4 +106,5 @@ def _brackets(runs: Runs) -> str:
 def _machine(runs: Runs) -> str:
     processors = ", ".join(sorted({run["provenance"]["processor"] for run in runs}))
     commits = ", ".join(sorted({f"`{run['provenance']['commit'][:12]}`" for run in runs}))
-    return f"One thread of {processors}, at {commits}. D is the number of coordinates; the CPU minutes are with the certificate."
+    text = f"One thread of {processors}, at {commits}."
+    return f"{text} D is the number of coordinates; the CPU minutes are with the certificate."
