@@ -117,9 +117,12 @@ def lowest(u: Field, y: Tensor, search: RootSearch, candidates: Tensor) -> Conju
     Returns:
         The lowest points that were found.
     """
-    found = conjugate_of(u, y, search)
-    other = conjugate_of(u, y, search, best_start(u, y, candidates))
-    lower = ~(other.value >= found.value)  # also where the first one is not a number
+    return _lower(conjugate_of(u, y, search), conjugate_of(u, y, search, best_start(u, y, candidates)))
+
+
+def _lower(found: Conjugate, other: Conjugate) -> Conjugate:
+    """Choose the lower one of two ends for each point, and the other one where one is not a number."""
+    lower = (other.value < found.value) | found.value.isnan()
     return Conjugate(
         torch.where(lower.unsqueeze(-1), other.x, found.x),
         torch.where(lower, other.value, found.value),
@@ -226,10 +229,9 @@ class _DualTraining:
         guess = self.starts(y)
         ends, found = find_minima(self.potential, y, self.method.conjugate, guess.detach())
         if self.descent.steps % AGAIN == 0:  # look for lower minima elsewhere too, so that none can hide
-            other, _ = find_minima(self.potential, y, self.method.conjugate)
             with torch.no_grad():
-                lower = _height(self.potential, other, y) < _height(self.potential, ends, y)
-            ends = torch.where(lower.unsqueeze(-1), other, ends)
+                learned = Conjugate(ends, _height(self.potential, ends, y), found)
+            ends, _, found = _lower(learned, conjugate(self.potential, y, self.method.conjugate))
         finite = torch.isfinite(ends).all(-1)
         ends, guess, y = ends[finite], guess[finite], y[finite]
         ours, theirs = (self.potential(points, points.new_zeros(len(points))) for points in (x, ends))

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from latentflow.calculus.checks import check_index, check_instance, check_points, describe
-from latentflow.flow import LBFGS, HopfLaxFlow, RootSearch
+from latentflow.flow import HopfLaxFlow, RootSearch
 from latentflow.potentials import Potential, PotentialBank
-from latentflow.transport.transport_map import TransportMap, write_state
+from latentflow.transport.transport_map import SEARCH, TransportMap, write_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +90,7 @@ class TransportBank:
         return TransportMap(self.potentials.select(k))
 
     @torch.no_grad()
-    def inverse(
-        self,
-        y: Tensor,
-        k: int | Tensor,
-        search: RootSearch = LBFGS(max_iterations=100, tolerance=1e-5, shrink=True),  # noqa: B008 - frozen
-    ) -> Tensor:
+    def inverse(self, y: Tensor, k: int | Tensor, search: RootSearch = SEARCH) -> Tensor:
         """Map points of the targets back, without gradients; see :meth:`TransportMap.inverse`.
 
         Args:

@@ -24,6 +24,8 @@ from latentflow.transport.gaussian import mccann_interpolation
 from latentflow.transport.pair_certificate import PairCertificate
 
 TIMES = (0.0, 1.0)
+SEARCH = LBFGS(max_iterations=100, tolerance=1e-5, shrink=True)
+"""The search for an inverse, unless another one is given."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class TransportMap:
         return mccann_interpolation(x, self.map, t)
 
     @torch.no_grad()
-    def inverse(self, y: Tensor, search: RootSearch = LBFGS(max_iterations=100, tolerance=1e-5, shrink=True)) -> Tensor:  # noqa: B008 - frozen
+    def inverse(self, y: Tensor, search: RootSearch = SEARCH) -> Tensor:
         """Map points of the target back, without gradients; those of :attr:`flow` have them.
 
         Args:

@@ -54,7 +54,7 @@ def default_folder(name: str, *, synthetic: bool) -> Path:
     Example:
         >>> assert default_folder("dsprites", synthetic=True).parts[-2:] == ("synthetic", "dsprites")
     """
-    return _place(variable_root() or cache_root(), name, synthetic=synthetic)
+    return folder_in(variable_root() or cache_root(), name, synthetic=synthetic)
 
 
 def locate(name: str, file: str, folder: Path | None, remedy: str) -> Path:
@@ -89,13 +89,14 @@ def locate(name: str, file: str, folder: Path | None, remedy: str) -> Path:
     )
 
 
-def _place(root: Path, name: str, *, synthetic: bool) -> Path:
+def folder_in(root: Path, name: str, *, synthetic: bool) -> Path:
+    """Return the folder of a data set, or of the synthetic stand-in for it, in a folder of data sets."""
     return root / _STAND_INS / name if synthetic else root / name
 
 
 def _default_places(name: str) -> tuple[Path, ...]:
     roots = [root for root in (variable_root(), cache_root()) if root is not None]
-    return tuple(_place(root, name, synthetic=synthetic) for root in roots for synthetic in (False, True))
+    return tuple(folder_in(root, name, synthetic=synthetic) for root in roots for synthetic in (False, True))
 
 
 _TIMEOUT = (20.0, 60.0)  # seconds to connect, and between two pieces

@@ -11,7 +11,7 @@ import tyro
 
 from latentflow_experiments.data import DATASETS
 from latentflow_experiments.data.dataset import FactorSet
-from latentflow_experiments.data.files import cache_root
+from latentflow_experiments.data.files import cache_root, folder_in
 from latentflow_experiments.data.render.make import make
 from latentflow_experiments.errors import DataError, ExperimentError, UsageError
 from latentflow_experiments.locks import owned
@@ -108,4 +108,6 @@ def provide_data(runs: list[Run], preset: Preset, workers: int) -> None:
             continue
         if not isinstance(dataset, FactorSet) or dataset.family.render is None:
             raise DataError(f"{name}: expected its images on this machine, got none; {dataset.remedy}")
-        make(dataset.family, cache_root() / "synthetic" / name, size=preset.images.get(name), workers=workers)
+        make(
+            dataset.family, folder_in(cache_root(), name, synthetic=True), size=preset.images.get(name), workers=workers
+        )

@@ -121,7 +121,7 @@ def as_csv(result: TableResult) -> str:
 
 def as_latex(result: TableResult) -> str:
     """Write a table of our numbers for a paper, with the rules of ``booktabs``."""
-    columns = _shown(result)
+    columns = _shown(result.table.columns, result.cells)
     lines = [
         rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
         r"\toprule",
@@ -135,9 +135,9 @@ def as_latex(result: TableResult) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _shown(result: TableResult) -> list[Column]:
+def _shown(columns: Sequence[Column], rows: Mapping[str, Mapping[str, object]]) -> list[Column]:
     """List the columns of which a row has a number."""
-    return [own for own in result.table.columns if any(own.name in cells for cells in result.cells.values())]
+    return [column for column in columns if any(column.name in cells for cells in rows.values())]
 
 
 def _in_latex(text: str) -> str:
@@ -217,7 +217,7 @@ def _failures(failed: Mapping[str, str]) -> str:
 
 def _table(result: TableResult) -> str:
     table = result.table
-    shown = _shown(result)
+    shown = _shown(table.columns, result.cells)
     best = {}
     for column in shown:
         means = [cells[column.name].mean for cells in result.cells.values() if column.name in cells]
@@ -233,7 +233,7 @@ def _table(result: TableResult) -> str:
         if cells:
             rows.append(texts)
     paper = PAPER[table.name]
-    names = [column for column in table.columns if any(column.name in cells for cells in paper.values())]
+    names = _shown(table.columns, paper)
     published = [
         [_td(row), *(_td(f"{cells[c.name]:.{c.digits}f}" if c.name in cells else "") for c in names)]
         for row, cells in paper.items()

@@ -8,7 +8,7 @@ from closed_forms import normal, spd
 from latentflow import FunctionPotential, QuadraticPotential, gaussian_transport_potential, gaussian_wasserstein2
 from latentflow.flow import LBFGS, Newton
 from latentflow.transport import pair_certificate
-from latentflow.transport.dual import lowest
+from latentflow.transport.dual import Conjugate, _lower, lowest
 
 
 def seeded(seed=0):
@@ -126,6 +126,17 @@ def test_the_lowest_of_two_minima_is_found():
     alone = Newton().search(u, y, 0.0, 1.0)
     value = u(alone.z, torch.zeros(31, dtype=torch.float64)) + (alone.z - y).square().sum(-1) / 2
     assert (value > found.value + 1e-3).any()
+
+
+def test_an_end_that_is_no_number_is_not_the_lower_one():
+    """Catches a search that was lost in the place of one that was not, from either start."""
+    nan, near = float("nan"), torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    one = Conjugate(near, torch.tensor([1.0, nan, 1.0, nan]), torch.tensor([True, False, True, False]))
+    two = Conjugate(near + 5, torch.tensor([nan, 2.0, 0.5, nan]), torch.tensor([False, True, True, False]))
+    kept = _lower(one, two)
+    assert kept.x[:3].squeeze(-1).tolist() == [0.0, 6.0, 7.0]
+    assert kept.value[:3].tolist() == [1.0, 2.0, 0.5]
+    assert kept.found.tolist() == [True, True, True, False]
 
 
 def test_minima_that_are_not_found_are_counted():

@@ -315,7 +315,7 @@ FAULTS = (
     Fault(
         "a dual by the first minimum in the place of the lowest",
         "latentflow/transport/dual.py",
-        "    lower = ~(other.value >= found.value)",
+        "    lower = (other.value < found.value) | found.value.isnan()",
         "    lower = other.value != other.value",
         PAIR,
     ),
