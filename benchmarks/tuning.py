@@ -1,0 +1,145 @@
+"""Settings of the methods that are compared, chosen on validation sequences of MNIST with the same effort for each.
+
+``python -m benchmarks.tuning --out runs/tuning`` trains five settings of each method for the same minutes of the
+processor, goes on after Ctrl-C where it was, and writes ``docs/results/tuning.json``. No test image is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import ROOT
+from latentflow_experiments.checkpoints import load_checkpoint
+from latentflow_experiments.configuration import Budget, TrainConfig
+from latentflow_experiments.data import open_splits
+from latentflow_experiments.errors import ExperimentError
+from latentflow_experiments.methods import MethodOptions
+from latentflow_experiments.records import provenance, write_json
+from latentflow_experiments.reproduce.experiments import configure
+from latentflow_experiments.runs import RunFolder
+from latentflow_experiments.training.loop import initial_model, train
+from latentflow_experiments.training.session import Hardware
+from latentflow_experiments.training.validation import Validation
+
+RATES = (5e-4, 2e-3, 4e-3)
+PAGE = ROOT / "docs" / "results" / "tuning.json"
+MINUTES = 2.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting of a method.
+
+    Attributes:
+        name: What it changes; ``defaults`` for nothing.
+        config: The run.
+    """
+
+    name: str
+    config: TrainConfig
+
+
+def _by_option(method: str, option: str, values: Sequence[float]) -> list[Trial]:
+    return [
+        Trial(
+            f"{option.replace('_', '-')} {value:g}",
+            configure("mnist", method=method, baseline=MethodOptions(**{option: value})),
+        )
+        for value in values
+    ]
+
+
+def _by_latents(method: str, values: Sequence[int]) -> list[Trial]:
+    return [Trial(f"dim {value}", configure("mnist", method=method, dim=value)) for value in values]
+
+
+OWN: Mapping[str, Sequence[Trial]] = {
+    "vae": _by_latents("vae", (16, 64)),
+    "beta-vae": _by_option("beta-vae", "beta", (2.0, 16.0)),
+    "factor-vae": _by_option("factor-vae", "tc_weight", (2.0, 35.0)),
+    "slow-vae": _by_option("slow-vae", "slow_weight", (1.0, 100.0)),
+    "tvae": _by_latents("tvae", (144, 324)),
+    "poflow": _by_latents("poflow", (16, 64)),
+    "flow": _by_latents("flow", (16, 64)),
+}
+"""Two settings of each method beside the learning rates; capsules of TVAE are its latents, nine to one of them."""
+
+
+def trials(method: str) -> list[Trial]:
+    """List the settings of a method that are tried: the defaults, two other learning rates, and two of its own."""
+    plain = configure("mnist", method=method)
+    rates = [
+        Trial(
+            "defaults" if rate == plain.learning_rate else f"learning rate {rate:g}", replace(plain, learning_rate=rate)
+        )
+        for rate in RATES
+    ]
+    return [*rates, *OWN[method]]
+
+
+def measure(trial: Trial, minutes: float, folder: RunFolder) -> dict[str, Any]:
+    """Train a setting and measure it on validation sequences; what was measured before is read.
+
+    Args:
+        trial: The setting.
+        minutes: Minutes of the processor.
+        folder: The folder of its run.
+
+    Returns:
+        The steps made and the errors by transformation, or why it diverged.
+    """
+    if folder.evaluation.exists():
+        return dict(folder.read_metric(folder.evaluation)["result"])
+    config = trial.config.shared_over(1)
+    data, validation = open_splits(config.dataset, ("train", "validation"), config.sequences)
+    model = initial_model(config, data)
+    fabric = Hardware(device="cpu", threads=1).launch()
+    folder.path.mkdir(parents=True, exist_ok=True)
+    budget, resume = Budget(cpu_minutes=minutes), folder.has_begun()
+    try:
+        train(config, budget, data, folder, fabric, model, resume=resume)
+    except ExperimentError as error:
+        result: dict[str, Any] = {"diverged": str(error).removeprefix(f"{folder.path}: ")}
+    else:
+        progress = load_checkpoint(folder.checkpoint, model)
+        errors = Validation(config.model.described, validation, times=1, spent=0.0).measure(model)
+        result = {"steps": progress.steps, "errors": errors}
+    write_json(folder.evaluation, {"result": result, "provenance": provenance(run=config.known(), minutes=minutes)})
+    return result
+
+
+def score(result: dict[str, Any]) -> float:
+    """Return the mean of the errors; infinity of a training that diverged."""
+    errors = result.get("errors")
+    return math.inf if errors is None else sum(errors.values()) / len(errors)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Try all settings of some methods, and write what was found of all methods that are tried to the end."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tuning", description=__doc__)
+    parser.add_argument("methods", nargs="*", default=list(OWN), help=f"methods: {', '.join(OWN)}; by default all")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="minutes of the processor for each setting")
+    chosen = parser.parse_args(arguments)
+    if unknown := set(chosen.methods) - set(OWN):
+        parser.error(f"methods: expected some of {', '.join(OWN)}, got {', '.join(sorted(unknown))}")
+    found: dict[str, Any] = {}
+    for method in chosen.methods:
+        results = {}
+        for trial in trials(method):
+            folder = RunFolder(chosen.out / f"{method}-{trial.name.replace(' ', '-')}")
+            results[trial.name] = measure(trial, chosen.minutes, folder)
+            print(f"{method}, {trial.name}: {score(results[trial.name]):.0f}", flush=True)
+        best = min(results, key=lambda name: score(results[name]))
+        found[method] = {"best": best, "settings": results}
+    if set(found) == set(OWN):
+        write_json(PAGE, {"minutes": chosen.minutes, "methods": found, "provenance": provenance()})
+
+
+if __name__ == "__main__":
+    main()
