@@ -24,6 +24,7 @@ from latentflow_experiments.methods.matching import Recovery
 from latentflow_experiments.methods.method import Choice
 from latentflow_experiments.methods.pixels import LAST
 from latentflow_experiments.metrics.composition import composition_table, measure_compositions
+from latentflow_experiments.metrics.consistency import consistency_table, measure_consistency
 from latentflow_experiments.metrics.disentanglement import (
     FixedFactorTable,
     draw_codes,
@@ -33,6 +34,7 @@ from latentflow_experiments.metrics.disentanglement import (
     measure_sap,
 )
 from latentflow_experiments.metrics.equivariance import Equivariance, equivariance_table, measure_equivariance
+from latentflow_experiments.metrics.information import measure_explicitness, measure_infomec
 from latentflow_experiments.metrics.interaction import interaction_table, measure_interactions
 from latentflow_experiments.metrics.likelihood import (
     AsTrained,
@@ -217,7 +219,7 @@ def _describe_inferred(data: SequenceDataset, names: Sequence[str]) -> dict[str,
     }
 
 
-Part = Literal["likelihood", "vp", "composition", "disentanglement"]
+Part = Literal["likelihood", "vp", "composition", "consistency", "disentanglement"]
 
 
 CODES, STAGES = 2000, 20  # images in random states, and trees of the boosted classifier for each class
@@ -226,12 +228,17 @@ CODES, STAGES = 2000, 20  # images in random states, and trees of the boosted cl
 SHARES = (0.1, 0.01)
 
 
+MORE = 4
+"""The steps beyond the trained ones over which the errors are measured."""
+
+
 @dataclass(frozen=True)
 class MeasureConfig:
     """The extent of the metrics of a run.
 
     Attributes:
         images: Test sequences of each transformation for the likelihood.
+        sequences: Test sequences of each transformation for the consistency, at most.
         samples: Numbers of importance samples.
         pairs: Pairs of each transformation for the predictability score.
         epochs: Passes through the training pairs of its classifier.
@@ -239,13 +246,14 @@ class MeasureConfig:
     """
 
     images: int = 50
+    sequences: int = 1000
     samples: tuple[int, ...] = (1, 100, 1000)
     pairs: int = 1000
     epochs: int = 60
     start: Literal["canonical", "random"] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("images", "samples", "pairs", "epochs"):
+        for name in ("images", "sequences", "samples", "pairs", "epochs"):
             values = getattr(self, name)
             least = min(values) if isinstance(values, tuple) and values else values
             if isinstance(least, tuple) or least < 1:
@@ -354,6 +362,24 @@ def _composition(run: TrainedRun, choice: Choice, config: MeasureConfig, folder:
     return result, f"{composition_table(errors)}\n\n{interaction_table(interactions)}"
 
 
+def _consistency(run: TrainedRun, choice: Choice, config: MeasureConfig, folder: RunFolder) -> Measured:  # noqa: ARG001 - the signature of all parts
+    motion = run.config.model.described.motion(run.model, choice)
+    found = measure_consistency(motion, run.data, _open_longer(run), config.sequences)
+    beyond = {name: asdict(errors) | {"relative": errors.relative} for name, errors in found.beyond.items()}
+    return asdict(found) | {"beyond": beyond}, consistency_table(found)
+
+
+def _open_longer(run: TrainedRun) -> SequenceDataset | None:
+    """Open sequences of more steps, the first of which are those of a run; None where there are no such images."""
+    chosen = run.config.sequences
+    if not run.data.fractional or isinstance(run.data, ArraySequences) or chosen.start == "random":
+        return None
+    steps = run.data.steps
+    hue = None if chosen.last_hue is None else chosen.last_hue * (steps + MORE) / steps
+    longer = replace(chosen, states=steps + MORE + 1, last_hue=hue)
+    return open_sequences(run.config.dataset, "test", longer, run.source).to(next(run.model.parameters()).device)
+
+
 def _disentanglement(run: TrainedRun, choice: Choice, config: MeasureConfig, folder: RunFolder) -> Measured:  # noqa: ARG001 - the signature of all parts
     encode = run.config.model.described.encoder(run.model)
     if encode is None:
@@ -364,6 +390,7 @@ def _disentanglement(run: TrainedRun, choice: Choice, config: MeasureConfig, fol
     codes, factors = draw_codes(encode, run.data, CODES, generator)
     vae = factor_vae_score(FixedFactorTable(codes, factors), codes, factors.shape[1], generator=generator)
     dci = measure_dci(codes, factors, stages=STAGES, generator=generator)
+    information, ease = measure_infomec(codes, factors), measure_explicitness(codes, factors, generator=generator)
     result: dict[str, Any] = {
         "MIG": measure_mig(codes, factors).score,
         "SAP": measure_sap(codes, factors, generator=generator).score,
@@ -372,6 +399,12 @@ def _disentanglement(run: TrainedRun, choice: Choice, config: MeasureConfig, fol
         "DCI informativeness": dci.informativeness,
         "FactorVAE score": vae.score,
         "FactorVAE chance": vae.chance,
+        "InfoM": information.modularity,
+        "InfoE": information.explicitness,
+        "InfoC": information.compactness,
+        "active codes": int(information.active.sum()),
+        "explicitness": ease.explicitness,
+        "size": ease.size,
         "images": len(codes),
     }
     return result, table(tuple(result), [tuple(f"{value:.3f}" for value in result.values())], left=0)
@@ -381,5 +414,6 @@ PARTS: dict[Part, Callable[[TrainedRun, Choice, MeasureConfig, RunFolder], Measu
     "likelihood": _likelihood,
     "vp": _predictability,
     "composition": _composition,
+    "consistency": _consistency,
     "disentanglement": _disentanglement,
 }

@@ -344,6 +344,7 @@ class TrainedRun:
         data: The test sequences.
         validation: The validation sequences, of the kind that it was trained on.
         progress: How far training had come.
+        source: Where the files of the data are, if not in the usual places.
     """
 
     config: TrainConfig
@@ -351,6 +352,7 @@ class TrainedRun:
     data: SequenceDataset
     validation: SequenceDataset
     progress: Progress
+    source: Source | None = None
 
 
 def chosen_device(name: str) -> str:
@@ -398,7 +400,7 @@ def open_run(
     check_data(folder, data)
     model = runnable.model.build(data)
     progress = load_checkpoint(folder.checkpoint, model)
-    return TrainedRun(config, model.to(device).eval(), data, validation, progress)
+    return TrainedRun(config, model.to(device).eval(), data, validation, progress, source)
 
 
 def check_data(folder: RunFolder, data: SequenceDataset) -> None:

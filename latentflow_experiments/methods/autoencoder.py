@@ -118,9 +118,9 @@ class SingleDimension(Static):
     traversals: tuple[Traversal, ...]
 
     def follow(self, z0: Tensor, k: int, steps: int) -> Tensor:
-        """Move one coordinate in equal steps."""
+        """Move one coordinate in equal steps, also beyond its bound."""
         traversal = self.traversals[k]
-        return traverse(z0, traversal.dimension, torch.tensor(traversal.bound), steps)
+        return traverse(z0, traversal.dimension, torch.tensor(traversal.bound), steps, traversal.steps)
 
 
 Coder = TypeVar("Coder", bound=Autoencoder)
@@ -148,14 +148,15 @@ class AutoencoderMethod(Method[Coder], Generic[Coder]):
         return model.encode
 
 
-def traverse(z0: Tensor, dimension: int, bounds: Tensor, steps: int) -> Tensor:
+def traverse(z0: Tensor, dimension: int, bounds: Tensor, steps: int, until: int | None = None) -> Tensor:
     """Move one coordinate of latents to bounds in equal steps.
 
     Args:
         z0: The latents, of shape ``(batch, dim)``.
         dimension: The coordinate.
         bounds: The bounds, of shape ``(*candidates,)``.
-        steps: The number of steps.
+        steps: The number of steps ``T``.
+        until: The number of steps to the bound, where there are fewer of them or more; by default all.
 
     Returns:
         The latents at all times, of shape ``(*candidates, T+1, batch, dim)``.
@@ -164,7 +165,7 @@ def traverse(z0: Tensor, dimension: int, bounds: Tensor, steps: int) -> Tensor:
         >>> z = traverse(torch.tensor([[1.0, 7.0]]), 0, torch.tensor([5.0]), steps=2)
         >>> assert z[0, :, 0].tolist() == [[1.0, 7.0], [3.0, 7.0], [5.0, 7.0]]
     """
-    share = torch.linspace(0, 1, steps + 1, dtype=z0.dtype, device=z0.device)
+    share = torch.linspace(0, steps / (until or steps), steps + 1, dtype=z0.dtype, device=z0.device)
     goal = bounds.to(z0)[..., None, None]
     z = z0.expand(*bounds.shape, steps + 1, *z0.shape).clone()
     z[..., dimension] = z0[:, dimension] + share[:, None] * (goal - z0[:, dimension])
@@ -207,7 +208,7 @@ def _search(model: Autoencoder, data: SequenceDataset, k: int, bar: tqdm[Any]) -
         todo = [b for b in dict.fromkeys(bounds) if (candidate.dimension, b) not in best]
         errors = traversal_errors(model, frames, candidate.dimension, torch.tensor(todo))
         for bound, error in zip(todo, errors.tolist(), strict=True):
-            best[candidate.dimension, bound] = Traversal(candidate.dimension, bound, error)
+            best[candidate.dimension, bound] = Traversal(candidate.dimension, bound, error, data.steps)
     bar.update()
     return min(best.values(), key=lambda traversal: traversal.error)
 

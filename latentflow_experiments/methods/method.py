@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latentflow import FlowVAE, MLPDecoder, MLPEncoder
+from latentflow.flow import Euler, Flow
 from latentflow.vae import ConvDecoder, ConvEncoder, ConvSequenceClassifier, GatedDecoder, MLPSequenceClassifier
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.errors import UsageError
@@ -143,13 +144,15 @@ class Traversal:
 
     Attributes:
         dimension: The coordinate :math:`i` that moves.
-        bound: The value :math:`b` at the end, the same for all latents.
+        bound: The value :math:`b` after ``steps``, the same for all latents.
         error: The error on the sequences on which they were chosen.
+        steps: The number of steps :math:`T` to the bound; None in records from before it was noted: all that are made.
     """
 
     dimension: int
     bound: float
     error: float
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,18 @@ class FlowMotion:
 
     def follow(self, z0: Tensor, k: int, steps: int) -> Tensor:
         """Follow the flow of a transformation."""
-        return self.model.flow_of(self.order[k]).rollout(z0, steps, log_det=None).z
+        return self._flow(k).rollout(z0, steps, log_det=None).z
+
+    def back(self, z: Tensor, k: int, steps: int) -> Tensor:
+        """Invert the steps of the flow of a transformation, one by one.
+
+        Raises:
+            InversionError: If a step cannot be inverted.
+        """
+        return self._flow(k).inverse(z, range(steps + 1), Euler(log_det=None)).z.flip(0)
+
+    def _flow(self, k: int) -> Flow:
+        return self.model.flow_of(self.order[k])
 
     def decode(self, z: Tensor) -> Distribution:
         """Compute the distribution of the images of latents."""

@@ -224,6 +224,10 @@ class TVAE(nn.Module):
         ring = self._capsules(z0)
         return torch.stack([ring.roll(t, -1) for t in range(steps + 1)]).flatten(-2)
 
+    def back(self, z: Tensor, k: int, steps: int) -> Tensor:
+        """Roll latents back, the last of which are ``z``; see :meth:`follow`."""
+        return self.follow(self._capsules(z).roll(-steps, -1).flatten(-2), k, steps)
+
     def decode(self, z: Tensor) -> Distribution:
         """Compute the distribution of the images of topographic latents ``(*batch, dim)``."""
         decoded = self.decoder(z.reshape(-1, z.shape[-1])).to(z.dtype)  # autocast may have lowered it

@@ -101,8 +101,8 @@ def _measure(
         encoded = motion.infer(frames).transpose(0, 1)
         latents = motion.follow(motion.start(frames), k, steps)
         flowed, decoded = latents.transpose(0, 1), motion.decode(latents).mean.transpose(0, 1)
-        output.append(_sum_per_frame(decoded[:, 1:] - frames[:, 1:]))
-        static.append(_sum_per_frame(decoded[:, :1] - frames[:, 1:]))
+        output.append(sum_per_frame(decoded[:, 1:] - frames[:, 1:]))
+        static.append(sum_per_frame(decoded[:, :1] - frames[:, 1:]))
         reconstruction.append(steps * sum_per_image(decoded[:, :1] - frames[:, :1]))
         latent.append(_per_coordinate(flowed[:, 1:] - encoded[:, 1:]))
         latent_static.append(_per_coordinate(flowed[:, :1] - encoded[:, 1:]))
@@ -152,7 +152,7 @@ def sum_per_image(difference: Tensor) -> Tensor:
     return difference.abs().flatten(1).sum(1, dtype=torch.float64).cpu()
 
 
-def _sum_per_frame(difference: Tensor) -> Tensor:
+def sum_per_frame(difference: Tensor) -> Tensor:
     """Sum absolute differences over channels and pixels, for each image and frame."""
     return difference.abs().flatten(2).sum(2, dtype=torch.float64).cpu()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -41,6 +42,7 @@ class Column:
         part: What has to be measured beside the evaluation; None for nothing.
         digits: The decimals that are shown.
         best: Which number is best, the ``lowest`` or the ``highest``.
+        methods: The methods that have it; none for all.
     """
 
     name: str
@@ -48,6 +50,11 @@ class Column:
     part: Part | None = None
     digits: int = 1
     best: Literal["lowest", "highest"] = "lowest"
+    methods: tuple[str, ...] = ()
+
+    def part_of(self, row: Row) -> Part | None:
+        """Return what has to be measured of a row."""
+        return None if self.methods and row.config.model.method not in self.methods else self.part
 
 
 Means = Mapping[str, Mapping[str, float]]
@@ -78,6 +85,7 @@ class Table:
         columns: The columns.
         claims: What the paper claims by it.
         note: What a reader has to know, in a sentence or more.
+        further: Columns of what the paper did not measure, which are laid out as a table of their own.
     """
 
     name: str
@@ -86,6 +94,12 @@ class Table:
     columns: Sequence[Column]
     claims: Sequence[Claim] = ()
     note: str = ""
+    further: Sequence[Column] = ()
+
+    @property
+    def all_columns(self) -> tuple[Column, ...]:
+        """The columns, and the further ones."""
+        return (*self.columns, *self.further)
 
 
 @dataclass(frozen=True)
@@ -175,6 +189,43 @@ def _predictability(share: float) -> Callable[[Records], float | None]:
         return None if score is None else 100 * float(score["last"])
 
     return read
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Average numbers; None if there are none, or one of them is missing."""
+    known = list(values)
+    return statistics.mean(known) if known and None not in known else None  # type: ignore[type-var]  # no None is left
+
+
+def _consistency(name: str, key: str) -> Callable[[Records], float | None]:
+    """Read a number of the consistency, the mean over transformations or pairs of them."""
+
+    def read(records: Records) -> float | None:
+        found = records.get("consistency", {}).get("result", {}).get(name, {}).values()
+        return _mean(None if entry is None else entry[key] for entry in found)
+
+    return read
+
+
+def _of_codes(name: str) -> Callable[[Records], float | None]:
+    def read(records: Records) -> float | None:
+        value = records.get("disentanglement", {}).get("result", {}).get(name)
+        return None if value is None else float(value)
+
+    return read
+
+
+ALONE_METHODS = ("vae", "beta-vae", "factor-vae", "slow-vae")
+FURTHER = (
+    Column("error / still, 4 more steps", _consistency("beyond", "relative"), "consistency", digits=3),
+    Column("way back, round trip", _consistency("back", "round_trip"), "consistency", digits=4),
+    Column("orders apart / change", _consistency("commutators", "apart"), "consistency", digits=3),
+    *(
+        Column(name, _of_codes(name), "disentanglement", digits=3, best="highest", methods=ALONE_METHODS)
+        for name in ("InfoM", "InfoE", "InfoC", "explicitness", "DCI disentanglement", "FactorVAE score")
+    ),
+)
+"""What reviewers ask for beyond the errors, with the scores of latents that are coordinates."""
 
 
 def _error_columns(names: Sequence[str], *, likelihood: bool = False) -> tuple[Column, ...]:
@@ -280,6 +331,7 @@ def _errors_of_methods(name: str, title: str, dataset: str, note: str, more: Seq
             Claim("The flows with labels have the highest likelihood.", _higher(OURS, others, (LIKELIHOOD,))),
         ),
         note,
+        FURTHER,
     )
 
 

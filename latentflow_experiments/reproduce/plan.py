@@ -94,7 +94,7 @@ def plan(targets: Sequence[str], preset: Preset, seeds: int) -> list[Run]:
             table = TABLES[name]
             for seed in range(seeds):
                 for row in table.rows:
-                    for part in {column.part for column in table.columns}:
+                    for part in {column.part_of(row) for column in table.all_columns}:
                         need(row, seed, part)
         else:
             for picture in FIGURES[name].pictures:

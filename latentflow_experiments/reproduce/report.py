@@ -111,7 +111,7 @@ def as_csv(result: TableResult) -> str:
     writer.writerow(["row", "column", "mean", "deviation", "seeds", "paper"])
     paper = PAPER[result.table.name]
     for row, cells in result.cells.items():
-        for column in result.table.columns:
+        for column in result.table.all_columns:
             cell, published = cells.get(column.name), paper.get(row, {}).get(column.name, "")
             if cell is not None or published != "":
                 numbers = ["", "", 0] if cell is None else [cell.mean, cell.deviation, len(cell.values)]
@@ -215,9 +215,9 @@ def _failures(failed: Mapping[str, str]) -> str:
     return f'<h2>Runs that failed</h2><ul class="warning">{items}</ul>'
 
 
-def _table(result: TableResult) -> str:
-    table = result.table
-    shown = _shown(table.columns, result.cells)
+def _ours(result: TableResult, caption: str, columns: Sequence[Column]) -> str:
+    """Lay out our numbers in some columns; nothing where no row has any."""
+    shown = _shown(columns, result.cells)
     best = {}
     for column in shown:
         means = [cells[column.name].mean for cells in result.cells.values() if column.name in cells]
@@ -230,8 +230,13 @@ def _table(result: TableResult) -> str:
             cell = cells.get(column.name)
             kind = "best" if cell is not None and cell.mean == best.get(column.name) else ""
             texts.append(_td(_cell(cell, column.digits), kind))
-        if cells:
+        if any(column.name in cells for column in shown):
             rows.append(texts)
+    return _html_table(caption, ["", *(column.name for column in shown)], rows) if rows else ""
+
+
+def _table(result: TableResult) -> str:
+    table = result.table
     paper = PAPER[table.name]
     names = _shown(table.columns, paper)
     published = [
@@ -241,12 +246,12 @@ def _table(result: TableResult) -> str:
     parts = [f'<h2 id="{table.name}">{_title(table.name)}: {escape(table.title)}</h2>']
     if table.note:
         parts.append(f"<p>{escape(table.note)}</p>")
-    if rows:
-        parts.append(_html_table("Here", ["", *(column.name for column in shown)], rows))
+    parts.append(_ours(result, "Here", table.columns))
     if result.missing:
         parts.append(f'<p class="warning">Without a run that ended: {escape(", ".join(result.missing))}.</p>')
     parts.append(_html_table("In the paper", ["", *(column.name for column in names)], published))
-    parts += [_orders(result), _steps(result), _origins(result)]
+    parts += [_orders(result), _steps(result), _ours(result, "What the paper did not measure", table.further)]
+    parts.append(_origins(result))
     return "\n".join(part for part in parts if part)
 
 

@@ -142,7 +142,7 @@ def collect(table: Table, preset: Preset, seeds: int, out: Path) -> TableResult:
     runs: dict[str, list[dict[str, Any]]] = {}
     missing = []
     by_step: dict[str, list[float]] = {}
-    parts = tuple(sorted({column.part for column in table.columns if column.part is not None}))
+    parts = tuple(sorted({column.part for column in table.all_columns if column.part is not None}))
     for row in table.rows:
         found: dict[str, list[float]] = {}
         steps: list[list[float]] = []
@@ -153,7 +153,7 @@ def collect(table: Table, preset: Preset, seeds: int, out: Path) -> TableResult:
                 continue
             runs.setdefault(row.name, []).append(describe(run, records["evaluation"]["provenance"]))
             steps.append(relative_by_step(records["evaluation"]["result"]["errors"]))
-            for column in table.columns:
+            for column in table.all_columns:
                 value = column.read(records)
                 if value is not None:
                     found.setdefault(column.name, []).append(value)

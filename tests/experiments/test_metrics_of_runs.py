@@ -99,8 +99,31 @@ def test_disentanglement(runs):
     assert main(["measure", str(runs / "vae"), "--parts", "disentanglement"]) == 0
     result = read(runs / "vae" / "disentanglement.json")["result"]
     assert result.pop("images") == 2000
-    assert len(result) == 7
+    assert 0 <= result.pop("active codes") <= 9
+    assert len(result) == 12
     assert all(-0.1 <= value <= 1 for value in result.values())
+
+
+@pytest.mark.parametrize("name", ["vae", "tvae", "poflow", "weak"])
+def test_consistency(runs, name):
+    """Catches steps beyond the trained ones that are missing or trained, and a way back of what has none."""
+    assert main(["measure", str(runs / name), "--parts", "consistency", "--sequences", "3"]) == 0
+    result = read(runs / name / "consistency.json")["result"]
+    assert list(result["beyond"]) == ["scaling", "rotation", "coloring"]
+    assert {len(errors["output"]) - errors["trained"] for errors in result["beyond"].values()} == {4}
+    assert len(result["back"]) == (0 if name == "vae" else 3)
+    assert len(result["commutators"]) == 3
+    if name == "vae":  # holds still
+        assert all(errors["relative"] == pytest.approx(1) for errors in result["beyond"].values())
+        assert all(entry["apart"] == 0 for entry in result["commutators"].values())
+
+
+def test_sequences_that_are_not_longer(runs, tmp_path):
+    """Catches more steps where the other transformations would be in states that no training has."""
+    folder = tmp_path / "random"
+    assert main(["train", "digits", *TINY, "--start", "random", "--out", str(folder)]) == 0
+    assert main(["measure", str(folder), "--parts", "consistency", "--sequences", "3"]) == 0
+    assert read(folder / "consistency.json")["result"]["beyond"] == {}
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def test_runs_are_shared_between_tables_and_figures():
     assert len(both) - len(shapes) == len(alone) == len(TABLES["table1"].rows)
     ours = run_of(next(row for row in TABLES["table1"].rows if row.name == OURS), SMOKE, 0)
     found = next(run for run in both if run.name == ours.name)
-    assert found.parts == ("composition", "likelihood", "vp")
+    assert found.parts == ("composition", "consistency", "likelihood", "vp")
+    assert "disentanglement" in next(run for run in both if run.config.model.method == "slow-vae").parts
     assert found.transfers == ("dsprites",)
     # the default of the library is a row of four tables
     for table, row in (("table8", "Hamilton-Jacobi by construction"), ("table9", "3 transformations")):
