@@ -1,11 +1,11 @@
 """The configuration of Sphinx."""
 
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import links
 import reference
 
 import latentflow
@@ -18,25 +18,47 @@ copyright = f"2026, {author}"
 version = release = latentflow.__version__
 
 extensions = [
+    "links",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx-mathjax-offline",
     "sphinx_copybutton",
+    "sphinx_design",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
+
+nitpicky = True
+nitpick_ignore = [  # private, and named in annotations of what is public
+    ("py:class", "Activation"),
+    ("py:class", "Followable"),
+    ("py:class", "latentflow.calculus.estimators.ExactWithProbe"),
+    ("py:class", "latentflow.calculus.estimators.FixedHutchPlusPlus"),
+    ("py:class", "latentflow.pde.equations.DriftDiffusion"),
+    ("py:class", "latentflow.potentials.features._Waves"),
+    ("py:class", "latentflow.vae.bounds.Assignment"),
+    ("py:class", "latentflow.vae.bounds.DeterministicBound"),
+    ("py:class", "latentflow.vae.bounds.Enumerated"),
+    ("py:class", "latentflow.vae.bounds.Mixed"),
+    ("py:class", "latentflow.vae.bounds.StochasticTrajectory"),
+]
 html_theme = "furo"
 html_title = f"latentflow {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
-myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
 autosummary_filename_map = {"latentflow.calculus.jet": "latentflow.calculus.jet-function"}
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # the source text, not the memory address of an object
 autodoc_typehints = "description"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -44,9 +66,4 @@ napoleon_use_ivar = True
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-if os.environ.get("LATENTFLOW_INTERSPHINX"):
-    extensions.append("sphinx.ext.intersphinx")
-    intersphinx_mapping = {
-        "python": ("https://docs.python.org/3", None),
-        "torch": ("https://docs.pytorch.org/docs/stable", None),
-    }
+intersphinx_mapping = links.write_inventories(Path(__file__).parent / "api" / "inventories")

@@ -199,7 +199,7 @@ class PushForward(Distribution):
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]  # an attribute in torch
-        """Whether gradients flow through samples: whether they do in the base."""
+        """Return whether gradients flow through samples, as they do in the base or not."""
         return bool(self.base.has_rsample)
 
     def expand(self, batch_shape: Shape, _instance: PushForward | None = None) -> PushForward:

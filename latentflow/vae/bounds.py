@@ -115,7 +115,7 @@ class DeterministicBound:
 
     @property
     def uses_future_frames(self) -> bool:
-        """False: the posterior depends on the first frame only."""
+        """Return False, since the posterior depends on the first frame only."""
         return False
 
     def rollout(
