@@ -490,6 +490,11 @@ def _compositions(*datasets: str) -> list[Picture]:
     ]
 
 
+def _random_starts() -> Picture:
+    row = Row(f"{OURS}, random starts", configure("mnist", SequenceConfig(start="random")))
+    return Picture(row, "composition.png", "The same, trained on digits in random states", "composition")
+
+
 def _transfer() -> list[Picture]:
     row = Row(OURS, configure("mnist"))
     return [Picture(row, "transfer.png", "Shapes of dSprites, which the model never saw", transfer="dsprites")]
@@ -501,7 +506,7 @@ FIGURES: Mapping[str, Figure] = {
         Figure("fig3", "Flows on MNIST, with and without labels", _strips("mnist", OURS, WEAK)),
         Figure("fig4", "Flows on Shapes3D, with and without labels", _strips("shapes3d", OURS, WEAK)),
         Figure("fig5", "Flows that are switched", _compositions("mnist", "shapes3d")),
-        Figure("fig6", "Flows that are superposed", _compositions("mnist", "shapes3d")),
+        Figure("fig6", "Flows that are superposed", [*_compositions("mnist", "shapes3d"), _random_starts()]),
         Figure("fig7", "Images of another kind", _transfer()),
         Figure(
             "fig8",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from latentflow_experiments.configuration import Budget, TrainConfig
@@ -26,6 +26,8 @@ class Preset:
         latents: The number of latent coordinates by data set, where it is not the default.
         measured: How much is measured of a run.
         images: The images of a stand-in, by data set; None for all.
+        rates: The learning rate by method, where it is not that of the run: the best of three on validation images of
+            MNIST, see ``benchmarks/tuning.py``.
     """
 
     about: str
@@ -35,6 +37,7 @@ class Preset:
     latents: Mapping[str, int]
     measured: MeasureConfig
     images: Mapping[str, int | None]
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     def budget(self, dataset: str) -> Budget:
         """Return the budget of a run on a data set."""
@@ -44,7 +47,8 @@ class Preset:
         """Return a configuration with the settings of the budget; what it says itself of its latents is kept."""
         default = TrainConfig(config.dataset).model.dim
         dim = self.latents.get(config.dataset, default) if config.model.dim == default else config.model.dim
-        return replace(config, **self.run, model=replace(config.model, **self.model, dim=dim))
+        run = {"learning_rate": self.rates.get(config.model.method, config.learning_rate), **self.run}
+        return replace(config, **run, model=replace(config.model, **self.model, dim=dim))
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -69,6 +73,7 @@ PRESETS: Mapping[str, Preset] = {
         latents={},
         measured=MeasureConfig(),
         images={"shapes3d": 96_000, "falcor3d": 24_000, "isaac3d": 24_000, "dsprites": None},
+        rates={"flow": 4e-3},
     ),
     "paper": Preset(
         about="the published networks, learning rate, batch and number of steps, for a GPU",

@@ -66,6 +66,15 @@ def test_the_budget_of_the_paper_has_its_sizes():
     assert (run.config.learning_rate, run.config.batch_size, run.budget.steps) == (1e-4, 128, 90_000)
 
 
+def test_methods_have_the_learning_rate_that_was_chosen_for_them():
+    """Catches a rate of one method for all, and one that replaces that of the paper's budget."""
+    laptop = PRESETS["laptop"]
+    for row in TABLES["table1"].rows:
+        chosen = laptop.rates.get(row.config.model.method, TrainConfig("mnist").learning_rate)
+        assert run_of(row, laptop, 0).config.learning_rate == chosen
+        assert run_of(row, PRESETS["paper"], 0).config.learning_rate == 1e-4
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_every_number_of_the_paper_has_its_place(name):
     """Catches a row or a column that is spelled in two ways, so that nothing is compared."""
