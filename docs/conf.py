@@ -5,12 +5,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import commands
 import links
 import reference
 
 import latentflow
 
 reference.write()
+commands.write()
 
 project = "latentflow"
 author = "The latentflow authors"

@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 pytest.importorskip("sphinx", reason="the extra docs")
 
 import check_layout  # noqa: E402 - beside the pages
+import commands  # noqa: E402
 import links  # noqa: E402
 
 
@@ -63,3 +64,18 @@ def test_the_layout_check_finds_what_is_wrong(tmp_path):
     both = {(name, width) for name in ("picture.html", "formula.html") for width in check_layout.WIDTHS}
     assert found == {("wide.html", 390), *both}
     assert not (tmp_path / "layout-check.html").exists()
+
+
+def test_the_page_of_a_command_has_all_its_options():
+    """Catches a help that is read wrongly: an option that is lost, or its text at another one."""
+    head, groups = commands.parse(commands.ask("generate"))
+    assert head == "Transform images by the flows of an evaluated run: frames and a picture."
+    options = {name: about for group in groups for name, about in group.options}
+    assert options["--count INT"] == "Test images to take, at most. (default: 8)"
+    assert options["PATH"] == "Folder of the run. (required)"
+    assert {"--device STR", "--trust", "--images [PATH [PATH ...]]", "--data {None}|PATH"} <= options.keys()
+    assert [group.about for group in groups if group.title == "source options"] == ["Where the data is."]
+    page = commands.pages()["train"]
+    fields = [line for line in page.splitlines() if line.startswith("`--")]
+    assert len(fields) == len({line.split()[0] for line in fields}) > 40
+    assert set(commands.names()) <= set(commands.EXAMPLES)
