@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from tqdm import tqdm
 
+from latentflow.calculus.checks import check_count
 from latentflow.vae import Likelihood
 from latentflow.vae.bounds import estimate_divergence, reparameterized_sample
 from latentflow_experiments.data import SequenceDataset, subsample
@@ -25,6 +26,10 @@ class Autoencoder(nn.Module):
         encoder: Maps images ``(batch, channels, height, width)`` to a normal distribution over latents ``(dim,)``.
         decoder: Maps latents ``(batch, dim)`` to what the likelihood takes.
         likelihood: Maps the decoder's output to a distribution over images.
+        drawn_frames: The number of frames of a sequence that a training step sees, drawn by lot; None for all.
+
+    Raises:
+        ValueError: If ``drawn_frames`` is not a positive integer.
     """
 
     def __init__(
@@ -32,11 +37,33 @@ class Autoencoder(nn.Module):
         encoder: Callable[[Tensor], Distribution],
         decoder: Callable[[Tensor], Tensor],
         likelihood: Likelihood,
+        drawn_frames: int | None = None,
     ) -> None:
         super().__init__()
+        if drawn_frames is not None:
+            check_count("drawn_frames", drawn_frames)
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihood
+        self.drawn_frames = drawn_frames
+
+    def draw(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw the frames that a training step sees, the same places of all sequences, without replacement.
+
+        The loss is a mean over images, so that its expectation, and that of its gradient, is the loss of all frames.
+
+        Args:
+            frames: Sequences, of shape ``(batch, T+1, channels, height, width)``.
+            generator: The source of randomness, or None for torch's global one.
+
+        Returns:
+            The sequences with fewer frames; all of them in evaluation mode.
+        """
+        count = frames.shape[1]
+        if not self.training or self.drawn_frames is None or self.drawn_frames >= count:
+            return frames
+        places = torch.randperm(count, generator=generator, device=frames.device)[: self.drawn_frames]
+        return frames[:, places]
 
     def encode(self, x: Tensor) -> Distribution:
         """Infer the latents of images ``(batch, channels, height, width)``, as events of shape ``(dim,)``."""

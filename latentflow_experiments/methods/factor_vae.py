@@ -59,6 +59,7 @@ class FactorVAE(Autoencoder):
         discriminator_scale: The learning rate of the discriminator relative to that of the autoencoder. Known settings
             lie between a tenth and one; the default is one, as for dSprites, whose moved sprites are most like the
             sequences here, and because a discriminator that lags behind underestimates the total correlation.
+        drawn_frames: See :class:`Autoencoder`.
 
     Raises:
         ValueError: If ``gamma`` is negative, ``dim`` or a width is less than 1, or the scale is not positive.
@@ -86,8 +87,9 @@ class FactorVAE(Autoencoder):
         gamma: float = 6.4,
         hidden: Sequence[int] = (1000,) * 5,
         discriminator_scale: float = 1.0,
+        drawn_frames: int | None = None,
     ) -> None:
-        super().__init__(encoder, decoder, likelihood)
+        super().__init__(encoder, decoder, likelihood, drawn_frames)
         if dim < 1:
             raise ValueError(f"dim: expected a number of at least 1, got {dim}")
         if not gamma >= 0:
@@ -137,7 +139,7 @@ class FactorVAE(Autoencoder):
                 f"frames: expected shape (batch, T+1, channels, height, width) with at least {LEAST_IMAGES} images, "
                 f"got {tuple(frames.shape)}"
             )
-        _, z, reconstruction, divergence = self.explain(frames.flatten(0, 1), generator)
+        _, z, reconstruction, divergence = self.explain(self.draw(frames, generator).flatten(0, 1), generator)
         first, second = _halves(z, generator)
         weights = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         correlation = total_correlation(functional_call(self.discriminator, weights, (first,)).to(z.dtype))
@@ -249,7 +251,8 @@ class FactorVAEMethod(AutoencoderMethod[FactorVAE]):
         """Build the model."""
         encoder, decoder = build_encoder(settings, data, settings.dim), build_decoder(settings, data, settings.dim)
         weight = settings.options(FactorVAEOptions).tc_weight
-        return FactorVAE(encoder, decoder, LIKELIHOODS[settings.likelihood](), settings.dim, weight)
+        likelihood, frames = LIKELIHOODS[settings.likelihood](), settings.decoded_frames
+        return FactorVAE(encoder, decoder, likelihood, settings.dim, weight, drawn_frames=frames)
 
     def parameter_groups(self, model: FactorVAE) -> list[dict[str, Any]]:
         """Group the parameters of the autoencoder and of the discriminator."""

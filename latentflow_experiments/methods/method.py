@@ -63,7 +63,8 @@ class ModelSettings:
             convolutions of conv; in mixed, the last one of the decoder, half of it elsewhere.
         likelihood: Distribution of a pixel; laplace is bernoulli in the first part of the training, and then draws the
             median of a pixel in place of its mean.
-        decoded_frames: Frames of a sequence to decode in a training step, drawn by lot; None for all.
+        decoded_frames: Frames of a sequence to decode in a training step, drawn by lot; None for all. The topographic
+            VAE decodes all, PoFlow two.
         bound: Lower bound to train: of the whole sequence, with latents that flow (joint), that flow and diffuse
             (stochastic), or that also depend on the later frames (smoothing); of the marginals at every time; or the
             densities of the paper, which bound nothing.

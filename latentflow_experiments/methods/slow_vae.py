@@ -55,6 +55,9 @@ class SlowVAE(Autoencoder):
         beta: The weight of the divergence from the standard normal distribution.
         gamma: The weight of the divergence from the transition.
         rate: The rate :math:`\lambda` of the Laplace distribution, per unit of a latent coordinate.
+        drawn_frames: The number of consecutive frames that a training step sees, at least two, from a place drawn by
+            lot; None for all. Two of them are a pair, as the authors train; the first and the last frame then come half
+            as often as the others.
 
     Raises:
         ValueError: If a weight is negative or the rate is not positive.
@@ -79,8 +82,9 @@ class SlowVAE(Autoencoder):
         beta: float = 1.0,
         gamma: float = 10.0,
         rate: float = 6.0,
+        drawn_frames: int | None = None,
     ) -> None:
-        super().__init__(encoder, decoder, likelihood)
+        super().__init__(encoder, decoder, likelihood, drawn_frames)
         for name, weight in {"beta": beta, "gamma": gamma}.items():
             if not weight >= 0:
                 raise ValueError(f"{name}: expected a number of at least 0, got {weight!r}")
@@ -115,6 +119,7 @@ class SlowVAE(Autoencoder):
                 f"frames: expected shape (batch, T+1, channels, height, width) with at least two frames, "
                 f"got {tuple(frames.shape)}"
             )
+        frames = self.draw(frames, generator)
         posterior, _, reconstruction, divergence = self.explain(frames.flatten(0, 1), generator)
         mean, scale = (part.reshape(*frames.shape[:2], -1) for part in _parameters(posterior))
         transition = self.transition(mean, scale).mean()
@@ -125,6 +130,15 @@ class SlowVAE(Autoencoder):
             "kl": divergence.mean(),
             "transition": transition,
         }
+
+    def draw(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw consecutive frames, the same places of all sequences; return all in evaluation mode."""
+        count = frames.shape[1]
+        size = count if self.drawn_frames is None or not self.training else min(max(self.drawn_frames, 2), count)
+        begin = (
+            0 if size == count else int(torch.randint(count - size + 1, (), generator=generator, device=frames.device))
+        )
+        return frames[:, begin : begin + size]
 
     def transition(self, mean: Tensor, scale: Tensor) -> Tensor:
         r"""Compute the divergence from the transition, in both directions, of all pairs of consecutive frames.
@@ -228,7 +242,8 @@ class SlowVAEMethod(AutoencoderMethod[SlowVAE]):
         """Build the model."""
         encoder, decoder = build_encoder(settings, data, settings.dim), build_decoder(settings, data, settings.dim)
         options, likelihood = settings.options(SlowVAEOptions), LIKELIHOODS[settings.likelihood]()
-        return SlowVAE(encoder, decoder, likelihood, gamma=options.slow_weight, rate=options.slow_rate)
+        weight, rate, frames = options.slow_weight, options.slow_rate, settings.decoded_frames
+        return SlowVAE(encoder, decoder, likelihood, gamma=weight, rate=rate, drawn_frames=frames)
 
 
 METHODS = (SlowVAEMethod(),)

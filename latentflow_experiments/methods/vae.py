@@ -38,6 +38,7 @@ class BetaVAE(Autoencoder):
         decoder: Maps latents to what the likelihood takes.
         likelihood: Maps the decoder's output to a distribution over images.
         beta: The weight of the divergence; 1 makes a variational autoencoder.
+        drawn_frames: See :class:`Autoencoder`.
 
     Raises:
         ValueError: If ``beta`` is negative.
@@ -59,8 +60,9 @@ class BetaVAE(Autoencoder):
         decoder: Callable[[Tensor], Tensor],
         likelihood: Likelihood,
         beta: float = 4.0,
+        drawn_frames: int | None = None,
     ) -> None:
-        super().__init__(encoder, decoder, likelihood)
+        super().__init__(encoder, decoder, likelihood, drawn_frames)
         if not beta >= 0:
             raise ValueError(f"beta: expected a number of at least 0, got {beta!r}")
         self.beta = beta
@@ -87,7 +89,7 @@ class BetaVAE(Autoencoder):
         """
         if frames.ndim != 5:
             raise ValueError(f"frames: expected shape (batch, T+1, channels, height, width), got {tuple(frames.shape)}")
-        _, _, reconstruction, divergence = self.explain(frames.flatten(0, 1), generator)
+        _, _, reconstruction, divergence = self.explain(self.draw(frames, generator).flatten(0, 1), generator)
         total = reconstruction + self.beta * divergence
         return {"total": total.mean(), "reconstruction": reconstruction.mean(), "kl": divergence.mean()}
 
@@ -106,6 +108,7 @@ class VAE(BetaVAE):
         encoder: Maps images to a normal distribution over latents.
         decoder: Maps latents to what the likelihood takes.
         likelihood: Maps the decoder's output to a distribution over images.
+        drawn_frames: See :class:`Autoencoder`.
 
     References:
         D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, ICLR 2014.
@@ -116,8 +119,9 @@ class VAE(BetaVAE):
         encoder: Callable[[Tensor], Distribution],
         decoder: Callable[[Tensor], Tensor],
         likelihood: Likelihood,
+        drawn_frames: int | None = None,
     ) -> None:
-        super().__init__(encoder, decoder, likelihood, beta=1.0)
+        super().__init__(encoder, decoder, likelihood, beta=1.0, drawn_frames=drawn_frames)
 
 
 class VAEMethod(AutoencoderMethod[VAE]):
@@ -129,7 +133,7 @@ class VAEMethod(AutoencoderMethod[VAE]):
     def build(self, settings: ModelSettings, data: SequenceDataset) -> VAE:
         """Build the model."""
         encoder, decoder = build_encoder(settings, data, settings.dim), build_decoder(settings, data, settings.dim)
-        return VAE(encoder, decoder, LIKELIHOODS[settings.likelihood]())
+        return VAE(encoder, decoder, LIKELIHOODS[settings.likelihood](), settings.decoded_frames)
 
     def choose(self, model: VAE, validation: SequenceDataset) -> Choice:
         """Choose nothing: the paper compares with the static latent."""
@@ -159,7 +163,8 @@ class BetaVAEMethod(AutoencoderMethod[BetaVAE]):
     def build(self, settings: ModelSettings, data: SequenceDataset) -> BetaVAE:
         """Build the model."""
         encoder, decoder = build_encoder(settings, data, settings.dim), build_decoder(settings, data, settings.dim)
-        return BetaVAE(encoder, decoder, LIKELIHOODS[settings.likelihood](), settings.options(BetaVAEOptions).beta)
+        likelihood, beta = LIKELIHOODS[settings.likelihood](), settings.options(BetaVAEOptions).beta
+        return BetaVAE(encoder, decoder, likelihood, beta, settings.decoded_frames)
 
 
 METHODS = (VAEMethod(), BetaVAEMethod())

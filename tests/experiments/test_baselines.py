@@ -117,3 +117,24 @@ def test_wrong_arguments(name, model):
     """Catches weights that turn the loss upside down without a word."""
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         build(model)
+
+
+@pytest.mark.parametrize("kind", [VAE, SlowVAE])
+def test_a_training_step_sees_some_frames_and_an_evaluation_all(kind):
+    """Catches a lot that is drawn with replacement or always the same, and an evaluation on a part."""
+    model = build(lambda *parts: kind(*parts, drawn_frames=2))
+    times = torch.arange(5.0).reshape(1, 5, 1, 1, 1)
+    seen = [model.draw(times, generator(seed)).flatten().tolist() for seed in range(40)]
+    if kind is SlowVAE:
+        assert {tuple(pair) for pair in seen} == {(float(t), t + 1.0) for t in range(4)}
+    else:
+        assert all(len({*pair}) == 2 for pair in seen)
+        assert {place for pair in seen for place in pair} == {0.0, 1.0, 2.0, 3.0, 4.0}
+    assert torch.equal(model.eval().draw(times), times)
+
+
+def test_the_loss_of_drawn_frames_has_the_loss_of_all_as_its_mean():
+    """Catches frames that are summed in place of averaged: over all pairs the divergence averages to that of all."""
+    whole, drawn = (build(lambda *parts, m=m: BetaVAE(*parts, drawn_frames=m)) for m in (None, 2))
+    each = torch.tensor([drawn(frames, generator=generator(seed))["kl"].item() for seed in range(300)])
+    assert abs(each.mean() - whole(frames, generator=generator(0))["kl"].item()) < 4 * each.std() / 300**0.5
