@@ -188,7 +188,7 @@ def _scaled(potential: nn.Module, weight: float | None, shape: Sequence[int] | N
 
 
 def _placeholder(shape: Sequence[int], learned: bool) -> Tensor:
-    return nn.Parameter(torch.empty(*shape)) if learned else torch.empty(*shape)
+    return nn.Parameter(torch.empty(tuple(shape))) if learned else torch.empty(tuple(shape))
 
 
 def _coordinates(potential: nn.Module, dim: int) -> MatchedPotential:
@@ -290,7 +290,7 @@ _PRIORS = (
     Kind(
         VampPrior,
         {"encoder": "encoder", "shape": lambda p: list(p.raw.shape)},
-        lambda encoder, shape: VampPrior(encoder, torch.empty(*shape)),
+        lambda encoder, shape: VampPrior(encoder, torch.empty(tuple(shape))),
     ),
     Kind(TransportedPrior, _same("prior", "potential", "scheme", "dynamics")),
 )

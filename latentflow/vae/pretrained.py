@@ -314,10 +314,10 @@ def _fill(model: FlowVAE, path: Path) -> None:
 
 
 def _checked(tensor: Tensor, like: Tensor, expected: str) -> Tensor:
-    """Return a tensor of a file if it holds numbers of the kind of another one."""
+    """Copy a tensor of a file, where it has any place in memory, if it holds numbers of the kind of another one."""
     if tensor.is_floating_point() != like.is_floating_point() or tensor.is_complex():
         raise ValueError(f"{expected} of a type such as {like.dtype}, got {tensor.dtype}")
-    return tensor
+    return tensor.clone()  # aligned, so that sums have the same last digits as before
 
 
 def _require(package: str) -> ModuleType:
