@@ -210,7 +210,7 @@ def _structure(model: nn.Module) -> dict[str, str]:
 
 def save(model: FlowVAE, folder: Path) -> None:
     """Write a model; see :meth:`FlowVAE.save_pretrained`."""
-    safetensors = _require("safetensors")
+    safetensors = require_extra("safetensors")
     described = describe_part(model)
     rebuilt = build_part(described)
     assert isinstance(rebuilt, FlowVAE), "its own kind"
@@ -235,7 +235,7 @@ def save(model: FlowVAE, folder: Path) -> None:
 def load(source: Path | str, revision: str | None = None) -> FlowVAE:
     """Read a model; see :meth:`FlowVAE.from_pretrained`."""
     check_instance("source", source, (str, Path), "the path of a folder, or OWNER/NAME on the hub")
-    _require("safetensors")
+    require_extra("safetensors")
     local = Path(source).is_dir()
     if not local and not (isinstance(source, str) and REPOSITORY.fullmatch(source)):
         raise FileNotFoundError(f"source: expected a folder, or OWNER/NAME on the hub, got {describe(str(source))}")
@@ -251,7 +251,7 @@ def load(source: Path | str, revision: str | None = None) -> FlowVAE:
 
 def _download(repository: str, file: str, revision: str | None) -> Path:
     """Fetch a file of the hub into its cache, or find it there."""
-    hub = _require("huggingface_hub")
+    hub = require_extra("huggingface_hub")
     try:
         path: str = hub.hf_hub_download(
             repository, file, revision=revision, library_name="latentflow", library_version=__version__
@@ -296,7 +296,7 @@ def _read_description(path: Path) -> FlowVAE:
 
 def _fill(model: FlowVAE, path: Path) -> None:
     """Give a model without numbers those of a file, whose names and shapes are compared before any is read."""
-    safetensors = _require("safetensors")
+    safetensors = require_extra("safetensors")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected the tensors of a model, got no such file")
     places = _places(model)
@@ -320,7 +320,7 @@ def _checked(tensor: Tensor, like: Tensor, expected: str) -> Tensor:
     return tensor.clone()  # aligned, so that sums have the same last digits as before
 
 
-def _require(package: str) -> ModuleType:
+def require_extra(package: str) -> ModuleType:
     """Import a package of the extra ``hub``."""
     try:
         if package == "safetensors":
