@@ -65,8 +65,8 @@ ERRORS = """\
 ## Errors
 
 The sum of the absolute differences between the frames of the flow and the transformed images, over {frames} steps and
-all pixels, averaged over {images:,} test images of each transformation, with a bootstrap interval at 95 %; beside it that
-of the reconstructed first image held still.
+all pixels, averaged over {images:,} test images of each transformation, with a bootstrap interval at 95 %; beside it
+that of the reconstructed first image held still.
 
 {errors}
 """
@@ -271,11 +271,13 @@ def _order(run: TrainedRun, evaluation: Mapping[str, Any]) -> dict[str, int]:
     return dict(zip(names, order, strict=True))
 
 
+UNMARKED = str.maketrans("|`<>[]", "/'()()")
+"""Replaces what Markdown reads as marks."""
+
+
 def _plain(text: object) -> str:
     """Write a name from a record so that it changes nothing in Markdown."""
-    return printable(str(text), 200).translate(
-        str.maketrans({"|": "/", "`": "'", "<": "(", ">": ")", "[": "(", "]": ")"})
-    )
+    return printable(str(text), 200).translate(UNMARKED)
 
 
 def _errors(errors: Mapping[str, Mapping[str, Any]]) -> str:
@@ -303,8 +305,8 @@ def _certificate(entry: Mapping[str, Any]) -> str:
         )
     if entry["folded"] > 0:
         words += (
-            f" At {100 * entry['folded']:.1f} % of the samples the map folds: there it may send two points to one, and is no "
-            "optimal transport of a density."
+            f" At {100 * entry['folded']:.1f} % of the samples the map folds: there it may send two points to one, and "
+            "is no optimal transport of a density."
         )
     else:
         words += " The map folds at none of the samples."
@@ -341,8 +343,8 @@ def _origin(
         f"latentflow {_plain(trained[-1]['latentflow'])}, commit {_plain(commits)}, PyTorch "
         f"{_plain(trained[-1]['packages']['torch'])}",
         f"seed {run.config.seed}, {run.progress.steps:,} steps, {run.progress.seconds / 60:.0f} minutes of training",
-        f"data: `{_plain(data['name'])}`{', synthetic' if synthetic else ''}; the split for {_plain(data['split'])} has "
-        f"the SHA-256 `{_plain(data['sha256'])}`, that for {_plain(test['split'])} `{_plain(test['sha256'])}`",
+        f"data: `{_plain(data['name'])}`{', synthetic' if synthetic else ''}; the split for {_plain(data['split'])} "
+        f"has the SHA-256 `{_plain(data['sha256'])}`, that for {_plain(test['split'])} `{_plain(test['sha256'])}`",
     ]
     model = run.model
     if isinstance(model, FlowVAE) and isinstance(model.likelihood, LateLaplaceLikelihood):

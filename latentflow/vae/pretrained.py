@@ -258,8 +258,8 @@ def _download(repository: str, file: str, revision: str | None) -> Path:
         )
     except Exception as error:  # of the network, of the hub, or of the name: what there is differs between versions
         raise OSError(
-            f"source: expected a folder, or a model of latentflow on the hub, got {describe(repository)} and, for its "
-            f"{file}, {type(error).__name__}: {_brief(error)}"
+            f"source: expected a folder, or a model of latentflow on the hub, got {describe(repository)}; fetching its "
+            f"{file} failed with {type(error).__name__}: {_brief(error)}"
         ) from error
     return Path(path)
 
