@@ -33,6 +33,9 @@ class Handler(BaseHTTPRequestHandler):
             tag = f'"{hashlib.sha256(content).hexdigest()}"'
             self._answer(content, kind="application/octet-stream", ETag=tag, X_Repo_Commit=COMMIT)
             return
+        if rest[2:3] == ["revision"]:  # what versions before 1.0 ask for
+            self._answer({"id": "/".join(rest[:2]), "sha": COMMIT, "xetEnabled": False})
+            return
         self._answer({"error": f"no such page {self.path}"}, 404)
 
     do_HEAD = do_GET
