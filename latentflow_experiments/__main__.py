@@ -17,6 +17,7 @@ COMMANDS = {
     "measure": "Measure more of an evaluated run, and write it into its folder.",
     "generate": "Transform images by the flows of an evaluated run: frames and a picture.",
     "compare": "Print the errors of several evaluated runs and the transport of their flows as one table.",
+    "push": "Share the model of an evaluated run on the Hugging Face hub, with a card.",
     "check": "Read every file of a run and say what is damaged.",
     "reproduce": "Reproduce tables and figures of the paper: train what they need, and write one report.",
     "data": "List, download, check, render and show data sets.",

@@ -25,6 +25,7 @@ from latentflow_experiments.data.own import own_stem
 from latentflow_experiments.errors import ExperimentError, UsageError, printable
 from latentflow_experiments.evaluation import MeasureConfig, Part, evaluate, evaluate_transfer, measure
 from latentflow_experiments.fitting import begin_run, settle_parts
+from latentflow_experiments.hub import push
 from latentflow_experiments.reports.comparison import compare
 from latentflow_experiments.reports.curves import draw_curves, validation_table
 from latentflow_experiments.reports.generated import generate
@@ -223,6 +224,32 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Push:
+    """Share the model of an evaluated run on the Hugging Face hub, with a card that its records fill in.
+
+    Attributes:
+        folder: Folder of the run.
+        repository: Name of the model on the hub, OWNER/NAME; it is made if it is not there.
+        private: Make a new model private.
+        dry_run: Write the model and its card into this folder, and upload nothing.
+        source: Where the data is.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    repository: Annotated[str, tyro.conf.Positional]
+    private: bool = False
+    dry_run: Path | None = None
+    source: Source = field(default_factory=Source)
+
+    def run(self) -> None:
+        """Write or upload the model, and say where it is."""
+        folder = RunFolder(self.folder)
+        with folder.measuring():
+            place = push(folder, self.repository, self.source, private=self.private, dry_run=self.dry_run)
+        print(f"wrote {place}" if self.dry_run is not None else f"pushed to {place}")
+
+
+@dataclass(frozen=True)
 class Check:
     """Read every file of a run and say what is damaged.
 
@@ -266,7 +293,7 @@ def main(arguments: Sequence[str] | None = None, *, debug: bool = False) -> int:
     return 0
 
 
-Command: TypeAlias = Train | Evaluate | Measure | Generate | Compare | Check | Data | Reproduce
+Command: TypeAlias = Train | Evaluate | Measure | Generate | Compare | Push | Check | Data | Reproduce
 
 
 def _parse(arguments: Sequence[str] | None) -> Command:
@@ -280,6 +307,7 @@ def _parse(arguments: Sequence[str] | None) -> Command:
                 | Annotated[Measure, tyro.conf.subcommand("measure")]
                 | Annotated[Generate, tyro.conf.subcommand("generate")]
                 | Annotated[Compare, tyro.conf.subcommand("compare")]
+                | Annotated[Push, tyro.conf.subcommand("push")]
                 | Annotated[Check, tyro.conf.subcommand("check")]
                 | Annotated[Data, tyro.conf.subcommand("data")]
                 | Annotated[Reproduce, tyro.conf.subcommand("reproduce")],

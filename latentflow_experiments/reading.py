@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import math
 import os
 import stat
 import struct
@@ -17,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
+
+from latentflow.calculus.files import strict_json
 
 if TYPE_CHECKING:
     from latentflow_experiments.data.factors import Family
@@ -220,27 +220,7 @@ def parse_object(text: str | bytes, path: Path, expected: str) -> dict[str, Any]
         DataError: If it is something else.
     """
     with reading(path, expected):
-        values = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite)
+        values = strict_json(text)
     if not isinstance(values, dict):
         raise DataError(f"{path}: expected {expected.replace('JSON', 'a JSON object', 1)}, got {brief(values)}")
     return values
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"the number {text}")
-    return number
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {brief(key)} twice")
-        found[key] = value
-    return found
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"the number {name}")

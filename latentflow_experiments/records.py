@@ -10,9 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -22,38 +20,9 @@ from typing import Any
 import torch
 
 import latentflow
+from latentflow.calculus.files import replacing as replacing  # noqa: PLC0414 - for the others here
 from latentflow_experiments.errors import DataError, ExperimentError
 from latentflow_experiments.reading import parse_object, read_limited
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write a file beside its place and move it there when it is complete.
-
-    Args:
-        path: Where the file goes; what is there stays as it was until the new one is on the disk.
-
-    Yields:
-        The path to write to, in the same folder.
-
-    Example:
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     target = Path(folder, "note.txt")
-        ...     with replacing(target) as temporary:
-        ...         _ = temporary.write_text("done")
-        ...     assert target.read_text() == "done" and len(list(Path(folder).iterdir())) == 1
-    """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def clear_temporaries(folder: Path, name: str) -> None:

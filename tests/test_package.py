@@ -21,6 +21,7 @@ EXTRAS = {
     "docstring_parser",
     "PIL",
     "h5py",
+    "huggingface_hub",
     "kornia",
     "latentflow_experiments",
     "lightning",

@@ -99,7 +99,7 @@ class VampPrior(nn.Module):
         check_tensor("pseudo_inputs", pseudo_inputs)
         if pseudo_inputs.ndim < 2 or len(pseudo_inputs) == 0:
             raise ValueError(f"pseudo_inputs: expected shape (components, *input), got {tuple(pseudo_inputs.shape)}")
-        if not ((pseudo_inputs >= 0) & (pseudo_inputs <= 1)).all():
+        if not pseudo_inputs.is_meta and not ((pseudo_inputs >= 0) & (pseudo_inputs <= 1)).all():
             raise ValueError(
                 f"pseudo_inputs: expected values in [0, 1], got values in "
                 f"[{float(pseudo_inputs.min()):g}, {float(pseudo_inputs.max()):g}]"

@@ -2,7 +2,6 @@ r"""A map of optimal transport that was fitted to samples."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.nn.functional import silu
 
 from latentflow.calculus import JetRequest, evaluate_jet
 from latentflow.calculus.checks import check_instance, check_methods, check_points, check_tensor
+from latentflow.calculus.files import replacing
 from latentflow.flow import LBFGS, ODE, HopfLaxFlow, InversionError, PushForward, RootSearch
 from latentflow.potentials import MLPPotential, Potential
 from latentflow.potentials.algebra import dim_of
@@ -192,9 +192,8 @@ class TransportMap:
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state to a file, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    torch.save(state, part)
-    os.replace(part, path)
+    with replacing(path) as part:
+        torch.save(state, part)
 
 
 def default_potential(x: Tensor, seed: int = 0) -> Potential:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -419,3 +420,56 @@ class FlowVAE(nn.Module):
         with torch.autocast(z0.device.type, enabled=False):
             z = self.flow_of(k).rollout(z0, steps, log_det=None, on_fold=self.on_fold).z
         return self.decode(z).mean.transpose(0, 1)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write the model into a folder: ``model.safetensors`` has its tensors, ``config.json`` names its parts.
+
+        The JSON names parts of the library with their arguments, and no code. Modules that occur twice, such as the
+        encoder of a :class:`VampPrior`, are written once.
+
+        Args:
+            folder: The folder, which is made where it is missing; each file is written whole or not at all.
+
+        Raises:
+            ModuleNotFoundError: If the extra ``hub`` is not installed.
+            TypeError: If a part is not of the library, or was changed by hand; the text names the part. Save
+                ``model.state_dict()`` then.
+
+        Example:
+            >>> import tempfile
+            >>> from latentflow import DiffusionPrior, MLPDecoder, MLPEncoder, MLPPotential
+            >>> bank = PotentialBank([MLPPotential(2, (8,))])
+            >>> encoder, decoder = MLPEncoder((1, 8, 8), 2, (16,)), MLPDecoder(2, (1, 8, 8), (16,))
+            >>> model = FlowVAE(encoder, decoder, bank, DiffusionPrior(2), residual=None).eval()
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save_pretrained(folder)
+            ...     same = FlowVAE.from_pretrained(folder)
+            >>> images = torch.rand(3, 1, 8, 8)
+            >>> assert torch.equal(same.generate(images, k=0, steps=4), model.generate(images, k=0, steps=4))
+        """
+        from latentflow.vae.pretrained import save  # noqa: PLC0415 - it names this class among the parts
+
+        save(self, Path(folder))
+
+    @staticmethod
+    def from_pretrained(source: Path | str, revision: str | None = None) -> FlowVAE:
+        """Read a model that :meth:`save_pretrained` wrote, from a folder or from the Hugging Face hub.
+
+        Nothing in the files is run: they hold numbers, and names of parts that the library knows.
+
+        Args:
+            source: The folder, or ``OWNER/NAME`` of a model on the hub.
+            revision: The branch, tag or commit on the hub; its main branch if None.
+
+        Returns:
+            The model on the CPU, in evaluation mode, with the dtypes that it was saved with.
+
+        Raises:
+            FileNotFoundError: If there is no such folder or file.
+            ModuleNotFoundError: If the extra ``hub`` is not installed.
+            OSError: If the hub cannot be reached, or has no such model.
+            ValueError: If a file is damaged, of a newer format, or does not describe a model of the library.
+        """
+        from latentflow.vae.pretrained import load  # noqa: PLC0415 - it names this class among the parts
+
+        return load(source, revision)

@@ -59,7 +59,7 @@ def compare(folders: Sequence[RunFolder]) -> str:
             facts = evaluation["provenance"]
             configs.append(TrainConfig.from_values(facts["run"]))
             synthetic.append(bool(facts.get("data", {}).get("synthetic")))
-            parts = (_errors(evaluation), _likelihood(folder), _predictability(folder, evaluation))
+            parts = (_errors(evaluation), likelihood_columns(folder), _predictability(folder, evaluation))
         for rows, part in zip(collected, parts, strict=True):
             rows.append(part)
     if not configs:
@@ -89,7 +89,7 @@ def _errors(evaluation: dict[str, Any]) -> Columns:
     return row
 
 
-def _likelihood(folder: RunFolder) -> Columns:
+def likelihood_columns(folder: RunFolder) -> Columns:
     """Return the bounds by every proposal, and those of whole sequences."""
     try:
         proposals = folder.read_metric(folder.metric("likelihood"))["result"]
