@@ -156,7 +156,7 @@ function drawPlane(path) {
   }
   svg.setAttribute("aria-label", `The path of ${describe()} over contours of its potential, in a plane through the start`);
   const when = solved ? "at its own time 0, from where the flow solves the Hamilton-Jacobi equation" : `at time ${acting(state.time).clock}`;
-  element("plane-text").textContent = `The plane through the latent of the start image that holds most of the paths from it, ${Math.round(100 * image.share)} % of their squared distances. Lines: levels of the active potential ${when}, the stronger the higher; flows climb. Dots: the times. Dashed: each flow alone at strength 1.`;
+  element("plane-text").textContent = `The plane through the latent of the start image that its paths leave least: it holds ${Math.round(100 * image.share)} % of their squared distances. Lines: levels of the active potential ${when}, the stronger the higher; flows climb. Dots: the times. Dashed: each flow alone at strength 1.`;
 }
 
 // The numbers

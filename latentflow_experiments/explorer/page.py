@@ -278,14 +278,13 @@ def certificate_in_words(evaluation: Mapping[str, Any], name: str) -> str:
             f"transport between its own ends (95 %: {low:.4f} to {high:.4f}), {optimal}."
         )
     if found is not None:
-        folds = (
-            f"For {100 * found['folded']:.1f} % of the images a step folds: from there on its paths have no density."
-        )
+        share = f"{100 * found['folded']:.1f} % of the images"
+        folds = f"A step folds for {share}, and from there on the path has no density."
         text.append("No step folds." if found["folded"] == 0 else folds)
     if error is not None:
         gain = error["static"] / max(error["output"], 1e-12)
         text.append(
-            f"Its frames differ from the transformed images by {error['output']:.1f}, the sum over all pixels and times: "
+            f"Its frames differ from the transformed images by {error['output']:.1f}, summed over all pixels and times, "
             f"{gain:.1f} times less than the first picture held still."
         )
     return " ".join(text)
