@@ -139,13 +139,18 @@ function drawPlane(path) {
   }
   const places = ({ xy }) => Array.from({ length: xy.length / 2 }, (_, n) => [150 + (150 * xy[2 * n]) / image.half, 150 - (150 * xy[2 * n + 1]) / image.half]);
   const line = (points, name) => shape("polyline", { class: name, points: points.map((xy) => xy.map((x) => x.toFixed(1)).join(",")).join(" ") }, svg);
+  const labels = [];
   names.forEach((name, k) => {
     const alone = image.paths[names.map((_, j) => (j === k ? 1 : 0)).join(",")];
     if (!alone) return;
     const points = places(alone);
     line(points, "other");
     const [x, y] = points[steps];
-    shape("text", { class: "name", x: Math.min(Math.max(x, 8), 292).toFixed(1), y: Math.min(Math.max(y + (y < 150 ? -5 : 13), 12), 294).toFixed(1), "text-anchor": x < 100 ? "start" : x > 200 ? "end" : "middle" }, svg).textContent = name;
+    const away = y < points[0][1] ? -1 : 1; // from the start, so that labels do not lie on the paths
+    let height = y + (away < 0 ? -5 : 13);
+    while (labels.some(([left, top]) => Math.abs(left - x) < 60 && Math.abs(top - height) < 12)) height += 12 * away;
+    labels.push([x, height]);
+    shape("text", { class: "name", x: Math.min(Math.max(x, 8), 292).toFixed(1), y: Math.min(Math.max(height, 12), 294).toFixed(1), "text-anchor": x < 100 ? "start" : x > 200 ? "end" : "middle" }, svg).textContent = name;
   });
   if (path) {
     const points = places(path);

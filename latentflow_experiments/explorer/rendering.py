@@ -20,11 +20,25 @@ from latentflow.flow import InversionError
 from latentflow_experiments.explorer.grid import Grid
 from latentflow_experiments.metrics.composition import Backwards, CompositeFlow
 
-__all__ = ["Path", "Plane", "Rendered", "as_bytes", "contours", "encoded_size", "follow_path", "render"]
+__all__ = [
+    "MAP_SIZE",
+    "Path",
+    "Plane",
+    "Rendered",
+    "as_bytes",
+    "contours",
+    "encoded_size",
+    "follow_path",
+    "map_times",
+    "render",
+]
 
 DIGITS = 4  # of the numbers in the page
 POINTS = 25  # of a contour map, along each side
 MARGIN = 1.15  # the half side of a map over the largest coordinate of a path
+MAP_SIZE = math.ceil(2 * POINTS**2 / 3) * 4
+"""The bytes of one map in the page: 16 bits a point, in base 64."""
+
 BATCH = 256  # latents decoded at once
 LARGEST_SIDE = 16_383  # of a WebP picture, in pixels
 
@@ -163,10 +177,14 @@ def contours(model: FlowVAE, potential: int, plane: Plane, steps: int) -> Tensor
         potential is not known where paths have met, at time 0 only.
     """
     flow, points = model.flow_of(potential), plane.lattice()
+    field = flow.u0 if isinstance(flow, HopfLaxFlow) else flow.potential
     with torch.autocast(points.device.type, enabled=False):
-        if isinstance(flow, HopfLaxFlow):
-            return evaluate(flow.u0, points, 0.0).unsqueeze(0)
-        return torch.stack([evaluate(flow.potential, points, float(t)) for t in range(steps + 1)])
+        return torch.stack([evaluate(field, points, float(t)) for t in range(map_times(model, steps))])
+
+
+def map_times(model: FlowVAE, steps: int) -> int:
+    """Return the number of times at which the potentials of a model are drawn: one for flows by construction."""
+    return 1 if isinstance(model.flow_of(0), HopfLaxFlow) else steps + 1
 
 
 def evaluate(potential: Callable[[Tensor, Tensor], Tensor], points: Tensor, t: float) -> Tensor:

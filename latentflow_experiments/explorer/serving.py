@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from latentflow_experiments.data import Source
@@ -56,7 +56,11 @@ def decode_upload(path: Path, shape: tuple[int, int, int]) -> Tensor:
     data = io.BytesIO(read_limited(path, MOST_BYTES))
     with reading(Path(path.name), "a PNG or JPEG picture"), warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(data, formats=FORMATS) as picture:
+        try:
+            opened = Image.open(data, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError("a file of another kind") from None
+        with opened as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise ValueError(f"{picture.width} x {picture.height} pixels, more than {MOST_PIXELS:,}")
             if picture.mode.startswith(("I", "F")):
@@ -126,7 +130,7 @@ def build_application(run: Explorable, count: int, seed: int) -> gradio.Blocks:
         )
         view = gradio.HTML(framed(default))
         upload.change(shown, upload, view, concurrency_limit=USERS, api_visibility="private")
-    return application.queue(max_size=WAITING)
+    return application.queue(max_size=WAITING, api_open=False)
 
 
 def serve(
@@ -158,4 +162,16 @@ def serve(
     with folder.measuring():
         run = open_explorable(folder, source, device, trust=trust)
     application = build_application(run, count, seed)
-    application.launch(server_name="127.0.0.1", server_port=port, share=False, max_file_size=MOST_BYTES, ssr_mode=False)
+    _, address, _ = application.launch(
+        server_name="127.0.0.1",
+        server_port=port,
+        share=False,
+        max_file_size=MOST_BYTES,
+        ssr_mode=False,
+        run_history=False,
+        footer_links=[],
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+    print(f"serving on {address}, for this machine only; stop by Ctrl-C", flush=True)
+    application.block_thread()
