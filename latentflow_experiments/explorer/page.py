@@ -87,8 +87,9 @@ def open_explorable(
     facts = provenance()
     commit = f", commit {facts['commit']}" if facts["commit"] else ""
     settings = run.config.model
+    equation = settings.pde.replace("\\", "/").rpartition("/")[2]  # of a file of the user's without its folder
     origin = (
-        f"{settings.method}, {settings.supervision}, --pde {settings.pde}, {run.progress.steps:,} steps, seed "
+        f"{settings.method}, {settings.supervision}, --pde {equation}, {run.progress.steps:,} steps, seed "
         f"{run.config.seed}; drawn by latentflow {facts['latentflow']}{commit}, {facts['date'][:10]}"
     )
     return Explorable(flows, data, evaluation, printable(origin))

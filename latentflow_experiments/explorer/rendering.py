@@ -40,6 +40,7 @@ MAP_SIZE = math.ceil(2 * POINTS**2 / 3) * 4
 """The bytes of one map in the page: 16 bits a point, in base 64."""
 
 BATCH = 256  # latents decoded at once
+MET = "paths have met, so the flow cannot be continued"
 LARGEST_SIDE = 16_383  # of a WebP picture, in pixels
 
 
@@ -279,13 +280,12 @@ def render(model: FlowVAE, image: Tensor, grid: Grid, advance: Callable[[], obje
             paths[name] = follow_path(model, flow, z0, log_q0, grid.steps)
         except (InversionError, FloatingPointError) as error:
             met = isinstance(error, InversionError)
-            faults[name] = "paths have met, so the flow cannot be continued" if met else "the path leaves the numbers"
+            faults[name] = MET if met else "the path leaves the finite numbers"
         advance()
     sheet = Sheet()
     (start,) = sheet.add(as_bytes(image.unsqueeze(0)))
     every = torch.cat([path.z for path in paths.values()])
-    pictures = torch.cat([model.decode(part).mean for part in torch.split(every, BATCH)])
-    places = sheet.add(as_bytes(pictures))
+    places = [place for part in torch.split(every, BATCH) for place in sheet.add(as_bytes(model.decode(part).mean))]
     plane = Plane.through(z0, every)
     maps = [contours(model, k, plane, grid.steps) for k in grid.order]
     encoded, columns = sheet.encode()

@@ -16,7 +16,7 @@ from torch import Tensor
 from latentflow_experiments.data import Source
 from latentflow_experiments.errors import ExperimentError, UsageError
 from latentflow_experiments.explorer.page import Explorable, build_page, draw_starts, open_explorable
-from latentflow_experiments.reading import read_limited, reading
+from latentflow_experiments.reading import brief, read_limited, reading
 from latentflow_experiments.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -156,22 +156,25 @@ def serve(
 
     Raises:
         ExperimentError: If the run or its data cannot be read, or it was not evaluated.
-        UsageError: If the method of the run has no flows that are superposed, or gradio is not installed.
-        OSError: If the port is taken.
+        UsageError: If the method of the run has no flows that are superposed, gradio is not installed, or the port is
+            taken.
     """
     with folder.measuring():
         run = open_explorable(folder, source, device, trust=trust)
     application = build_application(run, count, seed)
-    _, address, _ = application.launch(
-        server_name="127.0.0.1",
-        server_port=port,
-        share=False,
-        max_file_size=MOST_BYTES,
-        ssr_mode=False,
-        run_history=False,
-        footer_links=[],
-        quiet=True,
-        prevent_thread_lock=True,
-    )
+    try:
+        _, address, _ = application.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            share=False,
+            max_file_size=MOST_BYTES,
+            ssr_mode=False,
+            run_history=False,
+            footer_links=[],
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise UsageError(f"port: expected one that is free, got {port or 'none'} ({brief(error)})") from error
     print(f"serving on {address}, for this machine only; stop by Ctrl-C", flush=True)
     application.block_thread()

@@ -20,7 +20,7 @@ from digit_latents import clocked, factors, model, translation
 from PIL import Image
 from tiny_run import SMALL, complaint
 
-from latentflow import HopfLaxFlow, PotentialFlow, QuadraticPotential
+from latentflow import FunctionPotential, HopfLaxFlow, PotentialFlow, QuadraticPotential
 from latentflow_experiments.cli import main
 from latentflow_experiments.errors import DataError, ExperimentError
 from latentflow_experiments.explorer.grid import Grid, grids
@@ -79,9 +79,9 @@ class Page(HTMLParser):
         return self.picture(image, self.values["images"][image]["paths"][path]["cells"][time])
 
 
-def known(potentials, dynamics=HopfLaxFlow):
+def known(potentials, dynamics=HopfLaxFlow, order=(0, 1, 2)):
     """A model whose latents are the digits of an image, as a run."""
-    return Explorable(FlowMotion(model(potentials, dynamics).eval(), (0, 1, 2)), factors(), EVALUATION, "by hand")
+    return Explorable(FlowMotion(model(potentials, dynamics).eval(), order), factors(), EVALUATION, "by hand")
 
 
 def stretch(*factors):
@@ -138,8 +138,8 @@ def test_every_cell_is_the_picture_of_the_model(bars, page):
 
 
 def test_pictures_that_are_known():
-    """Catches weights of another flow, a switch at another time, and a way back that starts at the start."""
-    run = known([translation(1), translation(2), translation(3)])
+    """Catches flows in the order of the bank, a switch at another time, and a way back that starts at the start."""
+    run = known([translation(2), translation(3), translation(1)], order=(2, 0, 1))
     image = draw_starts(run.data, 1, seed=3)
     digits = 255 * image[0, 0, 0].double()
     page = Page(build_page(run, image))
@@ -189,6 +189,11 @@ def test_no_density_after_a_fold():
     torch.testing.assert_close(path.margin, 1 - 0.4 * torch.arange(1.0, 5.0))
     torch.testing.assert_close(path.log_density[:3], torch.tensor([0.0, -math.log(0.6), -math.log(0.2)]))
     assert path.log_density[3:].isnan().all()
+    once = FunctionPotential(lambda z, t: -torch.where(t < 1, 2.0, 0.1) * z.square().sum(-1) / 2)
+    early = known([once, translation(1), translation(2)], dynamics=PotentialFlow)
+    path = follow_path(early.flows.model, Superposed(((0, 1.0),)), z0, log_q0=0.0, steps=3)
+    torch.testing.assert_close(path.margin, torch.tensor([-1.0, 0.9, 0.9]))
+    assert path.log_density[1:].isnan().all()
     fast = known([stretch(-1.5, 0.0, 0.0, 0.0), translation(1), translation(2)])
     turned = follow_path(fast.flows.model, Switched(0, 1, restart=True), z0, log_q0=0.0, steps=4)
     assert turned.log_density[1:].isnan().all()
@@ -243,14 +248,14 @@ def test_grids_hold_what_they_say(count):
         assert {f"back {k}" for k in range(count)} <= grid.paths().keys()
 
 
-@pytest.mark.parametrize("limit", [400_000, 130_000, 80_000])
+@pytest.mark.parametrize("limit", [130_000, 80_000])
 def test_a_page_is_never_larger_than_its_limit(limit):
     """Catches an estimate in place of the size, and a grid that the page does not name."""
     generator = torch.Generator().manual_seed(0)
     noisy = known([translation(1), translation(2), translation(3)])
     noise = torch.rand(4, 4, generator=generator) * 60
     noisy.flows.model.decoder = lambda z: (z.sin() @ noise)[:, None, None].expand(-1, 3, 1, -1).abs() / 255
-    text = build_page(noisy, draw_starts(noisy.data, 6, seed=0), limit)
+    text = build_page(noisy, draw_starts(noisy.data, 5, seed=0), limit)
     assert len(text.encode()) <= limit
     page = Page(text)
     images = len(page.values["images"])
