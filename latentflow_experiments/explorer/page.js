@@ -239,7 +239,8 @@ function show() {
     slider.value = state.strengths[k];
     element(`strength-${k}-text`).textContent = state.strengths[k];
   });
-  element("snapped").textContent = together ? `Flows at once: strengths in steps of 1/${values.together}, at most ${values.most} flows.` : "";
+  const levels = values.together === 1 ? "0 and 1" : `in steps of 1/${values.together}`;
+  element("snapped").textContent = together ? `Flows at once: strengths ${levels}, at most ${values.most} flows.` : "";
   document.querySelectorAll("fieldset.mode").forEach((part) => (part.hidden = part.id !== state.mode));
   document.querySelector(`input[name="mode"][value="${state.mode}"]`).checked = true;
   document.querySelector(`input[name="image"][value="${state.image}"]`).checked = true;
@@ -312,6 +313,7 @@ function read() {
 
 function build() {
   element("time").max = steps;
+  for (const canvas of [element("picture"), element("start")]) Object.assign(canvas, { width, height });
   names.forEach((name, k) => {
     const row = document.createElement("div");
     row.className = "row";
@@ -338,11 +340,14 @@ function build() {
     radio.setAttribute("aria-label", `Start image ${n + 1}`);
     radio.addEventListener("change", () => change({ image: n }));
     const canvas = document.createElement("canvas");
+    Object.assign(canvas, { width, height });
     load(n).then((picture) => drawCell(canvas, picture, image.columns, image.start));
     label.append(radio, canvas);
     element("images").append(label);
   });
   element("mode-switch").hidden = !values.switches;
+  const back = solved ? "its solution is followed back in time; where paths have met, it may lead to another start" : "Euler's steps go back in time";
+  element("back-note").textContent = `The flow runs to its end first; then ${back}.`;
   element("time").addEventListener("input", () => {
     stop();
     change({ time: Number(element("time").value) });
