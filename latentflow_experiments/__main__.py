@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "Measure the equivariance errors of a run on the test sequences and draw its flows.",
     "measure": "Measure more of an evaluated run, and write it into its folder.",
     "generate": "Transform images by the flows of an evaluated run: frames and a picture.",
+    "explore": "Write one HTML file in which a reader moves the flows of an evaluated run.",
     "compare": "Print the errors of several evaluated runs and the transport of their flows as one table.",
     "push": "Share the model of an evaluated run on the Hugging Face hub, with a card.",
     "check": "Read every file of a run and say what is damaged.",

@@ -1,4 +1,4 @@
-"""The command line: ``latentflow train``, ``evaluate``, ``measure``, ``generate``, ``compare`` and so on."""
+"""The command line: ``latentflow train``, ``evaluate``, ``measure``, ``explore``, ``compare`` and so on."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from latentflow_experiments.data.factors import Split
 from latentflow_experiments.data.own import own_stem
 from latentflow_experiments.errors import ExperimentError, UsageError, printable
 from latentflow_experiments.evaluation import MeasureConfig, Part, evaluate, evaluate_transfer, measure
+from latentflow_experiments.explorer import explore, serve
 from latentflow_experiments.fitting import begin_run, settle_parts
 from latentflow_experiments.hub import push
 from latentflow_experiments.reports.comparison import compare
@@ -197,6 +198,42 @@ class Generate(OfRun):
 
 
 @dataclass(frozen=True)
+class Explore(OfRun):
+    """Write one HTML file in which a reader moves the flows of an evaluated run; it needs no server and no network.
+
+    Attributes:
+        out: The file; explorer.html in the folder of the run by default.
+        images: Test images to start from, at most; fewer where the file would be larger than 5 MB.
+        seed: Seed of the draw of the images.
+        serve: Instead, serve a page on this machine to which images of your own can be added, until Ctrl-C.
+        port: The port to serve on; the first free one from 7860 on by default.
+    """
+
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    images: int = 6
+    seed: int = 0
+    serve: bool = False
+    port: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.serve and self.out is not None:
+            raise UsageError("out: expected none with --serve, which writes no file, got one")
+        if self.port is not None and not self.serve:
+            raise UsageError("port: expected --serve with it, got none")
+
+    def run(self) -> None:
+        """Write the file and name it, or serve."""
+        folder = RunFolder(self.folder)
+        if self.serve:
+            serve(folder, self.images, self.seed, self.port, self.source, self.device, trust=self.trust)
+            return
+        out = folder.path / "explorer.html" if self.out is None else self.out
+        with folder.measuring():
+            size = explore(folder, out, self.images, self.seed, self.source, self.device, trust=self.trust)
+        print(f"wrote {out} ({size / 1e6:.1f} MB)")
+
+
+@dataclass(frozen=True)
 class Compare:
     """Print the errors of several evaluated runs and the transport of their flows as one table.
 
@@ -293,7 +330,7 @@ def main(arguments: Sequence[str] | None = None, *, debug: bool = False) -> int:
     return 0
 
 
-Command: TypeAlias = Train | Evaluate | Measure | Generate | Compare | Push | Check | Data | Reproduce
+Command: TypeAlias = Train | Evaluate | Measure | Generate | Explore | Compare | Push | Check | Data | Reproduce
 
 
 def _parse(arguments: Sequence[str] | None) -> Command:
@@ -306,6 +343,7 @@ def _parse(arguments: Sequence[str] | None) -> Command:
                 | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
                 | Annotated[Measure, tyro.conf.subcommand("measure")]
                 | Annotated[Generate, tyro.conf.subcommand("generate")]
+                | Annotated[Explore, tyro.conf.subcommand("explore")]
                 | Annotated[Compare, tyro.conf.subcommand("compare")]
                 | Annotated[Push, tyro.conf.subcommand("push")]
                 | Annotated[Check, tyro.conf.subcommand("check")]

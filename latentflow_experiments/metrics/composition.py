@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from latentflow import FlowVAE
+from latentflow import FlowVAE, Trajectory
 from latentflow.calculus.checks import check_count
-from latentflow.flow import InversionError
+from latentflow.flow import InversionError, LogDet
 from latentflow_experiments.data import SequenceDataset, subsample
 from latentflow_experiments.data.sequences import switched_states, turning_point, weighted_states
 from latentflow_experiments.metrics.equivariance import sum_per_image
@@ -34,6 +34,22 @@ class CompositeFlow(Protocol):
 
         Returns:
             The latents at all times, of shape ``(T+1, batch, dim)``.
+
+        Raises:
+            InversionError: If a flow by construction cannot be continued, as its paths have met.
+        """
+
+    def trajectories(self, model: FlowVAE, z0: Tensor, steps: int, log_det: LogDet | None) -> tuple[Trajectory, ...]:
+        """Follow the flows of the composition, each from where the one before it has ended; folds are not reported.
+
+        Args:
+            model: The model.
+            z0: The latents of the first images, of shape ``(batch, dim)``.
+            steps: The number of steps ``T``.
+            log_det: How to compute the log-determinant of a step, or None to leave it out.
+
+        Returns:
+            The trajectories. :meth:`follow` gives the latents of all of them; of a way back those of the last one.
 
         Raises:
             InversionError: If a flow by construction cannot be continued, as its paths have met.
@@ -60,10 +76,17 @@ class Superposed:
 
     def follow(self, model: FlowVAE, z0: Tensor, steps: int) -> Tensor:
         """Follow the flow of the mixed potential."""
+        return self.trajectories(model, z0, steps)[0].z
+
+    def trajectories(
+        self, model: FlowVAE, z0: Tensor, steps: int, log_det: LogDet | None = None
+    ) -> tuple[Trajectory, ...]:
+        """Follow the flow of the mixed potential; one trajectory."""
         weights = z0.new_zeros(len(model.bank))
         for index, weight in self.terms:
             weights[index] += weight
-        return model.flow_of(model.bank.mix(weights)).rollout(z0, steps, log_det=None).z
+        flow = model.flow_of(model.bank.mix(weights))
+        return (flow.rollout(z0, steps, log_det=log_det, on_fold="ignore"),)
 
 
 @dataclass(frozen=True)
@@ -90,10 +113,17 @@ class Switched:
 
     def follow(self, model: FlowVAE, z0: Tensor, steps: int) -> Tensor:
         """Follow one flow and then the other from where it ended."""
+        before, after = self.trajectories(model, z0, steps)
+        return torch.cat([before.z, after.z[1:]])
+
+    def trajectories(
+        self, model: FlowVAE, z0: Tensor, steps: int, log_det: LogDet | None = None
+    ) -> tuple[Trajectory, ...]:
+        """Follow one flow and then the other; two trajectories."""
         turn = turning_point(steps)
-        before = model.flow_of(self.first).rollout(z0, turn, log_det=None).z
-        after = _roll(model, before[-1], self.second, steps - turn, start=0 if self.restart else turn)
-        return torch.cat([before, after[1:]])
+        before = model.flow_of(self.first).rollout(z0, turn, log_det=log_det, on_fold="ignore")
+        start = 0 if self.restart else turn
+        return before, _roll(model, before.z[-1], self.second, steps - turn, start, log_det=log_det)
 
 
 @dataclass(frozen=True)
@@ -119,14 +149,22 @@ class Backwards:
 
     def follow(self, model: FlowVAE, z0: Tensor, steps: int) -> Tensor:
         """Follow the flow to its end, and give the way back."""
-        end = model.flow_of(self.potential).rollout(z0, steps, log_det=None).z[-1]
-        return _roll(model, end, self.potential, steps, start=steps, dt=-1.0)
+        return self.trajectories(model, z0, steps)[-1].z
+
+    def trajectories(
+        self, model: FlowVAE, z0: Tensor, steps: int, log_det: LogDet | None = None
+    ) -> tuple[Trajectory, ...]:
+        """Follow the flow to its end and back; two trajectories."""
+        forth = model.flow_of(self.potential).rollout(z0, steps, log_det=log_det, on_fold="ignore")
+        return forth, _roll(model, forth.z[-1], self.potential, steps, start=steps, dt=-1.0, log_det=log_det)
 
 
-def _roll(model: FlowVAE, z: Tensor, index: int, steps: int, start: float, dt: float = 1.0) -> Tensor:
+def _roll(
+    model: FlowVAE, z: Tensor, index: int, steps: int, start: float, dt: float = 1.0, log_det: LogDet | None = None
+) -> Trajectory:
     """Follow a flow from a point at another time than 0."""
     with torch.autocast(z.device.type, enabled=False):
-        return model.flow_of(index).rollout(z, steps, start=start, dt=dt, log_det=None).z
+        return model.flow_of(index).rollout(z, steps, start, dt, log_det, on_fold="ignore")
 
 
 MANY = 4  # the most transformations of which all subsets are superposed
