@@ -114,5 +114,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the extension."""
     app.connect("source-read", show_picture_first)
     app.connect("env-updated", name_everyday_names)
-    app.add_css_file("gallery.css")
+    app.add_css_file("gallery.css", priority=900)  # after those of sphinx_gallery
     return {"parallel_read_safe": True, "parallel_write_safe": True}

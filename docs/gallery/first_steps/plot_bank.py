@@ -19,12 +19,19 @@ axes, and otherwise the order matters.
 import matplotlib.pyplot as plt
 import torch
 
-from latentflow import FunctionPotential, PotentialBank, PotentialFlow, QuadraticPotential, SwitchedPotential, gradient
+from latentflow import (
+    FunctionPotential,
+    PotentialBank,
+    PotentialFlow,
+    QuadraticPotential,
+    SwitchedPotential,
+    gradient,
+)
 
 torch.manual_seed(0)
 stretch = QuadraticPotential(2, matrix=torch.diag(torch.tensor([0.9, -0.9])))
 shift = QuadraticPotential(2, vector=torch.tensor([0.4, 1.4]))
-spread = FunctionPotential(lambda z, t: -(z.cos().sum(-1)), dim=2)
+spread = FunctionPotential(lambda z, _: -z.cos().sum(-1), dim=2)
 bank = PotentialBank([stretch, shift, spread])
 
 z0 = torch.rand(24, 2) * 2 - 1
@@ -36,15 +43,17 @@ composed = {
     "switch after 0.5": SwitchedPotential([stretch, shift], times=[0.5]),
 }
 trajectories = {
-    name: PotentialFlow(u).rollout(z0, steps=40, dt=0.025, on_fold="ignore") for name, u in composed.items()
+    name: PotentialFlow(u).rollout(z0, steps=40, dt=0.025, on_fold="ignore")
+    for name, u in composed.items()
 }
 
 # %%
-# What is certain about them: velocities add; each sample of ``select`` moves by its own potential; and the switched flow
-# is the first one followed by the second.
+# What is certain about them: velocities add; each sample of ``select`` moves by its own potential; and the switched
+# flow is the first one followed by the second.
 
 torch.testing.assert_close(
-    gradient(bank.superpose(), z0, 0.3), sum(gradient(u, z0, 0.3) for u in (stretch, shift, spread))
+    gradient(bank.superpose(), z0, 0.3),
+    sum(gradient(u, z0, 0.3) for u in (stretch, shift, spread)),
 )
 own = PotentialFlow(shift).rollout(z0[k == 1], steps=40, dt=0.025)
 torch.testing.assert_close(trajectories["select(k)"].z[:, k == 1], own.z)

@@ -13,10 +13,10 @@ closed form, and to solve the Hamilton-Jacobi equation:
 .. math::
     E\,|z_1 - T(z_0)|^2 + \alpha\, E\, r(z, t)^2 , \qquad r = \partial_t u + \tfrac12 |\nabla u|^2 .
 
-The two potentials below carry the cloud equally well. One was held to the equation along the path only, and off the path
-it does what it likes; the other one was held to it in the whole box. Which is right depends on the purpose: the path
-suffices for straight paths of the data, while a certificate of optimality compares every start with every end, and needs
-the region between them.
+The two potentials below carry the cloud equally well. One was held to the equation along the path only, and off the
+path it does what it likes; the other one was held to it in the whole box. Which is right depends on the purpose: the
+path suffices for straight paths of the data, while a certificate of optimality compares every start with every end,
+and needs the region between them.
 """
 
 import matplotlib.pyplot as plt
@@ -45,8 +45,15 @@ def fit(collocation: Collocation) -> tuple[MLPPotential, Trajectory]:
     for _ in range(250):
         z0 = cloud(64, generator)
         trajectory = flow.rollout(z0, steps=4, dt=0.25, log_det=None)
-        missed = (trajectory.z[-1] - centre - shift - stretch * (z0 - centre)).square().sum(-1).mean()
-        equation = residual.loss(u, trajectory, generator=generator, collocation=collocation)
+        missed = (
+            (trajectory.z[-1] - centre - shift - stretch * (z0 - centre))
+            .square()
+            .sum(-1)
+            .mean()
+        )
+        equation = residual.loss(
+            u, trajectory, generator=generator, collocation=collocation
+        )
         optimizer.zero_grad()
         (missed + 0.3 * equation).backward()
         optimizer.step()
@@ -55,7 +62,9 @@ def fit(collocation: Collocation) -> tuple[MLPPotential, Trajectory]:
 
 
 along = AlongPath()
-box = Together(AlongPath(), InBox(torch.tensor([-3.0, -2.0]), torch.tensor([3.0, 2.0]), count=4))
+box = Together(
+    AlongPath(), InBox(torch.tensor([-3.0, -2.0]), torch.tensor([3.0, 2.0]), count=4)
+)
 fits = {"AlongPath()": fit(along), "AlongPath() and InBox(...)": fit(box)}
 
 # %%
@@ -65,10 +74,15 @@ x, y = torch.meshgrid(torch.linspace(-3, 3, 121), torch.linspace(-2, 2, 81), ind
 grid = torch.stack([x, y], dim=-1)
 with torch.no_grad():
     maps = {name: residual(u, grid, 0.5).abs() for name, (u, _) in fits.items()}
-    paths = {name: residual(u, trajectory.z[2], 0.5).abs().mean() for name, (u, trajectory) in fits.items()}
+    paths = {
+        name: residual(u, trajectory.z[2], 0.5).abs().mean()
+        for name, (u, trajectory) in fits.items()
+    }
 first, second = fits
 for name in fits:
-    print(f"{name}: mean residual {paths[name]:.3f} on the path, {maps[name].mean():.3f} in the box")
+    print(
+        f"{name}: mean residual {paths[name]:.3f} on the path, {maps[name].mean():.3f} in the box"
+    )
 assert maps[second].mean() < maps[first].mean() / 2
 assert paths[first] < maps[first].mean() / 2
 
@@ -81,10 +95,14 @@ for _, trajectory in fits.values():
 
 figure, axes = plt.subplots(1, 2, sharey=True)
 for axis, (name, (_, trajectory)) in zip(axes, fits.items(), strict=True):
-    shown = axis.pcolormesh(x, y, maps[name], vmin=0, vmax=1.5, cmap="magma_r", rasterized=True)
+    shown = axis.pcolormesh(
+        x, y, maps[name], vmin=0, vmax=1.5, cmap="magma_r", rasterized=True
+    )
     for path in trajectory.z[:, :40].unbind(1):
         axis.plot(*path.T, color="#2563eb", lw=0.7)
     axis.set(title=name, xlabel="$z_1$", aspect="equal")
 axes[0].set_ylabel("$z_2$")
-figure.colorbar(shown, ax=axes, label="absolute residual at $t = 1/2$", location="bottom", shrink=0.6)
+figure.colorbar(
+    shown, ax=axes, label="absolute residual at $t = 1/2$", location="bottom", shrink=0.6
+)
 plt.show()

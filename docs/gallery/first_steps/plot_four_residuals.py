@@ -12,9 +12,10 @@ A partial differential equation says which potentials are allowed, and its *resi
     \text{wave} \quad & \partial_t^2 u - c^2 \Delta u .
     \end{aligned}
 
-A residual of the library is an object, called with a potential, points and times. It asks for the derivatives that it
-needs, and no others are computed. So a model that trains under one equation trains under another by exchanging one
-argument; that is the ablation of `Flow Factorized Representation Learning <https://arxiv.org/abs/2309.13167>`_.
+A :class:`~latentflow.pde.PDEResidual` is an object, called with a potential, points and times. It asks for the
+derivatives that it needs, and no others are computed. So a model that trains under one equation trains under another
+by exchanging one argument; that is the ablation of `Flow Factorized Representation Learning
+<https://arxiv.org/abs/2309.13167>`_.
 
 Each row below is one potential on the line, :math:`u(x, t)`, and each column an equation; the color is the size of the
 residual in space and time. The potentials are solutions in closed form, so the diagonal is empty: a paraboloid that
@@ -68,7 +69,12 @@ potentials = (paraboloid, spreading, decaying, travelling)
 
 points, times = 4 * torch.rand(500, 1).double() - 2, 2 * torch.rand(500).double()
 sizes = torch.stack(
-    [torch.stack([residual(u, points, times).abs().max() for residual in residuals.values()]) for u in potentials]
+    [
+        torch.stack(
+            [residual(u, points, times).abs().max() for residual in residuals.values()]
+        )
+        for u in potentials
+    ]
 )
 assert sizes.diagonal().max() < 1e-12
 assert (sizes + torch.eye(4)).min() > 0.1
@@ -83,7 +89,9 @@ figure, axes = plt.subplots(4, 4, sharex=True, sharey=True, figsize=(7.4, 5.2))
 for row, u in zip(axes, potentials, strict=True):
     for axis, (name, residual) in zip(row, residuals.items(), strict=True):
         size = residual(u, grid_x.unsqueeze(-1), grid_t).abs().clamp(min=1e-16)
-        shown = axis.pcolormesh(x, t, size, norm=LogNorm(1e-2, 1e1), cmap="magma_r", rasterized=True)
+        shown = axis.pcolormesh(
+            x, t, size, norm=LogNorm(1e-2, 1e1), cmap="magma_r", rasterized=True
+        )
         if size.max() < 1e-12:
             axis.text(0, 1, "zero", ha="center", va="center")
         if u is potentials[0]:

@@ -21,10 +21,21 @@ import matplotlib.pyplot as plt
 import torch
 from torch.distributions import MultivariateNormal
 
-from latentflow import HJResidual, PotentialFlow, gaussian_transport_potential, gaussian_wasserstein2
+from latentflow import (
+    HJResidual,
+    PotentialFlow,
+    gaussian_transport_potential,
+    gaussian_wasserstein2,
+)
 
-m0, S0 = torch.tensor([-2.5, 0.0]).double(), torch.tensor([[0.4, 0.25], [0.25, 0.6]]).double()
-m1, S1 = torch.tensor([2.5, 0.5]).double(), torch.tensor([[0.9, -0.7], [-0.7, 1.1]]).double()
+m0, S0 = (
+    torch.tensor([-2.5, 0.0]).double(),
+    torch.tensor([[0.4, 0.25], [0.25, 0.6]]).double(),
+)
+m1, S1 = (
+    torch.tensor([2.5, 0.5]).double(),
+    torch.tensor([[0.9, -0.7], [-0.7, 1.1]]).double(),
+)
 u = gaussian_transport_potential(m0, S0, m1, S1)
 
 # %%
@@ -41,8 +52,8 @@ trajectory = PotentialFlow(u).eval().rollout(z0, steps=4, dt=0.25)
 
 # %%
 # Four facts, each to rounding: the equation holds; the density carried along is that of the second Gaussian, by
-# :math:`\log q_1(z_1) = \log q_0(z_0) - \log|\det \partial z_1 / \partial z_0|`; the points have its covariance; and the
-# action is :math:`W_2^2`.
+# :math:`\log q_1(z_1) = \log q_0(z_0) - \log|\det \partial z_1 / \partial z_0|`; the points have its covariance; and
+# the action is :math:`W_2^2`.
 
 source, target = MultivariateNormal(m0, S0), MultivariateNormal(m1, S1)
 carried = source.log_prob(z0) - trajectory.log_det[-1]
@@ -70,9 +81,22 @@ for t, z, color in zip(trajectory.times.tolist(), trajectory.z, colors, strict=T
     plane.plot(*ellipse.T, color=color, label=f"t = {t:g}")
     plane.plot(*z.T, ".", color=color, ms=2, alpha=0.5)
 plane.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
-plane.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=5, handlelength=1, fontsize=9, columnspacing=1)
+plane.legend(
+    loc="upper center",
+    bbox_to_anchor=(0.5, 1.14),
+    ncols=5,
+    handlelength=1,
+    fontsize=9,
+    columnspacing=1,
+)
 costs.plot([0, 1], [0, distance], color="0.6", label="$t \\, W_2^2$")
-costs.plot(trajectory.times, trajectory.action.mean(-1), "o", color=colors[1], label="action so far")
+costs.plot(
+    trajectory.times,
+    trajectory.action.mean(-1),
+    "o",
+    color=colors[1],
+    label="action so far",
+)
 costs.set(ylim=(0, 31), xlabel="time $t$", ylabel=r"$E\int |\nabla u|^2 dt$")
 costs.legend()
 plt.show()

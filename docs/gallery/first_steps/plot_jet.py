@@ -3,9 +3,9 @@ A potential, its velocity and its Laplacian
 ===========================================
 
 All that the library needs of a potential :math:`u(z, t)` is its *jet* at a point: the value, the gradient
-:math:`\nabla u`, which is the velocity of the flow, the time derivative, and, on request, second derivatives such as the
-Laplacian :math:`\Delta u = \operatorname{tr} \nabla^2 u`. The Laplacian is the rate at which the flow expands volumes:
-:math:`\frac{d}{dt} \log|\det \partial z_t / \partial z_0| = \Delta u(z_t, t)`.
+:math:`\nabla u`, which is the velocity of the flow, the time derivative, and, on request, second derivatives such as
+the Laplacian :math:`\Delta u = \operatorname{tr} \nabla^2 u`. The Laplacian is the rate at which the flow expands
+volumes: :math:`\frac{d}{dt} \log|\det \partial z_t / \partial z_0| = \Delta u(z_t, t)`.
 
 :func:`~latentflow.calculus.jet` computes them in one pass, for the potentials of the library, which know their own
 derivatives, as for any function. Here the potential is a :class:`~latentflow.potentials.FourierPotential`,
@@ -24,7 +24,9 @@ import torch
 from latentflow import FourierPotential, gradient, hessian, jet
 
 generator = torch.Generator().manual_seed(3)
-u = FourierPotential(dim=2, features=30, scale=1.0, amplitude=1.0, generator=generator).double()
+u = FourierPotential(
+    dim=2, features=30, scale=1.0, amplitude=1.0, generator=generator
+).double()
 
 # %%
 # One call for all points of a grid. The result is a :class:`~latentflow.calculus.Jet`.
@@ -41,20 +43,31 @@ print(found.value.shape, found.gradient.shape, found.laplacian.shape)
 # Legendre is exact for functions as smooth as these.
 
 with torch.no_grad():
-    torch.testing.assert_close(found.laplacian, hessian(u, grid, 0.0).diagonal(dim1=-2, dim2=-1).sum(-1))
+    torch.testing.assert_close(
+        found.laplacian, hessian(u, grid, 0.0).diagonal(dim1=-2, dim2=-1).sum(-1)
+    )
     inside = torch.einsum("i,j,ij->", weight, weight, found.laplacian.reshape(80, 80))
     side = torch.full_like(line, 3.0)
-    right, left = (gradient(u, torch.stack([sign * side, line], dim=-1), 0.0)[:, 0] for sign in (1, -1))
-    top, bottom = (gradient(u, torch.stack([line, sign * side], dim=-1), 0.0)[:, 1] for sign in (1, -1))
+    right, left = (
+        gradient(u, torch.stack([sign * side, line], dim=-1), 0.0)[:, 0] for sign in (1, -1)
+    )
+    top, bottom = (
+        gradient(u, torch.stack([line, sign * side], dim=-1), 0.0)[:, 1] for sign in (1, -1)
+    )
     through_the_sides = (weight * (right - left + top - bottom)).sum()
 torch.testing.assert_close(inside, through_the_sides)
-print(f"integral of the Laplacian {inside:.10f}, flux through the sides {through_the_sides:.10f}")
+print(
+    f"integral of the Laplacian {inside:.10f}, flux through the sides {through_the_sides:.10f}"
+)
 
 # %%
-# Points move uphill, so arrows point to the maxima of the potential. There the Laplacian is negative, and volumes shrink.
+# Points move uphill, so arrows point to the maxima of the potential. There the Laplacian is negative, and volumes
+# shrink.
 
 x, y = (part.reshape(80, 80) for part in grid.T)
-arrows = torch.cartesian_prod(torch.linspace(-2.8, 2.8, 15), torch.linspace(-2.8, 2.8, 15)).double()
+arrows = torch.cartesian_prod(
+    torch.linspace(-2.8, 2.8, 15), torch.linspace(-2.8, 2.8, 15)
+).double()
 with torch.no_grad():
     velocity = gradient(u, arrows, 0.0)
 
@@ -64,7 +77,13 @@ axes[0].quiver(*arrows.T, *velocity.T, color="white", width=0.005)
 axes[0].set_title(r"potential $u$ and velocity $\nabla u$")
 figure.colorbar(shown, ax=axes[0], shrink=0.8)
 size = found.laplacian.abs().max().ceil().item()
-shown = axes[1].contourf(x, y, found.laplacian.reshape(80, 80), levels=np.linspace(-size, size, 21), cmap="RdBu_r")
+shown = axes[1].contourf(
+    x,
+    y,
+    found.laplacian.reshape(80, 80),
+    levels=np.linspace(-size, size, 21),
+    cmap="RdBu_r",
+)
 axes[1].set_title(r"Laplacian $\Delta u$")
 figure.colorbar(shown, ax=axes[1], shrink=0.8)
 for axis in axes:

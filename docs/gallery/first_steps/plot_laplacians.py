@@ -39,14 +39,17 @@ with torch.no_grad():
     H = hessian(u, z, 0.5)[0]
     truth = laplacian(u, z, 0.5, Exact())
     errors = {
-        estimator.__name__: [(laplacian(u, copies, 0.5, estimator(m)) - truth).square().mean().sqrt() for m in probes]
+        estimator.__name__: [
+            (laplacian(u, copies, 0.5, estimator(m)) - truth).square().mean().sqrt()
+            for m in probes
+        ]
         for estimator in (Hutchinson, HutchPlusPlus)
     }
 theory = [(2 / m * (H.square().sum() - H.diagonal().square().sum())).sqrt() for m in probes]
 
 # %%
-# The exact value is the trace, the error of Hutchinson's estimate is what the formula says, and Hutch++ is exact from 48
-# products on.
+# The exact value is the trace, the error of Hutchinson's estimate is what the formula says, and Hutch++ is exact from
+# 48 products on.
 
 torch.testing.assert_close(truth[0], H.trace())
 for error, expected in zip(errors["Hutchinson"], theory, strict=True):
@@ -69,8 +72,15 @@ def milliseconds(dim: int, estimator: Exact | Hutchinson | HutchPlusPlus) -> flo
 
 
 dims = [4, 16, 64, 256, 1024]
-names = {"exact": Exact(), "Hutchinson, 1 probe": Hutchinson(1), "Hutch++, 3 products": HutchPlusPlus(3)}
-costs = {name: [milliseconds(dim, estimator) for dim in dims] for name, estimator in names.items()}
+names = {
+    "exact": Exact(),
+    "Hutchinson, 1 probe": Hutchinson(1),
+    "Hutch++, 3 products": HutchPlusPlus(3),
+}
+costs = {
+    name: [milliseconds(dim, estimator) for dim in dims]
+    for name, estimator in names.items()
+}
 
 # %%
 # The exact Laplacian of a network of this kind costs no more than its width asks for: from 64 coordinates on it is
@@ -80,7 +90,13 @@ figure, (accuracy, price) = plt.subplots(1, 2)
 accuracy.loglog(probes, theory, color="0.7", lw=5, label="formula")
 accuracy.loglog(probes, errors["Hutchinson"], "o-", label="Hutchinson")
 accuracy.loglog(probes[:4], errors["HutchPlusPlus"][:4], "s-", label="Hutch++")
-accuracy.text(0.02, 0.05, "Hutch++ is exact\nfrom 48 products on", transform=accuracy.transAxes, fontsize=9)
+accuracy.text(
+    0.02,
+    0.05,
+    "Hutch++ is exact\nfrom 48 products on",
+    transform=accuracy.transAxes,
+    fontsize=9,
+)
 accuracy.set(xlabel="products with the Hessian $m$", ylabel="root mean square error")
 accuracy.set_xticks(probes, probes)
 accuracy.minorticks_off()

@@ -2,9 +2,9 @@ r"""
 Points drawn by a travelling bump: a potential with its own derivatives
 =======================================================================
 
-Any function :math:`u(z, t)` is a potential; automatic differentiation gives its derivatives. Where a formula is cheaper,
-a subclass of :class:`~latentflow.potentials.Potential` writes it once, as :math:`\texttt{jet\_rule}`, and every
-operator, flow and residual uses it. Here a bump travels around the origin,
+Any function :math:`u(z, t)` is a potential; automatic differentiation gives its derivatives. Where a formula is
+cheaper, a subclass of :class:`~latentflow.potentials.Potential` writes it once, as ``jet_rule``, and
+every operator, flow and residual uses it. Here a bump travels around the origin,
 
 .. math:: u(z, t) = a \, e^{-|x|^2 / 2}, \qquad x = z - c(t), \qquad c(t) = 1.5\, (\cos t, \sin t) ,
 
@@ -44,13 +44,18 @@ class TravellingBump(Potential):
 
     def jet_rule(self, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
         """Return the derivatives in closed form; a function runs only if its derivative is requested."""
-        centre, velocity = (1.5 * torch.stack(parts, dim=-1) for parts in ((t.cos(), t.sin()), (-t.sin(), t.cos())))
+        centre, velocity = (
+            1.5 * torch.stack(parts, dim=-1)
+            for parts in ((t.cos(), t.sin()), (-t.sin(), t.cos()))
+        )
         x, u = z - centre, self(z, t)
         along = (x * velocity).sum(-1)
 
         def products(v: Tensor) -> Tensor:
             """Multiply vectors, of shape ``(*batch, m, 2)``, by the Hessian."""
-            return u[..., None, None] * ((v * x.unsqueeze(-2)).sum(-1, keepdim=True) * x.unsqueeze(-2) - v)
+            return u[..., None, None] * (
+                (v * x.unsqueeze(-2)).sum(-1, keepdim=True) * x.unsqueeze(-2) - v
+            )
 
         return Jet.answer(
             request,
@@ -60,7 +65,9 @@ class TravellingBump(Potential):
             laplacian=lambda: u * (x.square().sum(-1) - 2),
             hessian=lambda: products(torch.eye(2).to(z)),
             products=products,
-            second_time_derivative=lambda: u * (along.square() - velocity.square().sum(-1) - (x * centre).sum(-1)),
+            second_time_derivative=lambda: (
+                u * (along.square() - velocity.square().sum(-1) - (x * centre).sum(-1))
+            ),
             gradient_time_derivative=lambda: -products(velocity.unsqueeze(-2)).squeeze(-2),
         )
 
@@ -104,20 +111,33 @@ with torch.no_grad():
 
 def end(z: Tensor) -> Tensor:
     """Follow one point to its end."""
-    return flow.integrate(z, times[[0, -1]], ODE("rk4", options={"step_size": 0.05}, divergence=None)).z[-1]
+    return flow.integrate(
+        z, times[[0, -1]], ODE("rk4", options={"step_size": 0.05}, divergence=None)
+    ).z[-1]
 
 
 jacobian = torch.autograd.functional.jacobian(end, z0[0])
-torch.testing.assert_close(trajectory.log_det[-1, 0], torch.linalg.slogdet(jacobian).logabsdet, atol=1e-5, rtol=1e-5)
+torch.testing.assert_close(
+    trajectory.log_det[-1, 0],
+    torch.linalg.slogdet(jacobian).logabsdet,
+    atol=1e-5,
+    rtol=1e-5,
+)
 
 figure, axis = plt.subplots(figsize=(6.6, 4.4))
-shrunk = axis.scatter(*trajectory.z[-1].T, c=trajectory.log_det[-1], cmap="viridis", s=28, zorder=3)
+shrunk = axis.scatter(
+    *trajectory.z[-1].T, c=trajectory.log_det[-1], cmap="viridis", s=28, zorder=3
+)
 for path in trajectory.z.unbind(1):
     axis.plot(*path.T, color="0.75", lw=0.8)
 axis.plot(*z0.T, ".", color="0.5", ms=5)
-axis.plot(1.5 * times.cos(), 1.5 * times.sin(), color="#dc2626", lw=2, label="path of the bump")
+axis.plot(
+    1.5 * times.cos(), 1.5 * times.sin(), color="#dc2626", lw=2, label="path of the bump"
+)
 axis.plot(1.5 * times[-1].cos(), 1.5 * times[-1].sin(), "o", color="#dc2626", ms=9)
-figure.colorbar(shrunk, ax=axis, label=r"$\log|\det \partial z_t / \partial z_0|$ at the end")
+figure.colorbar(
+    shrunk, ax=axis, label=r"$\log|\det \partial z_t / \partial z_0|$ at the end"
+)
 axis.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal", xlim=(-2.6, 4.6), ylim=(-2.9, 2.9))
 axis.legend(loc="lower right")
 plt.show()

@@ -8,7 +8,7 @@ speed :math:`s`, the function obeys the level set equation
 .. math:: \partial_t u + s \, |\nabla u| = 0 .
 
 The library does not have it, and does not need to: a residual is a subclass of
-:class:`~latentflow.pde.PDEResidual` with one method, :math:`\texttt{from\_jet}`, which turns the derivatives of a
+:class:`~latentflow.pde.PDEResidual` with one method, ``from_jet``, which turns the derivatives of a
 potential into one number for each sample. Second derivatives are named in ``requires``; this equation needs none.
 :func:`~latentflow.testing.check_residual` then checks what is easy to get wrong: samples that affect one another,
 derivatives that were not asked for, gradients, dtypes and shapes.
@@ -50,8 +50,8 @@ def front(z: Tensor, t: Tensor) -> Tensor:
 
 
 # %%
-# A hundred and twenty steps of Adam, at new random points each time. :meth:`~latentflow.pde.PDEResidual.loss` averages the squared
-# residual.
+# A hundred and twenty steps of Adam, at new random points each time. :meth:`~latentflow.pde.PDEResidual.loss`
+# averages the squared residual.
 
 torch.manual_seed(0)
 residual = LevelSetResidual(speed=0.5)
@@ -69,7 +69,9 @@ for _ in range(120):
 # The gradient of a distance has length one, so the loss is :math:`(s - 1.5)^2`, whatever points are drawn.
 
 assert abs(residual.speed().item() - 1.5) < 0.01
-torch.testing.assert_close(torch.tensor(losses), (torch.tensor(speeds) - 1.5) ** 2, atol=1e-5, rtol=1e-3)
+torch.testing.assert_close(
+    torch.tensor(losses), (torch.tensor(speeds) - 1.5) ** 2, atol=1e-5, rtol=1e-3
+)
 
 x, y = torch.meshgrid(torch.linspace(-3, 3, 121), torch.linspace(-3, 3, 121), indexing="xy")
 figure, (plane, training) = plt.subplots(1, 2)
@@ -77,7 +79,13 @@ for n, t in enumerate((0.0, 0.4, 0.8, 1.2)):
     values = front(torch.stack([x, y], dim=-1), torch.tensor(t))
     plane.contour(x, y, values, levels=[0.0], colors=[plt.get_cmap("plasma")(n / 4)])
     plane.text(0, 1 + 1.5 * t, f"t = {t:g}", ha="center", va="bottom", fontsize=9)
-plane.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal", title="the front $u(z, t) = 0$", ylim=(-3.1, 3.3))
+plane.set(
+    xlabel="$z_1$",
+    ylabel="$z_2$",
+    aspect="equal",
+    title="the front $u(z, t) = 0$",
+    ylim=(-3.1, 3.3),
+)
 training.axhline(1.5, color="0.7", label="truth")
 training.plot(speeds, label="learned speed")
 training.set(xlabel="step of training", ylabel="speed $s$")

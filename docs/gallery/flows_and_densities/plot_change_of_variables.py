@@ -8,9 +8,9 @@ A flow moves points, and their density with them. By the change of variables
     \log q_t(z_t) = \log q_0(z_0) - \log\left|\det \frac{\partial z_t}{\partial z_0}\right| ,
     \qquad \log\left|\det \frac{\partial z_t}{\partial z_0}\right| = \int_0^t \Delta u(z_s, s)\, ds ,
 
-the density is known wherever a trajectory arrives, exactly and without a normalizing constant. A trajectory holds that
-logarithm in ``log_det``, and ``flow.push_forward(base, times, scheme)`` is the distribution of its end, whose
-``log_prob`` follows the flow back from any point.
+the density is known wherever a trajectory arrives, exactly and without a normalizing constant. A
+:class:`~latentflow.flow.Trajectory` holds that logarithm in ``log_det``, and ``flow.push_forward(base, times,
+scheme)`` is the distribution of its end, whose ``log_prob`` follows the flow back from any point.
 
 On the line :math:`u(x) = -0.45 \cos(2.6\, x + 0.4)` pulls a normal distribution apart into several peaks. No network is
 involved, so that everything can be held against quadrature: the density integrates to one, and the mean of any function
@@ -56,12 +56,16 @@ for t in times:
 # Quadrature over the ends against quadrature over the starts.
 
 for t, density in zip(times, densities[1:], strict=True):
-    torch.testing.assert_close(torch.trapezoid(density, x), torch.tensor(1.0).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        torch.trapezoid(density, x), torch.tensor(1.0).double(), atol=1e-6, rtol=0
+    )
     over_ends = torch.trapezoid(x.square() * density, x)
     ends = flow.integrate(x.unsqueeze(-1), [0.0, t], precise).z[-1].squeeze(-1)
     over_starts = torch.trapezoid(ends.square() * densities[0], x)
     torch.testing.assert_close(over_ends, over_starts, atol=1e-5, rtol=0)
-    print(f"t = {t:g}: mean of x^2 is {over_ends:.6f} over the ends, {over_starts:.6f} over the starts")
+    print(
+        f"t = {t:g}: mean of x^2 is {over_ends:.6f} over the ends, {over_starts:.6f} over the starts"
+    )
 
 # %%
 # Lines are the density by the flow, bars the histogram of the samples.

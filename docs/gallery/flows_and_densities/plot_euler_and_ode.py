@@ -14,17 +14,28 @@ whatever the step. It agrees with the continuous flow up to an error proportiona
 
 One class of potentials needs no small steps. On a solution of the Hamilton-Jacobi equation points move in straight
 lines at constant speed, and Euler's scheme is exact with a single step. The cheaper determinant
-:class:`~latentflow.flow.FirstOrder`, :math:`\log|1 + h \Delta u|`, converges too, but at a finite step it is no density.
+:class:`~latentflow.flow.FirstOrder`, :math:`\log|1 + h \Delta u|`, converges too, but at a finite step it is no
+density.
 """
 
 import matplotlib.pyplot as plt
 import torch
 
-from latentflow import ODE, Euler, FourierPotential, HopfLaxFlow, PotentialFlow, QuadraticPotential, SlogDet
+from latentflow import (
+    ODE,
+    Euler,
+    FourierPotential,
+    HopfLaxFlow,
+    PotentialFlow,
+    QuadraticPotential,
+    SlogDet,
+)
 from latentflow.flow import FirstOrder
 
 generator = torch.Generator().manual_seed(5)
-u = FourierPotential(2, features=24, scale=0.75, amplitude=1.3, generator=generator).double()
+u = FourierPotential(
+    2, features=24, scale=0.75, amplitude=1.3, generator=generator
+).double()
 flow = PotentialFlow(u).eval()
 z0 = 1.5 * torch.randn(64, 2, generator=generator).double()
 
@@ -54,10 +65,16 @@ for errors in (point_errors, exact_errors, first_errors):
 # %%
 # On a solution of the Hamilton-Jacobi equation one step is exact, in the points and in the density.
 
-solution = HopfLaxFlow(QuadraticPotential(2, torch.diag(torch.tensor([0.8, -0.5]).double()))).potential
+solution = HopfLaxFlow(
+    QuadraticPotential(2, torch.diag(torch.tensor([0.8, -0.5]).double()))
+).potential
 with torch.no_grad():
     one_step = PotentialFlow(solution).eval().rollout(z0, steps=1)
-    continuous = PotentialFlow(solution).eval().integrate(z0, [0.0, 1.0], ODE(rtol=1e-10, atol=1e-12))
+    continuous = (
+        PotentialFlow(solution)
+        .eval()
+        .integrate(z0, [0.0, 1.0], ODE(rtol=1e-10, atol=1e-12))
+    )
 torch.testing.assert_close(one_step.z[-1], continuous.z[-1])
 torch.testing.assert_close(one_step.log_det[-1], continuous.log_det[-1])
 
@@ -65,8 +82,17 @@ figure, (plane, rates) = plt.subplots(1, 2)
 with torch.no_grad():
     coarse = flow.rollout(z0, steps=3, dt=1 / 3, on_fold="ignore")
 for n in range(14):
-    plane.plot(*truth.z[:, n].T, color="#2563eb", lw=1.5, label="continuous" if n == 0 else None)
-    plane.plot(*coarse.z[:, n].T, "o-", color="#dc2626", lw=1, ms=3, label="three Euler steps" if n == 0 else None)
+    plane.plot(
+        *truth.z[:, n].T, color="#2563eb", lw=1.5, label="continuous" if n == 0 else None
+    )
+    plane.plot(
+        *coarse.z[:, n].T,
+        "o-",
+        color="#dc2626",
+        lw=1,
+        ms=3,
+        label="three Euler steps" if n == 0 else None,
+    )
 plane.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
 plane.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2, fontsize=9)
 rates.loglog(steps, point_errors, "o-", label="end point")

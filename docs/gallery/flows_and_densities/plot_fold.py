@@ -2,10 +2,10 @@ r"""
 A grid that folds, and the margin that says so before
 =====================================================
 
-A discrete step :math:`z \mapsto z + h \nabla u(z)` is one to one, and has a density, while its Jacobian
-:math:`I + h \nabla^2 u` is positive definite. If the step is too long for the potential, the map *folds*: it sends
-several points to one, as a lens does beyond its focus. Its determinant is then no longer the change of a density, and an
-inverse does not exist.
+A discrete step :math:`z \mapsto z + h \nabla u(z)` is one to one, and has a density, while its Jacobian :math:`I + h
+\nabla^2 u` is positive definite. If the step is too long for the potential, the map *folds*: it sends several points
+to one, as a lens does beyond its focus. Its determinant is then no longer the change of a density, and an inverse
+does not exist.
 
 With ``SlogDet(eigenvalues=True)`` a trajectory reports the *margin*, the smallest eigenvalue of that matrix at each
 point, in ``smallest_eigenvalue``. It is linear in the step,
@@ -43,7 +43,9 @@ grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
 lengths = torch.linspace(0.1, 3.0, 30)
 margins = []
 for h in lengths.tolist():
-    step = flow.rollout(grid, steps=1, dt=h, log_det=SlogDet(eigenvalues=True), on_fold="ignore")
+    step = flow.rollout(
+        grid, steps=1, dt=h, log_det=SlogDet(eigenvalues=True), on_fold="ignore"
+    )
     margins.append(step.smallest_eigenvalue.min())
 margins = torch.stack(margins)
 torch.testing.assert_close(margins, 1 - lengths.double())
@@ -70,7 +72,10 @@ for axis, h in zip(axes, (0.8, 2.4), strict=False):
     image = flow.rollout(grid, steps=1, dt=h, on_fold="ignore")
     x, y = image.z[-1].unbind(-1)
     inside = torch.where(image.folded[0], 1.0, torch.nan)
-    for color, width, shown in (("0.7", 0.6, torch.ones_like(inside)), ("#dc2626", 0.9, inside)):
+    for color, width, shown in (
+        ("0.7", 0.6, torch.ones_like(inside)),
+        ("#dc2626", 0.9, inside),
+    ):
         axis.plot(x * shown, y, color=color, lw=width)
         axis.plot((x * shown).T, y.T, color=color, lw=width)
     axis.set(title=f"step $h = {h}$", xlabel="$z_1$", aspect="equal")
@@ -79,5 +84,7 @@ axes[2].axhline(0, color="0.7", lw=1)
 axes[2].plot(lengths, margins)
 axes[2].fill_between(lengths, margins, 0, where=margins < 0, color="#fecaca")
 axes[2].text(2.35, -0.35, "folds", ha="center", color="#dc2626")
-axes[2].set(xlabel="step $h$", ylabel=r"smallest eigenvalue of $I + h \nabla^2 u$", title="margin")
+axes[2].set(
+    xlabel="step $h$", ylabel=r"smallest eigenvalue of $I + h \nabla^2 u$", title="margin"
+)
 plt.show()

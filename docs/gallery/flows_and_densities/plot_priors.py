@@ -13,8 +13,8 @@ the standard normal, and :class:`~latentflow.priors.DiffusedPrior` from any mixt
     p_0 = \sum_i w_i N(\mu_i, \Sigma_i) \;\Rightarrow\; p_t = \sum_i w_i N(\mu_i, \Sigma_i + 2 D t\, I) .
 
 *Mixtures*: :class:`~latentflow.priors.MixturePrior` learns its components, and :class:`~latentflow.priors.VampPrior`
-takes them from an encoder, :math:`p(z) = \frac1N \sum_n q(z | v_n)` at learnable inputs :math:`v_n`. The encoder here is
-as simple as one can be: the two principal components of the digits of scikit-learn, with a fixed variance.
+takes them from an encoder, :math:`p(z) = \frac1N \sum_n q(z | v_n)` at learnable inputs :math:`v_n`. The encoder here
+is as simple as one can be: the two principal components of the digits of scikit-learn, with a fixed variance.
 
 *Flows*: :class:`~latentflow.priors.TransportedPrior` moves a prior along a potential, so that a posterior that flows
 with it has the same divergence from it at every time.
@@ -26,7 +26,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from latentflow import DiffusionPrior, GaussianPrior, MixturePrior, QuadraticPotential, TransportedPrior, VampPrior
+from latentflow import (
+    DiffusionPrior,
+    GaussianPrior,
+    MixturePrior,
+    QuadraticPotential,
+    TransportedPrior,
+    VampPrior,
+)
 from latentflow.pde import LinearFokkerPlanckResidual, LogFokkerPlanckResidual
 from latentflow.priors import DiffusedPrior
 
@@ -56,10 +63,12 @@ shown = {
 }
 
 # %%
-# The heat equation is one of the residuals of the library, so the claim of the diffused priors is one line to check, for
-# the density and for its logarithm.
+# The heat equation is one of the residuals of the library, so the claim of the diffused priors is one line to check,
+# for the density and for its logarithm.
 
-diffused = DiffusedPrior(mixture, diffusivity=0.1).double().requires_grad_(requires_grad=False)
+diffused = (
+    DiffusedPrior(mixture, diffusivity=0.1).double().requires_grad_(requires_grad=False)
+)
 z, t = 2 * torch.randn(200, 2).double(), 3 * torch.rand(200).double()
 D = diffused.diffusivity.item()
 heat = LinearFokkerPlanckResidual(D)(lambda z, t: diffused(t).log_prob(z).exp(), z, t)
@@ -79,7 +88,9 @@ grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
 figure, axes = plt.subplots(2, 3, sharex=True, sharey=True, figsize=(7.4, 5.2))
 for axis, (name, (prior, time)) in zip(axes.flat, shown.items(), strict=True):
     with torch.no_grad():
-        axis.contourf(line, line, prior(t=time).log_prob(grid).exp(), levels=14, cmap="Blues")
+        axis.contourf(
+            line, line, prior(t=time).log_prob(grid).exp(), levels=14, cmap="Blues"
+        )
     axis.set_title(name, fontsize=10)
     axis.set_aspect("equal")
     axis.label_outer()

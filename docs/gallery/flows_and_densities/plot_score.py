@@ -19,7 +19,13 @@ for its density and its score by automatic differentiation, has to give the same
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+)
 
 from latentflow import ODE, FokkerPlanckResidual, FunctionPotential, PotentialFlow, gradient
 from latentflow.priors import DiffusedPrior
@@ -46,16 +52,21 @@ points = 2 * torch.randn(300, 2).double()
 assert FokkerPlanckResidual(D)(u, points, 0.4).abs().max() < 1e-6
 
 # %%
-# The flow carries the mixture from time 0 to time 1. At any point, its density and its score are those of the closed form.
+# The flow carries the mixture from time 0 to time 1. At any point, its density and its score are those of the closed
+# form.
 
 flow = PotentialFlow(u).eval()
 carried = flow.push_forward(start(), [0.0, 1.0], ODE("rk4", options={"step_size": 1 / 40}))
 z = points[:60].clone().requires_grad_()
 log_q = carried.log_prob(z)
 score = torch.autograd.grad(log_q.sum(), z)[0]
-torch.testing.assert_close(log_q.detach(), diffused(1.0).log_prob(points[:60]), atol=1e-4, rtol=1e-4)
+torch.testing.assert_close(
+    log_q.detach(), diffused(1.0).log_prob(points[:60]), atol=1e-4, rtol=1e-4
+)
 torch.testing.assert_close(score, -gradient(u, points[:60], 1.0) / D, atol=1e-3, rtol=1e-3)
-print(f"largest difference of a score: {(score + gradient(u, points[:60], 1.0) / D).abs().max():.1e}")
+print(
+    f"largest difference of a score: {(score + gradient(u, points[:60], 1.0) / D).abs().max():.1e}"
+)
 
 # %%
 # Contours are the density at the start and at the end; arrows are the score; lines are the paths of samples, which end
@@ -63,7 +74,11 @@ print(f"largest difference of a score: {(score + gradient(u, points[:60], 1.0) /
 
 z0 = start().sample((120,))
 with torch.no_grad():
-    trajectory = flow.integrate(z0, torch.linspace(0, 1, 21), ODE("rk4", options={"step_size": 0.05}, divergence=None))
+    trajectory = flow.integrate(
+        z0,
+        torch.linspace(0, 1, 21),
+        ODE("rk4", options={"step_size": 0.05}, divergence=None),
+    )
 line = torch.linspace(-4, 4, 120).double()
 grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
 arrows = torch.cartesian_prod(line[4::8], line[4::8])

@@ -7,12 +7,12 @@ distribution, and the change of variables gives the likelihood
 
 .. math:: \log q(x) = \log N(z_1; 0, I) + \log\left|\det \frac{\partial z_1}{\partial x}\right| ,
 
-exactly, since each step has the exact log-determinant of :math:`I + h \nabla^2 u`. Training maximizes its mean. The mean
-squared residual of the Hamilton-Jacobi equation is added with a small weight; it keeps paths straight, so that few steps
-suffice.
+exactly, since each step has the exact log-determinant of :math:`I + h \nabla^2 u`. Training maximizes its mean. The
+mean squared residual of the Hamilton-Jacobi equation is added with a small weight; it keeps paths straight, so that
+few steps suffice.
 
-:meth:`~latentflow.flow.PotentialFlow.rollout` goes from the data to the normal distribution, and the inverse of the same
-steps goes from the normal distribution to new samples.
+:meth:`~latentflow.flow.PotentialFlow.rollout` goes from the data to the normal distribution, and the inverse of the
+same steps goes from the normal distribution to new samples.
 """
 
 import math
@@ -31,7 +31,9 @@ def two_moons(count: int, generator: torch.Generator) -> Tensor:
     upper = torch.rand(count, generator=generator) < 0.5
     x = torch.where(upper, angle.cos(), 1 - angle.cos())
     y = torch.where(upper, angle.sin(), 0.5 - angle.sin())
-    points = torch.stack([x - 0.5, y - 0.25], dim=-1) + 0.07 * torch.randn(count, 2, generator=generator)
+    points = torch.stack([x - 0.5, y - 0.25], dim=-1) + 0.07 * torch.randn(
+        count, 2, generator=generator
+    )
     return points * torch.tensor([1.15, 2.0])
 
 
@@ -45,7 +47,9 @@ flow = PotentialFlow(u)
 optimizer = torch.optim.Adam(u.parameters(), lr=2e-2)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 250)
 for _ in range(250):
-    trajectory = flow.rollout(two_moons(192, generator), steps=3, dt=1 / 3, on_fold="ignore")
+    trajectory = flow.rollout(
+        two_moons(192, generator), steps=3, dt=1 / 3, on_fold="ignore"
+    )
     log_q = normal.log_prob(trajectory.z[-1]).sum(-1) + trajectory.log_det[-1]
     loss = -log_q.mean() + 0.02 * residual.loss(u, trajectory, generator=generator)
     optimizer.zero_grad()
@@ -67,7 +71,9 @@ with torch.no_grad():
     nll = -(normal.log_prob(arrived.z[-1]).sum(-1) + arrived.log_det[-1]).mean()
 mass = torch.trapezoid(torch.trapezoid(density, line), line)
 gaussian = (torch.logdet(fresh.T.cov()) + 2 * math.log(2 * math.pi * math.e)) / 2
-print(f"mass {mass:.4f}; negative log-likelihood {nll:.3f} nats, that of a Gaussian {gaussian:.3f}")
+print(
+    f"mass {mass:.4f}; negative log-likelihood {nll:.3f} nats, that of a Gaussian {gaussian:.3f}"
+)
 assert abs(mass - 1) < 0.03
 assert nll < gaussian - 0.4
 

@@ -2,9 +2,9 @@ r"""
 A flow as a torch distribution bends into a banana
 ==================================================
 
-``flow.push_forward(base, times, scheme)`` is a ``torch.distributions.Distribution``: it samples, differentiates through
-its samples, has an exact density, and works where torch expects a distribution, also in ``kl_divergence`` and in
-``TransformedDistribution``.
+What :meth:`~latentflow.flow.PotentialFlow.push_forward` returns is a ``torch.distributions.Distribution``: it
+samples, differentiates through its samples, has an exact density, and works where torch expects a distribution, also
+in ``kl_divergence`` and in ``TransformedDistribution``.
 
 Variational inference needs exactly this. A posterior is known up to a constant by its density :math:`p`, and a flow
 :math:`q` is fitted to it by raising the lower bound
@@ -12,8 +12,8 @@ Variational inference needs exactly this. A posterior is known up to a constant 
 .. math:: E_{z \sim q} [\log p(z) - \log q(z)] = \log Z - KL(q \| p / Z) \le \log Z .
 
 ``rsample_and_log_prob`` draws samples and their log-density in one pass, without an inversion. The target here is a
-banana, a normal distribution bent along a parabola, whose constant is known, :math:`\log Z = 0`: so the bound is at most
-zero, and it says how far the fit is.
+banana, a normal distribution bent along a parabola, whose constant is known, :math:`\log Z = 0`: so the bound is at
+most zero, and it says how far the fit is.
 """
 
 import matplotlib.pyplot as plt
@@ -67,12 +67,20 @@ moved = flow.push_forward(other, times, Euler(), on_fold="ignore")
 same = flow.push_forward(base, times, Euler(), on_fold="ignore")
 torch.testing.assert_close(kl_divergence(same, moved), kl_divergence(base, other))
 
-x, y = torch.meshgrid(torch.linspace(-3.6, 3.6, 140), torch.linspace(-2.8, 4.2, 140), indexing="xy")
+x, y = torch.meshgrid(
+    torch.linspace(-3.6, 3.6, 140), torch.linspace(-2.8, 4.2, 140), indexing="xy"
+)
 figure, (plane, training) = plt.subplots(1, 2, width_ratios=[1.2, 1])
 levels = [0.002, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3]
 plane.contourf(x, y, log_banana(torch.stack([x, y], -1)).exp(), levels=levels, cmap="Blues")
 plane.plot(*z[:500].T, ".", ms=2.5, color="#dc2626", label="samples of the flow")
-plane.set(xlabel="$z_1$", ylabel="$z_2$", title="target density (blue)", xlim=(-3.6, 3.6), ylim=(-2.8, 4.2))
+plane.set(
+    xlabel="$z_1$",
+    ylabel="$z_2$",
+    title="target density (blue)",
+    xlim=(-3.6, 3.6),
+    ylim=(-2.8, 4.2),
+)
 plane.legend(loc="upper center")
 training.axhline(0, color="0.7")
 training.plot(bounds)

@@ -8,12 +8,12 @@ the potential of its transformation, :math:`z_{t+1} = z_t + \nabla u_k(z_t, t)`.
 .. math::
     \sum_{t} E \log p(x_t | z_t) - KL\bigl(q(z_0 | x_0) \,\|\, p_0\bigr) \le \log p(x_0, \dots, x_T | k)
 
-minus the mean squared residual of the Hamilton-Jacobi equation. Each sequence of the training shows *one* transformation:
-a digit of scikit-learn, of 8 x 8 pixels, moves to the right, or it fades.
+minus the mean squared residual of the Hamilton-Jacobi equation. Each sequence of the training shows *one*
+transformation: a digit of scikit-learn, of 8 x 8 pixels, moves to the right, or it fades.
 
-Potentials add and switch, so the trained model can do what it has never seen. ``model.generate(x0, u, steps)`` takes any
-expression of potentials: one after the other by :class:`~latentflow.potentials.SwitchedPotential`, both at once by
-``bank.superpose()``. What they should show is known, since images can be moved and faded by hand.
+Potentials add and switch, so the trained model can do what it has never seen. ``model.generate(x0, u, steps)`` takes
+any expression of potentials: one after the other by :class:`~latentflow.potentials.SwitchedPotential`, both at once
+by ``bank.superpose()``. What they should show is known, since images can be moved and faded by hand.
 """
 
 import matplotlib.pyplot as plt
@@ -34,18 +34,25 @@ from latentflow import (
 from latentflow.vae import GaussianLikelihood
 
 STEPS, SHAPE = 4, (1, 8, 12)
-digits = torch.nn.functional.pad(torch.tensor(load_digits().images).float() / 16, (0, 4)).unsqueeze(1)
+digits = torch.nn.functional.pad(
+    torch.tensor(load_digits().images).float() / 16, (0, 4)
+).unsqueeze(1)
 train, test = digits[:1500], digits[1500:]
 
 
 def show(x: Tensor, moved: Tensor, faded: Tensor) -> Tensor:
     """Move images to the right by whole pixels and fade them, at each time; ``(batch, T+1, 1, 8, 12)``."""
-    frames = [x.roll(int(shift), dims=-1) * (1 - 0.2 * fade) for shift, fade in zip(moved, faded, strict=True)]
+    frames = [
+        x.roll(int(shift), dims=-1) * (1 - 0.2 * fade)
+        for shift, fade in zip(moved, faded, strict=True)
+    ]
     return torch.stack(frames, dim=1)
 
 
 times, still = torch.arange(STEPS + 1.0), torch.zeros(STEPS + 1)
-sequences = torch.stack([show(train, times, still), show(train, still, times)])  # (2, 1500, T+1, 1, 8, 12)
+sequences = torch.stack(
+    [show(train, times, still), show(train, still, times)]
+)  # (2, 1500, T+1, 1, 8, 12)
 
 # %%
 # A small model, and 220 steps of Adam.
@@ -88,11 +95,15 @@ flows = {
 }
 with torch.no_grad():
     made = {name: model.generate(test, u, steps=STEPS) for name, (u, _) in flows.items()}
-torch.testing.assert_close(made["move, then fade"][:, : half + 1], made["move"][:, : half + 1])
+torch.testing.assert_close(
+    made["move, then fade"][:, : half + 1], made["move"][:, : half + 1]
+)
 for name, (_, truth) in flows.items():
     error = (made[name] - truth).square().mean().item()
     standing = (truth[:, :1] - truth).square().mean().item()
-    print(f"{name}: mean squared error {error:.4f}, of a picture that stands still {standing:.4f}")
+    print(
+        f"{name}: mean squared error {error:.4f}, of a picture that stands still {standing:.4f}"
+    )
     assert error < standing / 2
 
 # %%
@@ -100,7 +111,10 @@ for name, (_, truth) in flows.items():
 
 figure, axes = plt.subplots(4, 1, figsize=(7.4, 5))
 for axis, (name, (_, truth)) in zip(axes, flows.items(), strict=True):
-    rows = [torch.cat(list(frames[:3].flatten(0, 1).squeeze(1)), dim=-1) for frames in (truth, made[name])]
+    rows = [
+        torch.cat(list(frames[:3].flatten(0, 1).squeeze(1)), dim=-1)
+        for frames in (truth, made[name])
+    ]
     axis.imshow(torch.cat(rows), cmap="gray_r", vmin=0, vmax=1)
     for edge in range(1, 3):
         axis.axvline(edge * 12 * (STEPS + 1) - 0.5, color="#2563eb", lw=1)

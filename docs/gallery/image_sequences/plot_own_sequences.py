@@ -11,8 +11,8 @@ configuration, checkpoint, errors, and a picture.
 The error that it reports for a transformation is :math:`E \sum_{t=1}^{T} |x_t - \hat x_t|_1` on test sequences, beside
 that of a static picture, which is what a flow has to beat.
 
-The sequences here are drawn with numpy: a square that moves down, or grows. They need the extra ``experiments``. The same
-data in a file are trained by ``latentflow train my.npz``.
+The sequences here are drawn with numpy: a square that moves down, or grows. They need the extra ``experiments``. The
+same data in a file are trained by ``latentflow train my.npz``.
 """
 
 import json
@@ -37,12 +37,21 @@ for sequence, label in zip(frames, labels, strict=True):
         frame[top : top + side, x : x + side] = grey
 
 # %%
-# A real run takes thousands of steps and a larger model; this one takes seconds. The folder is read before it is removed.
+# A real run takes thousands of steps and a larger model; this one takes seconds. The folder is read before it is
+# removed.
 
 data = ArraySequences(frames, labels, names=("down", "grow"))
 settings = ModelConfig(dim=8, hidden=(32,), network="mlp", width=128)
 with tempfile.TemporaryDirectory() as folder:
-    run = fit(settings, data, steps=300, out=Path(folder) / "run", batch_size=48, learning_rate=5e-3, warmup_steps=20)
+    run = fit(
+        settings,
+        data,
+        steps=300,
+        out=Path(folder) / "run",
+        batch_size=48,
+        learning_rate=5e-3,
+        warmup_steps=20,
+    )
     errors = json.loads(run.evaluation.read_text())["result"]["errors"]
     strips = plt.imread(run.strips)
 
@@ -52,7 +61,9 @@ with tempfile.TemporaryDirectory() as folder:
 
 for name, error in errors.items():
     low, high = error["output_interval"]
-    print(f"{name}: error {error['output']:.1f} ({low:.1f} to {high:.1f}), of a static picture {error['static']:.1f}")
+    print(
+        f"{name}: error {error['output']:.1f} ({low:.1f} to {high:.1f}), of a static picture {error['static']:.1f}"
+    )
     assert error["output"] < error["static"]
 
 change = np.abs(np.diff(frames / 255.0, axis=1)).sum((1, 2, 3))

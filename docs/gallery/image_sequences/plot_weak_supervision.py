@@ -7,11 +7,11 @@ and the objective of a sequence is the sum over all potentials, weighed by how p
 
 .. math:: \sum_k q_k \,(\mathcal{L}_k + \log p_k - \log q_k), \qquad q_k = q(k | x_0, \dots, x_T), \quad p_k = 1/K .
 
-Nothing in it asks that all potentials be used, and the one that is ahead by chance would take everything. A penalty on the
-*average* posterior of a batch, :math:`KL(\bar q \,\|\, p)`, prevents this, and reads no label.
+Nothing in it asks that all potentials be used, and the one that is ahead by chance would take everything. A penalty
+on the *average* posterior of a batch, :math:`KL(\bar q \,\|\, p)`, prevents this, and reads no label.
 
-The strips below are 16 pixels with a bump that moves or fades. Two potentials divide the sequences among them. Which one
-takes which transformation is arbitrary; that each takes one of them is not.
+The strips below are 16 pixels with a bump that moves or fades. Two potentials divide the sequences among them. Which
+one takes which transformation is arbitrary; that each takes one of them is not.
 """
 
 import math
@@ -58,7 +58,9 @@ model = FlowVAE(
     prior=DiffusionPrior(4, fields=KINDS),
     residual=HJResidual(),
     likelihood=GaussianLikelihood(0.1),
-    label_posterior=LabelPosterior(MLPSequenceClassifier(SHAPE, STEPS + 1, KINDS, (16,)), ExactSum(), balance=10.0),
+    label_posterior=LabelPosterior(
+        MLPSequenceClassifier(SHAPE, STEPS + 1, KINDS, (16,)), ExactSum(), balance=10.0
+    ),
 )
 optimizer = torch.optim.Adam(model.parameters(), lr=8e-3)
 for _ in range(150):
@@ -80,7 +82,9 @@ assert divergence.min() > -1e-5
 assert divergence.max() < math.log(2) + 1e-5
 agreement = (q.probs.argmax(-1) == k).double().mean().item()
 agreement, order = max((agreement, [0, 1]), (1 - agreement, [1, 0]))
-print(f"{agreement:.1%} of the sequences are told apart, {divergence.mean() / math.log(2):.0%} of a bit each")
+print(
+    f"{agreement:.1%} of the sequences are told apart, {divergence.mean() / math.log(2):.0%} of a bit each"
+)
 assert agreement > 0.95
 
 # %%
@@ -94,7 +98,9 @@ with torch.no_grad():
 shown = [frames[k == kind][:1][0] for kind in (0, 1)]
 
 figure, axes = plt.subplot_mosaic(
-    [["data 0", "flow 0", "posterior"], ["data 1", "flow 1", "posterior"]], width_ratios=[1, 1, 1.3], figsize=(7.4, 3.6)
+    [["data 0", "flow 0", "posterior"], ["data 1", "flow 1", "posterior"]],
+    width_ratios=[1, 1, 1.3],
+    figsize=(7.4, 3.6),
 )
 for kind, name in enumerate(("moves", "fades")):
     for column, strip, title in (
@@ -102,13 +108,17 @@ for kind, name in enumerate(("moves", "fades")):
         ("flow", made[kind], f"potential {order[kind]}"),
     ):
         axis = axes[f"{column} {kind}"]
-        axis.imshow(strip.reshape(STEPS + 1, 16), aspect="auto", cmap="gray_r", vmin=0, vmax=1)
+        axis.imshow(
+            strip.reshape(STEPS + 1, 16), aspect="auto", cmap="gray_r", vmin=0, vmax=1
+        )
         axis.set(title=title, yticks=range(STEPS + 1), xticks=[0, 5, 10, 15])
     axes[f"data {kind}"].set_ylabel("time")
 for name in ("data 1", "flow 1"):
     axes[name].set_xlabel("pixel")
 for kind, name in enumerate(("moves", "fades")):
-    axes["posterior"].hist(q.probs[k == kind, order[0]], bins=25, range=(0, 1), alpha=0.75, label=f"it {name}")
+    axes["posterior"].hist(
+        q.probs[k == kind, order[0]], bins=25, range=(0, 1), alpha=0.75, label=f"it {name}"
+    )
 axes["posterior"].set(xlabel=f"posterior of potential {order[0]}", ylabel="sequences")
 axes["posterior"].legend(loc="upper center")
 plt.show()

@@ -52,25 +52,35 @@ for dim in (2, 8):
     found[dim] = (exact, torch.stack(sinkhorn), torch.stack(assignment), torch.stack(line))
 
 # %%
-# The facts: the shift and the stretch have :math:`W_2^2 = 1 + 1`; Sinkhorn's estimate is near the assignment; a projection
-# is never farther; and samples are farther from each other than their distributions.
+# The facts: the shift and the stretch have :math:`W_2^2 = 1 + 1`; Sinkhorn's estimate is near the assignment; a
+# projection is never farther; and samples are farther from each other than their distributions.
 
 for dim, (exact, sinkhorn, assignment, line) in found.items():
     torch.testing.assert_close(exact, torch.tensor(2.0).double().sqrt())
     torch.testing.assert_close(sinkhorn, assignment, atol=0.02, rtol=0.01)
     assert (line <= assignment + 1e-9).all()
     assert assignment.mean(-1)[0] > exact
-    print(f"dim {dim}: W2 = {exact:.3f}; between {sizes[-1]} samples {assignment.mean(-1)[-1]:.3f}")
+    print(
+        f"dim {dim}: W2 = {exact:.3f}; between {sizes[-1]} samples {assignment.mean(-1)[-1]:.3f}"
+    )
 
 figure, axes = plt.subplots(1, 2, sharey=True)
-for axis, (dim, (exact, sinkhorn, assignment, line)) in zip(axes, found.items(), strict=True):
+for axis, (dim, (exact, sinkhorn, assignment, line)) in zip(
+    axes, found.items(), strict=True
+):
     for values, label, marker, color in (
         (assignment, "assignment", "s", "C3"),
         (sinkhorn, "Sinkhorn", "o", "C0"),
         (line, "first coordinate", "^", "C2"),
     ):
         axis.semilogx(
-            sizes, values.mean(-1), marker + "-", color=color, label=label, base=2, ms=9 if marker == "s" else 5
+            sizes,
+            values.mean(-1),
+            marker + "-",
+            color=color,
+            label=label,
+            base=2,
+            ms=9 if marker == "s" else 5,
         )
         axis.fill_between(sizes, *values.aminmax(dim=-1), color=color, alpha=0.12, lw=0)
     axis.axhline(exact, color="0.4", ls="--", label="closed form")

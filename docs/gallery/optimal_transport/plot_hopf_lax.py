@@ -39,7 +39,10 @@ u = flow.potential
 # The solution is a potential like any other. Its residual is zero, and its values are those of the minimum over a grid,
 # computed without any of the library's means.
 
-points, times = (2 * torch.rand(200, 1).double() - 1) * 6, 0.1 + 1.5 * torch.rand(200).double()
+points, times = (
+    (2 * torch.rand(200, 1).double() - 1) * 6,
+    0.1 + 1.5 * torch.rand(200).double(),
+)
 assert HJResidual()(u, points, times).abs().max() < 1e-8
 
 candidates = torch.linspace(-9, 9, 20_001).double()
@@ -68,7 +71,12 @@ lines.text(-6.1, 2.06, "$t^* = 2$", color="#dc2626", backgroundcolor="white")
 lines.set(xlabel="$x$", ylabel="time $t$", xlim=(-6.3, 6.3), ylim=(0, 3))
 x = torch.linspace(-6.3, 6.3, 300).double().unsqueeze(-1)
 for n, t in enumerate((0.0, 0.4, 0.8, 1.2, 1.6, 1.95)):
-    values.plot(x, u(x, torch.full((300,), t).double()), color=plt.get_cmap("viridis")(n / 6), label=f"t = {t:g}")
+    values.plot(
+        x,
+        u(x, torch.full((300,), t).double()),
+        color=plt.get_cmap("viridis")(n / 6),
+        label=f"t = {t:g}",
+    )
 values.set(xlabel="$x$", ylabel="$u(x, t)$", ylim=(-0.55, 0.9))
 values.legend(ncols=3, fontsize=8, loc="upper center", columnspacing=1)
 plt.show()
