@@ -11,7 +11,7 @@ exactly, since each step has the exact log-determinant of :math:`I + h \nabla^2 
 mean squared residual of the Hamilton-Jacobi equation is added with a small weight; it keeps paths straight, so that
 few steps suffice.
 
-:meth:`~latentflow.flow.PotentialFlow.rollout` goes from the data to the normal distribution, and the inverse of the
+:meth:`~latentflow.flow.Flow.rollout` goes from the data to the normal distribution, and the inverse of the
 same steps goes from the normal distribution to new samples.
 """
 

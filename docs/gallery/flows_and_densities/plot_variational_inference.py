@@ -2,7 +2,7 @@ r"""
 A flow as a torch distribution bends into a banana
 ==================================================
 
-What :meth:`~latentflow.flow.PotentialFlow.push_forward` returns is a ``torch.distributions.Distribution``: it
+What :meth:`~latentflow.flow.Flow.push_forward` returns is a ``torch.distributions.Distribution``: it
 samples, differentiates through its samples, has an exact density, and works where torch expects a distribution, also
 in ``kl_divergence`` and in ``TransformedDistribution``.
 

@@ -55,7 +55,7 @@ sequences = torch.stack(
 )  # (2, 1500, T+1, 1, 8, 12)
 
 # %%
-# A small model, and 220 steps of Adam.
+# A small model, and 180 steps of Adam.
 
 torch.manual_seed(0)
 model = FlowVAE(
@@ -67,8 +67,8 @@ model = FlowVAE(
     likelihood=GaussianLikelihood(0.07),
 )
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=220)
-for _ in range(220):
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=180)
+for _ in range(180):
     k, chosen = torch.randint(2, (64,)), torch.randint(len(train), (64,))
     objective = model.objective(sequences[k, chosen], k)
     optimizer.zero_grad()

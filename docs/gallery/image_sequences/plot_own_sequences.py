@@ -46,28 +46,27 @@ with tempfile.TemporaryDirectory() as folder:
     run = fit(
         settings,
         data,
-        steps=300,
+        steps=220,
         out=Path(folder) / "run",
         batch_size=48,
         learning_rate=5e-3,
         warmup_steps=20,
     )
-    errors = json.loads(run.evaluation.read_text())["result"]["errors"]
+    found = json.loads(run.evaluation.read_text())
     strips = plt.imread(run.strips)
 
 # %%
-# Each flow is nearer to the truth than a picture that stands still, and no farther from it than the triangle inequality
-# allows.
+# Each flow is nearer to the truth than a picture that stands still. And it is an optimal transport on its samples: by
+# default a run trains flows that solve the Hamilton-Jacobi equation by construction, whose paths are straight, so that
+# their cost :math:`T \int E |\nabla u|^2 dt` equals the mean squared displacement.
 
-for name, error in errors.items():
+for name, error in found["result"]["errors"].items():
     low, high = error["output_interval"]
-    print(
-        f"{name}: error {error['output']:.1f} ({low:.1f} to {high:.1f}), of a static picture {error['static']:.1f}"
-    )
+    print(f"{name}: error {error['output']:.1f} ({low:.1f} to {high:.1f}), static {error['static']:.1f}")
     assert error["output"] < error["static"]
-
-change = np.abs(np.diff(frames / 255.0, axis=1)).sum((1, 2, 3))
-print(f"the frames of a sequence change by {change.mean():.1f} from one to the next in all")
+for name, transport in found["transport"].items():
+    print(f"{name}: cost {transport['cost']:.3f}, displacement {transport['displacement']:.3f}")
+    assert abs(transport["cost"] / transport["displacement"] - 1) < 1e-4
 
 # %%
 # The picture that the run has left: the data above the flow, for a sequence of each transformation.
