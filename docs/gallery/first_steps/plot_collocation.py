@@ -7,8 +7,8 @@ An equation is meant to hold everywhere, and a loss evaluates its residual at a 
 (:class:`~latentflow.pde.AlongPath`), where the data go; :class:`~latentflow.pde.InBox` draws them in a box, and
 :class:`~latentflow.pde.Together` joins several choices.
 
-The loss here asks a flow to carry a cloud on the left to a cloud on the right, two steps of a shift and a stretch in
-closed form, and to solve the Hamilton-Jacobi equation:
+The loss here asks a flow to carry a cloud on the left to one on the right, by a map :math:`T` that shifts and
+stretches, and to solve the Hamilton-Jacobi equation:
 
 .. math::
     E\,|z_1 - T(z_0)|^2 + \alpha\, E\, r(z, t)^2 , \qquad r = \partial_t u + \tfrac12 |\nabla u|^2 .
@@ -68,7 +68,8 @@ box = Together(
 fits = {"AlongPath()": fit(along), "AlongPath() and InBox(...)": fit(box)}
 
 # %%
-# The residual on a grid at half time. The path of the data has a small one in both fits, the box in the second only.
+# The residual on a grid at half time. On the path of the data it is small in both fits, in the box it is much smaller
+# in the second.
 
 x, y = torch.meshgrid(torch.linspace(-3, 3, 121), torch.linspace(-2, 2, 81), indexing="xy")
 grid = torch.stack([x, y], dim=-1)

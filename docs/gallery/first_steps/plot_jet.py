@@ -85,7 +85,7 @@ shown = axes[1].contourf(
     cmap="RdBu_r",
 )
 axes[1].set_title(r"Laplacian $\Delta u$")
-figure.colorbar(shown, ax=axes[1], shrink=0.8)
+figure.colorbar(shown, ax=axes[1], shrink=0.8, ticks=[-6, -3, 0, 3, 6])
 for axis in axes:
     axis.set(xlabel="$z_1$", aspect="equal")
 axes[0].set_ylabel("$z_2$")

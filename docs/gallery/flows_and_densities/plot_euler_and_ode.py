@@ -102,5 +102,5 @@ rates.loglog(steps, 0.6 / torch.tensor(steps), color="0.7", ls="--", label="orde
 rates.set(xlabel="number of Euler steps", ylabel="mean error")
 rates.set_xticks(steps, steps)
 rates.minorticks_off()
-rates.legend(fontsize=9)
+rates.legend(fontsize=9, loc="lower left")
 plt.show()

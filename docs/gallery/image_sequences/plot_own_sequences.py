@@ -62,10 +62,14 @@ with tempfile.TemporaryDirectory() as folder:
 
 for name, error in found["result"]["errors"].items():
     low, high = error["output_interval"]
-    print(f"{name}: error {error['output']:.1f} ({low:.1f} to {high:.1f}), static {error['static']:.1f}")
+    print(
+        f"{name}: error {error['output']:.1f} ({low:.1f} to {high:.1f}), static {error['static']:.1f}"
+    )
     assert error["output"] < error["static"]
 for name, transport in found["transport"].items():
-    print(f"{name}: cost {transport['cost']:.3f}, displacement {transport['displacement']:.3f}")
+    print(
+        f"{name}: cost {transport['cost']:.3f}, displacement {transport['displacement']:.3f}"
+    )
     assert abs(transport["cost"] / transport["displacement"] - 1) < 1e-4
 
 # %%

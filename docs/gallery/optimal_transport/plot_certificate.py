@@ -93,8 +93,8 @@ for name, trajectory in trajectories.items():
         xlabel="$z_1$",
         ylabel="$z_2$",
         aspect="equal",
-        xlim=(-6, 6),
-        ylim=(-4.5, 4.5),
+        xlim=(-7.5, 7.5),
+        ylim=(-6, 6),
     )
 axes["optimal"].legend(loc="lower right", fontsize=9)
 bounds = axes["bounds"]

@@ -30,7 +30,7 @@ convex = ICNNPotential(
 free = FourierPotential(
     2, features=30, scale=1.1, amplitude=1.6, generator=generator
 ).double()
-potentials = {"convex network": convex, "any potential": free}
+potentials = {"convex": convex, "any potential": free}
 x = 1.2 * torch.randn(300, 2, generator=generator).double()
 
 

@@ -80,6 +80,6 @@ values.axhline(true_cost, color="0.3", ls="--", lw=1.2, label="true $W_2^2$")
 values.plot(
     steps, [own.dual for own in fitted.history], "o-", ms=3, color="C1", label="dual value"
 )
-values.set(xlabel="step of training", ylabel="squared distance")
-values.legend(loc="lower right")
+values.set(xlabel="step of training", ylabel="squared distance", ylim=(4, 6.2))
+values.legend(loc="upper left", fontsize=9)
 plt.show()
