@@ -60,7 +60,7 @@ def test_every_script_is_listed_in_its_group(pages):
 
 @each_script
 def test_a_page_has_a_title_a_text_and_a_formula(script):
-    """Catches a page without a heading, one that says nothing of why, and one without a link to the reference."""
+    """Catches a page without a heading, one that says nothing of why, and lines that no window holds."""
     compile(tree_of(script), script, "exec")
     text = ast.get_docstring(tree_of(script))
     title, line, *_ = text.splitlines()
@@ -69,6 +69,7 @@ def test_a_page_has_a_title_a_text_and_a_formula(script):
     assert "math" in text
     prose = [part for part in text.split("\n\n")[1:] if not part.startswith((".. ", " ", "* "))]
     assert 2 <= len(prose) <= 6
+    assert max(map(len, script.read_text(encoding="utf-8").splitlines())) <= 120
 
 
 @each_script

@@ -33,7 +33,7 @@ class LevelSetResidual(PDEResidual):
         super().__init__()
         self.speed = PositiveParameter(speed)
 
-    def from_jet(self, jet: Jet, z: Tensor, t: Tensor) -> Tensor:  # noqa: ARG002 - the signature of every residual
+    def from_jet(self, jet: Jet, z: Tensor, t: Tensor) -> Tensor:
         """Compute the residual, one number for each sample."""
         return jet.time_derivative + self.speed() * jet.gradient.norm(dim=-1)
 

@@ -29,7 +29,7 @@ from torch.distributions import Independent, Normal
 from latentflow import ODE, PotentialFlow
 
 
-def u(z: Tensor, t: Tensor) -> Tensor:  # noqa: ARG001 - the signature of every potential
+def u(z: Tensor, t: Tensor) -> Tensor:
     """Evaluate a row of hills."""
     return -0.45 * (2.6 * z[..., 0] + 0.4).cos()
 

@@ -28,7 +28,7 @@ from latentflow.flow import FoldError
 torch.manual_seed(0)
 
 
-def lens(z: Tensor, t: Tensor) -> Tensor:  # noqa: ARG001 - the signature of every potential
+def lens(z: Tensor, t: Tensor) -> Tensor:
     """Pull points towards the origin."""
     return torch.exp(-z.square().sum(-1) / 2)
 

@@ -35,7 +35,7 @@ means = torch.tensor([[-1.6, -1.0], [1.7, -0.7], [0.1, 1.7]]).double()
 weights, scale = torch.tensor([0.3, 0.3, 0.4]).double(), 0.35
 
 
-def start(t: float | Tensor = 0.0, k: int | Tensor | None = None) -> Distribution:  # noqa: ARG001 - that of a prior
+def start(t: float | Tensor = 0.0, k: int | Tensor | None = None) -> Distribution:
     """Return a mixture of three normals, the same at all times."""
     parts = Independent(Normal(means, torch.full_like(means, scale)), 1)
     return MixtureSameFamily(Categorical(weights), parts)

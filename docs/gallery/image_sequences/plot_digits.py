@@ -9,7 +9,8 @@ the potential of its transformation, :math:`z_{t+1} = z_t + \nabla u_k(z_t, t)`.
     \sum_{t} E \log p(x_t | z_t) - KL\bigl(q(z_0 | x_0) \,\|\, p_0\bigr) \le \log p(x_0, \dots, x_T | k)
 
 minus the mean squared residual of the Hamilton-Jacobi equation. Each sequence of the training shows *one*
-transformation: a digit of scikit-learn, of 8 x 8 pixels, moves to the right, or it fades.
+transformation: a 1, 4 or 7 of the digits of scikit-learn, 8 x 8 pixels,
+moves to the right, or it fades.
 
 Potentials add and switch, so the trained model can do what it has never seen. ``model.generate(x0, u, steps)`` takes
 any expression of potentials: one after the other by :class:`~latentflow.potentials.SwitchedPotential`, both at once

@@ -27,7 +27,7 @@ from latentflow import HJResidual, HopfLaxFlow
 torch.manual_seed(0)
 
 
-def u0(z: Tensor, t: Tensor) -> Tensor:  # noqa: ARG001 - the signature of every potential
+def u0(z: Tensor, t: Tensor) -> Tensor:
     """Evaluate the potential at time 0."""
     return -z[..., 0].cos() / 2
 
