@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import commands
+import gallery_pages
 import links
 import reference
 
@@ -69,3 +70,24 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 intersphinx_mapping = links.write_inventories(Path(__file__).parent / "api" / "inventories")
+
+# The gallery: docs/gallery_pages.py has the order and the look of the examples.
+extensions += ["sphinx_gallery.gen_gallery", "gallery_pages"]
+exclude_patterns += ["gallery", "auto_gallery/**/*.ipynb"]
+sphinx_gallery_conf = {
+    "abort_on_example_error": True,
+    "backreferences_dir": "api/backreferences",
+    "doc_module": ("latentflow",),
+    "examples_dirs": ["gallery"],
+    "gallery_dirs": ["auto_gallery"],
+    "image_srcset": ["2x"],
+    "min_reported_time": 0,
+    "plot_gallery": True,
+    "reference_url": {"latentflow": None},
+    "reset_modules": ("matplotlib", "gallery_pages.style"),
+    "show_memory": False,
+    "show_signature": False,
+    "subsection_order": [f"gallery/{group}" for group in gallery_pages.ORDER],
+    "thumbnail_size": (480, 270),
+    "within_subsection_order": "gallery_pages.position",
+}
