@@ -6,7 +6,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import commands
-import gallery_pages
 import links
 import reference
 
@@ -87,7 +86,7 @@ sphinx_gallery_conf = {
     "reset_modules": ("matplotlib", "gallery_pages.style"),
     "show_memory": False,
     "show_signature": False,
-    "subsection_order": [f"gallery/{group}" for group in gallery_pages.ORDER],
+    "subsection_order": "gallery_pages.place",
     "thumbnail_size": (480, 270),
     "within_subsection_order": "gallery_pages.position",
 }

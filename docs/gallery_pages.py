@@ -85,6 +85,11 @@ def position(file: str) -> int:
     return names.index(Path(file).name)
 
 
+def place(folder: str) -> int:
+    """Return the place of a group in the gallery; raise a ValueError if it is not listed."""
+    return list(ORDER).index(Path(folder).name)
+
+
 def style(_configuration: dict[str, Any], _file: str) -> None:
     """Set the look of the pictures before a script runs."""
     plt.rcParams.update(STYLE)

@@ -51,6 +51,7 @@ def test_every_script_is_listed_in_its_group(pages):
     assert sorted(listed) == sorted((script.parent.name, script.name) for script in SCRIPTS)
     assert len(SCRIPTS) >= 20
     assert [pages.position(name) for _, name in listed] == list(range(len(listed)))
+    assert [pages.place(f"gallery/{group}") for group in pages.ORDER] == list(range(len(pages.ORDER)))
     for group in pages.ORDER:
         title, line = (GALLERY / group / "GALLERY_HEADER.rst").read_text(encoding="utf-8").splitlines()[:2]
         assert line == "-" * len(title)

@@ -9,7 +9,7 @@ The density along a flow needs the Laplacian of the potential, the trace of a He
 .. math:: \Delta u \approx \frac1m \sum_{i=1}^m v_i^\top H v_i , \qquad
     \text{variance } \frac2m \Bigl(\|H\|_F^2 - \sum_i H_{ii}^2\Bigr)
 
-for entries :math:`\pm 1`. Its price does not grow with :math:`d` as that of the exact trace does, and its error falls
+for entries :math:`\pm 1`. Its price grows less with :math:`d` than that of the exact trace, and its error falls
 only as :math:`1/\sqrt m`. :class:`~latentflow.calculus.HutchPlusPlus` spends two thirds of its products on the
 directions in which :math:`H` is large, and is exact where the rank of :math:`H` is at most :math:`m/3`.
 
