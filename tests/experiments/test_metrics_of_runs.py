@@ -1,13 +1,16 @@
 """The slower measures of a run, from the command line to the table."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 
+from latentflow_experiments import evaluation
+from latentflow_experiments.checkpoints import Progress
 from latentflow_experiments.cli import main
-from latentflow_experiments.configuration import ModelConfig
-from latentflow_experiments.data import open_sequences
+from latentflow_experiments.configuration import ModelConfig, TrainConfig
+from latentflow_experiments.data import SequenceConfig, open_sequences
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.evaluation import MeasureConfig
 from latentflow_experiments.methods.matching import Matching
@@ -20,6 +23,7 @@ from latentflow_experiments.methods.proposals import (
     FromTVAE,
 )
 from latentflow_experiments.metrics.disentanglement import draw_codes
+from latentflow_experiments.runs import TrainedRun
 
 TINY = ["--dim", "9", "--hidden", "5", "--width", "8", "--batch-size", "4", "--steps", "2"]
 FEW = ["--images", "2", "--samples", "1", "4", "--pairs", "12", "--epochs", "1"]
@@ -82,9 +86,11 @@ def test_composition(runs, monkeypatch):
     assert (runs / "weak" / "composition.png").stat().st_size > 10_000
 
 
-def test_another_start(runs):
+def test_another_start(runs, monkeypatch):
     """Catches an option that is read and not used, or that changes what the model was trained on."""
     folder = runs / "weak"
+    for name in ("measure_compositions", "measure_interactions"):
+        monkeypatch.setattr(evaluation, name, partial(getattr(evaluation, name), limit=20))
     assert main(["measure", str(folder), "--parts", "composition", "--start", "random"]) == 0
     record = read(folder / "composition.json")
     assert record["settings"]["start"] == "random"
@@ -118,12 +124,18 @@ def test_consistency(runs, name):
         assert all(entry["apart"] == 0 for entry in result["commutators"].values())
 
 
-def test_sequences_that_are_not_longer(runs, tmp_path):
-    """Catches more steps where the other transformations would be in states that no training has."""
-    folder = tmp_path / "random"
-    assert main(["train", "digits", *TINY, "--start", "random", "--out", str(folder)]) == 0
-    assert main(["measure", str(folder), "--parts", "consistency", "--sequences", "3"]) == 0
-    assert read(folder / "consistency.json")["result"]["beyond"] == {}
+@pytest.mark.parametrize("start", ["canonical", "random"])
+def test_longer_sequences(start):
+    """Catches more steps where the others would be in states that no training has, and a hue that changes its pace."""
+    config = TrainConfig("digits", sequences=SequenceConfig(start=start, last_hue=80.0, states=5))
+    data = open_sequences("digits", "test", config.sequences)
+    run = TrainedRun(config, torch.nn.Linear(1, 1), data, data, Progress(0, 0.0))
+    longer = evaluation._open_longer(run)
+    if start == "random":
+        assert longer is None
+        return
+    assert longer.steps == 8
+    assert torch.equal(longer.sequence(torch.arange(3), 2)[:, :5], data.sequence(torch.arange(3), 2))
 
 
 @pytest.mark.parametrize(
