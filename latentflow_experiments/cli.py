@@ -225,7 +225,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class Push:
-    """Share the model of an evaluated run on the Hugging Face hub, with a card that its records fill in.
+    """Share the model of an evaluated run on the Hugging Face hub, with a card.
 
     Attributes:
         folder: Folder of the run.
