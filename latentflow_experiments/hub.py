@@ -83,8 +83,8 @@ the squared Wasserstein distance W2^2 between the latents before and after. Both
 LIKELIHOOD = """\
 ## Likelihood
 
-Lower bounds of the log-likelihood of a frame by importance sampling, in nats, averaged over {images:,} test sequences of
-each transformation.
+Lower bounds of the log-likelihood of a frame by importance sampling, in nats, averaged over {images:,} test sequences
+of each transformation.
 
 {bounds}
 """
