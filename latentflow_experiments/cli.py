@@ -262,18 +262,18 @@ class Compare:
 
 @dataclass(frozen=True)
 class Push:
-    """Share the model of an evaluated run on the Hugging Face hub, with a card that its records fill in.
+    """Share the model of an evaluated run on the Hugging Face hub, with a card.
 
     Attributes:
         folder: Folder of the run.
-        repository: Name of the model on the hub, OWNER/NAME; it is made if it is not there.
+        repository: Name of the model on the hub; it is made if it is not there.
         private: Make a new model private.
         dry_run: Write the model and its card into this folder, and upload nothing.
         source: Where the data is.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
-    repository: Annotated[str, tyro.conf.Positional]
+    repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER/NAME")]
     private: bool = False
     dry_run: Path | None = None
     source: Source = field(default_factory=Source)

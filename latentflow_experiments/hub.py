@@ -83,7 +83,8 @@ the squared Wasserstein distance W2^2 between the latents before and after. Both
 LIKELIHOOD = """\
 ## Likelihood
 
-Lower bounds of the log-likelihood of a test frame by importance sampling, in nats.
+Lower bounds of the log-likelihood of a frame by importance sampling, in nats, averaged over {images:,} test sequences
+of each transformation.
 
 {bounds}
 """
@@ -323,8 +324,10 @@ def _likelihood(folder: RunFolder, steps: int) -> str:
     if not columns:
         return ""
     path = folder.metric("likelihood")
-    _check_steps(path, folder.read_metric(path), steps)
-    return LIKELIHOOD.format(bounds=table(("pixels: proposal", "bound"), columns.items()))
+    record = folder.read_metric(path)
+    _check_steps(path, record, steps)
+    images = min(found["bounds"]["images"] for found in record["result"].values())
+    return LIKELIHOOD.format(images=images, bounds=table(("pixels: proposal", "bound"), columns.items()))
 
 
 def _origin(

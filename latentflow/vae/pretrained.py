@@ -32,6 +32,9 @@ LARGEST = 2**18
 DEEPEST = 32
 """How deeply parts may lie in parts."""
 
+MOST = 10_000
+"""How many parts and arguments a model may have, so that no description keeps a reader busy."""
+
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 REMEDY = "save model.state_dict() instead, and load it into the model that your code builds"
@@ -126,8 +129,12 @@ class _Builder:
     """Builds parts, and remembers where each was described."""
 
     parts: dict[str, object] = field(default_factory=dict)
+    count: int = 0
 
     def build(self, value: Plain, place: str, depth: int) -> Any:  # noqa: ANN401 - an argument of some constructor
+        self.count += 1
+        if self.count > MOST:
+            raise ValueError(f"{place or 'model'}: expected at most {MOST:,} parts and arguments in all, got more")
         if depth > 2 * DEEPEST:  # a part and a list at each level
             raise ValueError(f"{place}: expected at most {DEEPEST} parts in each other, got more")
         if isinstance(value, list):

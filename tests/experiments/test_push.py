@@ -119,13 +119,15 @@ def test_the_card_says_what_the_records_say(run, tmp_path):
 def test_a_stand_in_is_called_synthetic_and_a_likelihood_is_shown(run, tmp_path):
     """Catches a synthetic stand-in that passes for the data whose name it has, and a measurement that is left out."""
     record(run, "environment.json", lambda values: values["sessions"][0]["data"].update(synthetic={"seed": 0}))
-    bounds = {"samples": [1, 10], "steps": 8, "average": {"Laplace": {"10": -12.34}}, "sequence": {"Laplace": None}}
+    average, sequence = {"Laplace": {"10": -12.34}}, {"Laplace": None}
+    bounds = {"samples": [1, 10], "steps": 8, "images": 7, "average": average, "sequence": sequence}
     noted = {"result": {"flow": {"bounds": bounds}}, "provenance": {"steps": 3}}
     write_json(run / "likelihood.json", noted)
     assert main(["push", str(run), "someone/digits", "--dry-run", str(tmp_path)]) == 0
     card = " ".join((tmp_path / "README.md").read_text().split())
     assert "trained on `digits`, **a synthetic stand-in for the data of that name**" in card
     assert "data: `digits`, synthetic;" in card
+    assert "averaged over 7 test sequences" in card
     assert "| Laplace: by flow | -12.3 |" in card
 
 

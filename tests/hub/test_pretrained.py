@@ -204,6 +204,7 @@ def nested(values):
         ),
         (set_in("model", "encoder", "dim", to=10**30), "encoder: expected arguments that make a MLPEncoder"),
         (set_in("model", "encoder", "shape", to=[10**9] * 3), "encoder: expected arguments that make a MLPEncoder"),
+        (set_in("model", "encoder", "hidden", to=[1] * 20_000), "expected at most 10,000 parts and arguments in all"),
         (set_in("model", "prior", "fields", to=3), r"expected prior.raw of shape \(3,\), got \(2,\)"),
         (set_in("model", "bank", to=[]), "expected arguments that make a FlowVAE, got bank: expected a PotentialBank"),
         (nested, "expected at most 32 parts in each other, got more"),

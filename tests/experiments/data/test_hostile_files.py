@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import socket
 import struct
+import tempfile
 import zipfile
 import zlib
 
@@ -30,7 +31,6 @@ from tiny_files import (
     write_sprites,
 )
 
-from latentflow_experiments import records
 from latentflow_experiments.data import SequenceConfig, Source, open_sequences
 from latentflow_experiments.data.check import check_folder
 from latentflow_experiments.data.contact_sheet import Row, draw_contact_sheet
@@ -423,7 +423,7 @@ def full(*_, **__):
 @pytest.mark.parametrize("where", ["fsync", "mkstemp"])
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, where):
     """Catches a traceback, and half a file that passes for the set."""
-    target = os if where == "fsync" else records.tempfile
+    target = os if where == "fsync" else tempfile
     with monkeypatch.context() as patch:
         patch.setattr(target, where, full)
         with pytest.raises(DataError, match=r"expected a folder to write to, got .*No space left.*; try --out"):
