@@ -199,7 +199,9 @@ class Generate(OfRun):
 
 @dataclass(frozen=True)
 class Explore(OfRun):
-    """Write one HTML file in which a reader moves the flows of an evaluated run; it needs no server and no network.
+    """Write one HTML file in which a reader moves the flows of an evaluated run.
+
+    The file needs no server and no network.
 
     Attributes:
         out: The file; explorer.html in the folder of the run by default.

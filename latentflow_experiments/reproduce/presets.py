@@ -26,8 +26,8 @@ class Preset:
         latents: The number of latent coordinates by data set, where it is not the default.
         measured: How much is measured of a run.
         images: The images of a stand-in, by data set; None for all.
-        rates: The learning rate by method, where it is not that of the run: the best of three on validation images of
-            MNIST, see ``benchmarks/tuning.py``.
+        tuned: Settings of the runs of a method, the best of five on validation images of MNIST, see
+            ``benchmarks/tuning.py``.
     """
 
     about: str
@@ -37,7 +37,7 @@ class Preset:
     latents: Mapping[str, int]
     measured: MeasureConfig
     images: Mapping[str, int | None]
-    rates: Mapping[str, float] = field(default_factory=dict)
+    tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def budget(self, dataset: str) -> Budget:
         """Return the budget of a run on a data set."""
@@ -47,7 +47,7 @@ class Preset:
         """Return a configuration with the settings of the budget; what it says itself of its latents is kept."""
         default = TrainConfig(config.dataset).model.dim
         dim = self.latents.get(config.dataset, default) if config.model.dim == default else config.model.dim
-        run = {"learning_rate": self.rates.get(config.model.method, config.learning_rate), **self.run}
+        run = {**self.tuned.get(config.model.method, {}), **self.run}
         return replace(config, **run, model=replace(config.model, **self.model, dim=dim))
 
 
@@ -73,7 +73,7 @@ PRESETS: Mapping[str, Preset] = {
         latents={},
         measured=MeasureConfig(),
         images={"shapes3d": 96_000, "falcor3d": 24_000, "isaac3d": 24_000, "dsprites": None},
-        rates={"flow": 4e-3},
+        tuned={"flow": {"learning_rate": 4e-3}},
     ),
     "paper": Preset(
         about="the published networks, learning rate, batch and number of steps, for a GPU",

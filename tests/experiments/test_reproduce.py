@@ -66,12 +66,14 @@ def test_the_budget_of_the_paper_has_its_sizes():
     assert (run.config.learning_rate, run.config.batch_size, run.budget.steps) == (1e-4, 128, 90_000)
 
 
-def test_methods_have_the_learning_rate_that_was_chosen_for_them():
-    """Catches a rate of one method for all, and one that replaces that of the paper's budget."""
+def test_methods_have_the_settings_that_were_chosen_for_them():
+    """Catches settings of one method for all, and a rate that replaces that of the paper's budget."""
     laptop = PRESETS["laptop"]
     for row in TABLES["table1"].rows:
-        chosen = laptop.rates.get(row.config.model.method, TrainConfig("mnist").learning_rate)
-        assert run_of(row, laptop, 0).config.learning_rate == chosen
+        chosen = laptop.tuned.get(row.config.model.method, {})
+        run = run_of(row, laptop, 0).config
+        assert run.learning_rate == chosen.get("learning_rate", TrainConfig("mnist").learning_rate)
+        assert run.batch_size == chosen.get("batch_size", TrainConfig("mnist").batch_size)
         assert run_of(row, PRESETS["paper"], 0).config.learning_rate == 1e-4
 
 

@@ -63,11 +63,11 @@ def test_the_gradient_is_that_of_the_probe():
 @pytest.mark.parametrize("name", ["network", "module"])
 @pytest.mark.parametrize("noise", ["rademacher", "gaussian"])
 def test_the_gradient_is_unbiased(name, noise):
-    """Catches a gradient that is zero, doubled, or of a probe of another size: 4 standard errors of 2,000 draws.
+    """Catches a gradient that is zero, doubled, or of a probe of another size: 4 standard errors of 800 draws.
 
     The loss is not linear in the Laplacian, so a gradient at the value of the probe would be biased.
     """
-    u, count = FIELDS[name](), 2000
+    u, count = FIELDS[name](), 800
     z = normal(6, 2, DIM)
     weights = [weight for weight in u.parameters() if weight.requires_grad]
 

@@ -35,7 +35,8 @@ def gust(center, width, box):
 def test_a_short_pulse_is_not_stepped_over(points, center, width, box, times):
     """Catches a first step as long as the interval, whose error estimate sees nothing of a pulse between its times."""
     z = normal(0, points, 2)
-    for scheme in (ODE(), ODE("bosh3", 1e-3, 1e-3), ODE("dopri8", 1e-7, 1e-7)):
+    smooth = () if box else (ODE("dopri8", 1e-7, 1e-7),)  # at a jump its steps become very short
+    for scheme in (ODE(), ODE("bosh3", 1e-3, 1e-3), *smooth):
         trajectory = PotentialFlow(gust(center, width, box)).integrate(z, times, scheme)
         move = trajectory.z[-1] - z
         sign = 1.0 if times[-1] > times[0] else -1.0
