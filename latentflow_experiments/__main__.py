@@ -11,6 +11,8 @@ import os
 import sys
 from contextlib import suppress
 
+from latentflow_experiments.reproduce.parent import PARENT, end_with_parent
+
 COMMANDS = {
     "train": "Train a model on sequences of images of one change each, then evaluate it.",
     "evaluate": "Measure the equivariance errors of a run on the test sequences and draw its flows.",
@@ -63,6 +65,8 @@ def main() -> int:
         near = difflib.get_close_matches(words[0], COMMANDS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return _refuse(f"command: expected one of {', '.join(COMMANDS)}, got {words[0]!a}{hint}", 2)
+    if PARENT in os.environ:
+        end_with_parent()
     # A thread that spins while it waits for one without a core makes a loaded machine ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

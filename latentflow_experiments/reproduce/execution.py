@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from latentflow_experiments.errors import ExperimentError
 from latentflow_experiments.reading import read_limited
+from latentflow_experiments.reproduce.parent import PARENT
 from latentflow_experiments.reproduce.plan import Run
 from latentflow_experiments.runs import RunFolder
 
@@ -78,7 +79,7 @@ class Processes:
 
     def run(self, arguments: Sequence[str], log: Path) -> int:
         """Run a command of ``latentflow`` on one thread, and append what it says to a log; return its exit code."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", PARENT: str(os.getpid())}
         with log.open("ab") as file:
             with self._lock:
                 if self.stopped:
@@ -99,11 +100,14 @@ class Processes:
                     self._running.discard(process)
 
     def stop(self) -> None:
-        """Ask all to stop as Ctrl-C does, so that they write what they have, and begin no new ones."""
+        """Ask all to end, so that they write what they have, and begin no new ones.
+
+        The signal is TERM: processes that were started in the background of a shell ignore that of Ctrl-C.
+        """
         with self._lock:
             self.stopped = True
             for process in self._running:
-                process.send_signal(signal.SIGINT)
+                process.terminate()
 
 
 def execute(runs: Sequence[Run], out: Path, cores: int) -> dict[str, str]:

@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -308,3 +310,33 @@ def test_all_tables_and_figures_are_there():
     assert all(isinstance(picture, Picture) for picture in pictures)
     assert all(isinstance(figure, Figure) for figure in FIGURES.values())
     assert ModelConfig().pde == "exact-hj"  # the row by construction is the default
+
+
+def test_runs_end_with_a_reproduction_that_was_killed(tmp_path):
+    """Catches runs that go on for hours after the process that would read them is gone."""
+    child = (
+        "import os, time; from latentflow_experiments.reproduce.parent import end_with_parent; "
+        "end_with_parent(0.05); print('up', flush=True); time.sleep(60)"
+    )
+    parent = (
+        "import os, subprocess, sys, time; from latentflow_experiments.reproduce.parent import PARENT; "
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], env={{**os.environ, PARENT: str(os.getpid())}}, "
+        "start_new_session=True); print(child.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        lines = {process.stdout.readline().strip(), process.stdout.readline().strip()}
+        (pid,) = (int(line) for line in lines if line != "up")
+        assert Path(f"/proc/{pid}").exists()
+        process.kill()
+        end = time.monotonic() + 20
+        while time.monotonic() < end and is_running(pid):
+            time.sleep(0.05)
+    assert not is_running(pid)
+
+
+def is_running(pid):
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
