@@ -129,6 +129,7 @@ def pair_certificate(
 
     Example:
         >>> from latentflow import gaussian_transport_potential
+        >>> _ = torch.manual_seed(0)  # an interval at 95 % misses one time in twenty
         >>> m, S = torch.zeros(2), torch.tensor([[2.0, 0.5], [0.5, 1.0]])
         >>> u = gaussian_transport_potential(m, S, m + 1, torch.eye(2))
         >>> x = torch.distributions.MultivariateNormal(m, S).sample((4000,))
