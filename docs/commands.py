@@ -9,10 +9,11 @@ import io
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
+from unittest.mock import patch
 
 from latentflow_experiments import cli
 
@@ -59,18 +60,9 @@ def names() -> list[str]:
 def ask(*words: str) -> str:
     """Return the help of a command."""
     said = io.StringIO()
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "100"  # a wider help has two columns of groups
-    try:
-        with redirect_stdout(said):
-            cli.main([*words, "--help"])
-    except SystemExit:
-        pass
-    finally:
-        if before is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before
+    width = patch.dict(os.environ, COLUMNS="100")  # a wider help has two columns of groups
+    with width, redirect_stdout(said), suppress(SystemExit):
+        cli.main([*words, "--help"])
     return said.getvalue()
 
 

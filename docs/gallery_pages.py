@@ -6,13 +6,12 @@ whose text has not changed is not run again; remove that folder after a change o
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from reference import SUBPACKAGES
+from links import public_names
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
@@ -108,11 +107,9 @@ def name_everyday_names(_app: Sphinx, env: BuildEnvironment) -> None:
     """Let the names that the library exports at its top lead to their pages, so that the code of examples links."""
     objects = env.domains["py"].objects
     for name in latentflow.__all__:
-        homes = [home for home in SUBPACKAGES if name in importlib.import_module(f"latentflow.{home}").__all__]
-        for home in homes:
-            entry = objects.get(f"latentflow.{home}.{name}")
-            if entry is not None:
-                objects.setdefault(f"latentflow.{name}", entry._replace(aliased=True))
+        entry = objects.get(public_names().get(name))
+        if entry is not None:
+            objects.setdefault(f"latentflow.{name}", entry._replace(aliased=True))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

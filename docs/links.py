@@ -107,7 +107,7 @@ def resolve(_app: Sphinx, env: BuildEnvironment, node: pending_xref, content: no
     full = SPELLINGS.get(target) or public_names().get(target, target)
     if full == target and not target.startswith("latentflow."):
         return None
-    again = pending_xref("", refdomain="py", reftype="obj", reftarget=full, refdoc=node.get("refdoc"), refexplicit=True)
+    again = _pending("py", "obj", full, node["refdoc"])
     again += content.deepcopy()
     if full.startswith("latentflow."):
         domain = env.domains["py"]
@@ -130,9 +130,7 @@ def link(app: Sphinx, tree: nodes.document) -> None:
     for literal in list(tree.findall(nodes.literal)):
         text = literal.astext().removesuffix("()")
         if text in names and not _is_linked(literal):
-            reference = pending_xref(
-                "", refdomain="py", reftype="obj", reftarget=names[text], refdoc=page, refwarn=False
-            )
+            reference = _pending("py", "obj", names[text], page)
             literal.replace_self(reference)
             reference += literal
     if page != "glossary":
@@ -140,7 +138,10 @@ def link(app: Sphinx, tree: nodes.document) -> None:
 
 
 def _pending(domain: str, role: str, target: str, page: str) -> pending_xref:
-    return pending_xref("", refdomain=domain, reftype=role, reftarget=target, refdoc=page, refwarn=True)
+    """Make a reference that Sphinx resolves later, without content."""
+    return pending_xref(
+        "", refdomain=domain, reftype=role, reftarget=target, refdoc=page, refexplicit=True, refwarn=True
+    )
 
 
 def _is_linked(node: nodes.Node) -> bool:
@@ -165,9 +166,7 @@ def _link_terms(app: Sphinx, tree: nodes.document, page: str) -> None:
                 found = isinstance(piece, nodes.Text) and re.search(rf"\b{re.escape(word)}s?\b", piece.astext())
                 if found:
                     whole = piece.astext()
-                    reference = pending_xref(
-                        "", refdomain="std", reftype="term", reftarget=term, refdoc=page, refwarn=True
-                    )
+                    reference = _pending("std", "term", term, page)
                     reference += nodes.inline("", found.group(), classes=["xref", "std", "std-term"])
                     ends = [nodes.Text(whole[: found.start()]), reference, nodes.Text(whole[found.end() :])]
                     pieces[place : place + 1] = ends

@@ -16,7 +16,8 @@ import torch
 from matplotlib.figure import Figure
 
 import latentflow as lf
-from latentflow_experiments.records import processor, replacing, source_commit, versions, write_text
+from latentflow.calculus.files import replacing
+from latentflow_experiments.records import processor, source_commit, versions, write_text
 
 PACKAGES = ("torch", "torchdiffeq", "numpy", "scikit-learn", "zuko", "torchcfm")
 

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from latentflow.calculus.files import replacing
 from latentflow_experiments.errors import DataError, ExperimentError
 from latentflow_experiments.reading import BROKEN, brief, open_regular, parse_object, reading
-from latentflow_experiments.records import SUM, replacing
+from latentflow_experiments.records import SUM
 
 MODEL, OPTIMIZER = "model.", "optimizer."
 """What the names of the weights and of the state of the optimizer begin with."""

@@ -364,19 +364,19 @@ def _composition(run: TrainedRun, choice: Choice, config: MeasureConfig, folder:
 
 def _consistency(run: TrainedRun, choice: Choice, config: MeasureConfig, folder: RunFolder) -> Measured:  # noqa: ARG001 - the signature of all parts
     motion = run.config.model.described.motion(run.model, choice)
-    found = measure_consistency(motion, run.data, _open_longer(run), config.sequences)
+    found = measure_consistency(motion, run.data, _open_longer(run, config.start), config.sequences)
     beyond = {name: asdict(errors) | {"relative": errors.relative} for name, errors in found.beyond.items()}
     return asdict(found) | {"beyond": beyond}, consistency_table(found)
 
 
-def _open_longer(run: TrainedRun) -> SequenceDataset | None:
+def _open_longer(run: TrainedRun, start: Literal["canonical", "random"] | None = None) -> SequenceDataset | None:
     """Open sequences of more steps, the first of which are those of a run; None where there are no such images."""
     chosen = run.config.sequences
-    if not run.data.fractional or isinstance(run.data, ArraySequences) or chosen.start == "random":
+    if not run.data.fractional or isinstance(run.data, ArraySequences) or (start or chosen.start) == "random":
         return None
     steps = run.data.steps
     hue = None if chosen.last_hue is None else chosen.last_hue * (steps + MORE) / steps
-    longer = replace(chosen, states=steps + MORE + 1, last_hue=hue)
+    longer = replace(chosen, states=steps + MORE + 1, last_hue=hue, start="canonical")
     return open_sequences(run.config.dataset, "test", longer, run.source).to(next(run.model.parameters()).device)
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from latentflow import FlowVAE
+from latentflow.calculus.files import replacing
 from latentflow.vae import LaplaceLikelihood
 from latentflow.vae.pretrained import REPOSITORY, require_extra
 from latentflow_experiments.configuration import TrainConfig
@@ -18,7 +19,7 @@ from latentflow_experiments.errors import ExperimentError, UsageError, printable
 from latentflow_experiments.methods.method import Choice
 from latentflow_experiments.methods.pixels import LateLaplaceLikelihood
 from latentflow_experiments.reading import brief, reading
-from latentflow_experiments.records import replacing, write_text
+from latentflow_experiments.records import write_text
 from latentflow_experiments.reports.comparison import likelihood_columns
 from latentflow_experiments.reports.tables import table
 from latentflow_experiments.residuals import RESIDUALS

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import latentflow
-from latentflow.calculus.files import replacing as replacing  # noqa: PLC0414 - for the others here
+from latentflow.calculus.files import replacing
 from latentflow_experiments.errors import DataError, ExperimentError
 from latentflow_experiments.reading import parse_object, read_limited
 

@@ -9,8 +9,8 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.transport.pairs import KnownPair
+from latentflow.calculus.files import replacing
 from latentflow.transport import TransportMap
-from latentflow_experiments.records import replacing
 
 POINTS, LINES = 4000, 120
 TIMES = (0.0, 1 / 3, 2 / 3, 1.0)

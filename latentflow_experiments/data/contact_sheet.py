@@ -10,11 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from latentflow.calculus.files import replacing
 from latentflow_experiments.data.factors import Family
 from latentflow_experiments.data.frames import FrameStore
 from latentflow_experiments.data.sequences import SequenceDataset
 from latentflow_experiments.errors import DataError
-from latentflow_experiments.records import replacing
 
 __all__ = ["Row", "draw_contact_sheet", "factor_rows", "sequence_rows"]
 

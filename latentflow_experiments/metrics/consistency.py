@@ -298,7 +298,8 @@ def measure_consistency(
 def consistency_table(found: Consistency) -> str:
     """Lay out what was measured as tables for the terminal, in Markdown."""
     parts = []
-    for trained in {errors.trained for errors in found.beyond.values()}:
+    if found.beyond:
+        trained = next(iter(found.beyond.values())).trained
         rows = [
             (name, *(f"{ours / still:.3f}" for ours, still in zip(errors.output, errors.static, strict=True)))
             for name, errors in found.beyond.items()

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import TypeAlias
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -97,10 +98,11 @@ def measure_infomec(codes: Tensor, factors: Tensor) -> InfoMEC:
         columns.append(torch.from_numpy(found) / entropy)
     information = torch.stack(columns, 1)
     kept = information[active]
-    shares = [
-        1 - _cross_entropy(scaled, values) / _cross_entropy(torch.zeros_like(scaled[:, :1]), values)
-        for values in factors.unbind(1)
-    ]
+    linear, blind = LogisticRegression(C=1e6, class_weight="balanced"), torch.zeros_like(scaled[:, :1])
+    shares = []
+    for values in factors.unbind(1):
+        seeing, guessing = ((inputs, values) for inputs in (scaled, blind))
+        shares.append(1 - _cross_entropy(linear, seeing, seeing) / _cross_entropy(linear, guessing, guessing))
     return InfoMEC(_unevenness(kept), sum(shares) / len(shares), _unevenness(kept.T), information, active)
 
 
@@ -120,17 +122,16 @@ def _unevenness(information: Tensor) -> float:
     return float((share.mean() - 1 / columns) / (1 - 1 / columns))
 
 
-def _cross_entropy(features: Tensor, values: Tensor, test: tuple[Tensor, Tensor] | None = None) -> float:
-    """Fit a logistic regression; return its cross-entropy in nats, on the rows that it was fitted to or on others."""
-    balanced = test is None
-    model = LogisticRegression(
-        C=1e6 if balanced else 1.0, class_weight="balanced" if balanced else None, max_iter=100 if balanced else 300
-    )
+Rows: TypeAlias = tuple[Tensor, Tensor]
+"""Inputs ``(n, features)`` and the values ``(n,)`` of a factor."""
+
+
+def _cross_entropy(model: LogisticRegression, train: Rows, test: Rows) -> float:
+    """Fit a logistic regression to some rows; return its cross-entropy on others, in nats."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # separable classes have no finite optimum
-        model.fit(features.numpy(), values.numpy())
-    rows, truth = (features, values) if test is None else test
-    return float(log_loss(truth.numpy(), model.predict_proba(rows.numpy()), labels=model.classes_))
+        model.fit(train[0].numpy(), train[1].numpy())
+    return float(log_loss(test[1].numpy(), model.predict_proba(test[0].numpy()), labels=model.classes_))
 
 
 @dataclass(frozen=True)
@@ -227,17 +228,22 @@ def measure_explicitness(
     count, dim = codes.shape
     weights = torch.randn(dim, FEATURES[-1], generator=generator, dtype=torch.float64) / math.sqrt(dim)
     phases = 2 * math.pi * torch.rand(FEATURES[-1], generator=generator, dtype=torch.float64)
-    waves = (_standardized(codes) @ weights + phases).cos()
-    train, test = split(torch.arange(count)[:, None], factors, train_share, generator)
-    rows, others = train[0].flatten(), test[0].flatten()
-    losses = []
-    for features in FEATURES:
-        inputs = torch.cat([_standardized(codes), waves[:, :features] * math.sqrt(2 / max(features, 1))], 1)
-        losses.append([_cross_entropy(inputs[rows], v[rows], (inputs[others], v[others])) for v in factors.unbind(1)])
+    scaled = _standardized(codes)
+    waves = (scaled @ weights + phases).cos()
+    (train, of_train), (test, of_test) = split(torch.arange(count)[:, None], factors, train_share, generator)
+    rows, others, probe = train.flatten(), test.flatten(), LogisticRegression(max_iter=300)
+
+    def losses_of(inputs: Tensor) -> list[float]:
+        pairs = zip(of_train.unbind(1), of_test.unbind(1), strict=True)
+        return [_cross_entropy(probe, (inputs[rows], v), (inputs[others], w)) for v, w in pairs]
+
+    losses = [
+        losses_of(torch.cat([scaled, waves[:, :features] * math.sqrt(2 / max(features, 1))], 1))
+        for features in FEATURES
+    ]
     capacities = tuple(math.log2(dim + features) for features in FEATURES)
     found = torch.tensor(losses, dtype=torch.float64)
-    none = torch.zeros(count, 1, dtype=torch.float64)
-    baselines = [_cross_entropy(none[rows], v[rows], (none[others], v[others])) for v in factors.unbind(1)]
+    baselines = losses_of(torch.zeros(count, 1, dtype=torch.float64))
     each = [
         explicitness_of_curve(capacities, column, baseline) if min(column) < (1 - GAIN) * baseline else 0.0
         for column, baseline in zip(found.T.tolist(), baselines, strict=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from latentflow.calculus.files import replacing
 from latentflow_experiments.configuration import TrainConfig
 from latentflow_experiments.errors import ExperimentError
 from latentflow_experiments.reading import reading
-from latentflow_experiments.records import replacing
 from latentflow_experiments.reports.comparison import name_runs
 from latentflow_experiments.reports.tables import table
 from latentflow_experiments.runs import RunFolder, read_log

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from latentflow.calculus.files import replacing
 from latentflow_experiments.data import Source
 from latentflow_experiments.data.own import read_images
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods.method import Choice
-from latentflow_experiments.records import replacing
 from latentflow_experiments.reports.strips import arrange, draw_panels
 from latentflow_experiments.runs import RunFolder, open_run, read_evaluation
 

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from latentflow import FlowVAE
+from latentflow.calculus.files import replacing
 from latentflow.flow import InversionError
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.methods.method import Motion
 from latentflow_experiments.metrics.composition import Composition, evaluating, superpositions, switchings
-from latentflow_experiments.records import replacing
 
 
 def strips(motion: Motion, data: SequenceDataset, k: int, count: int = 5) -> Tensor:

@@ -26,8 +26,8 @@ class Preset:
         latents: The number of latent coordinates by data set, where it is not the default.
         measured: How much is measured of a run.
         images: The images of a stand-in, by data set; None for all.
-        tuned: Settings of the runs of a method, the best of five on validation images of MNIST, see
-            ``benchmarks/tuning.py``.
+        tuned: Settings of the runs of a method, where others than the defaults were better on validation images of
+            MNIST.
     """
 
     about: str

@@ -15,9 +15,9 @@ from latentflow import (
     TransportedPrior,
     VampPrior,
 )
+from latentflow.calculus.files import replacing
 from latentflow_experiments.checkpoints import Progress, load_checkpoint, save_checkpoint
 from latentflow_experiments.errors import ExperimentError
-from latentflow_experiments.records import replacing
 
 
 def pair(width=3, seed=0):

@@ -28,6 +28,7 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 import latentflow
+from latentflow.calculus.files import replacing
 from latentflow_experiments.data.factors import Family
 from latentflow_experiments.data.frames import FactorGrid, Indices, Pixels, pick
 from latentflow_experiments.data.render.sprites import VALUES
@@ -38,7 +39,7 @@ from latentflow_experiments.data.stores.png import MARK, NAME_KEY, name_of
 from latentflow_experiments.errors import DataError, ExperimentError
 from latentflow_experiments.locks import owned
 from latentflow_experiments.reading import MARK_BYTES, brief, parse_mark, read_limited
-from latentflow_experiments.records import clear_temporaries, replacing, write_text
+from latentflow_experiments.records import clear_temporaries, write_text
 
 
 def render_images(family: Family, digits: Indices) -> Pixels:

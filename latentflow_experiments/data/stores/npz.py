@@ -18,6 +18,7 @@ import pooch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from latentflow.calculus.files import replacing
 from latentflow_experiments.data.factors import Family, PublicFile
 from latentflow_experiments.data.frames import FactorGrid, Indices, Pixels
 from latentflow_experiments.data.stores.layout import (
@@ -39,7 +40,7 @@ from latentflow_experiments.reading import (
     parse_mark,
     reading,
 )
-from latentflow_experiments.records import clear_temporaries, replacing
+from latentflow_experiments.records import clear_temporaries
 
 _BLOCK = 256  # images unpacked at once
 _LONG = 50_000  # images from which on unpacking shows a bar
