@@ -115,8 +115,11 @@ def lay_out(words: tuple[str, ...], level: int = 1) -> Iterator[str]:
 
 
 def _escape(text: str) -> str:
-    """Keep signs of the help from being read as formulas or markup."""
-    return re.sub(r"([$*_<`])", r"\\\1", text)
+    """Set options as code, and keep other signs of the help from being read as formulas or markup."""
+    parts = re.split(r"(?<!\S)(--[a-z][\w-]*)", text)
+    return "".join(
+        f"`{part}`" if place % 2 else re.sub(r"([$*_<`])", r"\\\1", part) for place, part in enumerate(parts)
+    )
 
 
 def pages() -> dict[str, str]:

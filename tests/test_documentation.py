@@ -76,6 +76,7 @@ def test_the_page_of_a_command_has_all_its_options():
     assert {"--device STR", "--trust", "--images [PATH [PATH ...]]", "--data {None}|PATH"} <= options.keys()
     assert [group.about for group in groups if group.title == "source options"] == ["Where the data is."]
     page = commands.pages()["train"]
+    assert "Go on from the checkpoint in `--out`." in page  # else two dashes become one long one
     fields = [line for line in page.splitlines() if line.startswith("`--")]
     assert len(fields) == len({line.split()[0] for line in fields}) > 40
     assert set(commands.names()) <= set(commands.EXAMPLES)
