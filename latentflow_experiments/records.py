@@ -122,7 +122,7 @@ def provenance(**facts: object) -> dict[str, Any]:
         A dictionary that JSON can hold.
     """
     return {
-        "command": shlex.join([*_program(Path(sys.argv[0])), *map(_relative, sys.argv[1:])]),
+        "command": shlex.join([*_program(), *map(_relative, sys.argv[1:])]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "latentflow": latentflow.__version__,
         "commit": source_commit(),
@@ -186,6 +186,9 @@ def _relative(word: str) -> str:
     return f"{option}{equals}{os.path.relpath(value)}" if os.path.isabs(value) else word
 
 
-def _program(path: Path) -> list[str]:
-    """Return the words by which a program was called; a package that runs as a module has no name of its own."""
-    return ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
+def _program() -> list[str]:
+    """Return the words by which the program was called: ``python -m MODULE`` of a module, or the name of a script."""
+    script, module = sys.argv[0], sys.modules["__main__"].__spec__
+    if module is not None and module.origin == script:
+        return ["python", "-m", module.name.removesuffix(".__main__")]
+    return [Path(script).name]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int | Collection[int] = 1) -> str:
     """Write a table in Markdown, its columns padded.
 
     Args:
         header: The titles of the columns.
         rows: The cells.
-        left: The number of columns that are aligned to the left; the others are aligned to the right.
+        left: The columns that are aligned to the left, by their number from the left or their indices; the others are
+            aligned to the right.
 
     Returns:
         The table.
@@ -31,11 +32,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -
         if len(line) != len(header):
             raise ValueError(f"rows: expected {len(header)} cells in each, got {len(line)}")
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    rule = [":" + "-" * (width + 1) if i < left else "-" * (width + 1) + ":" for i, width in enumerate(widths)]
+    lefts = range(left) if isinstance(left, int) else left
+    rule = [":" + "-" * (width + 1) if i in lefts else "-" * (width + 1) + ":" for i, width in enumerate(widths)]
 
     def padded(line: Sequence[str]) -> str:
         cells = [
-            cell.ljust(width) if i < left else cell.rjust(width)
+            cell.ljust(width) if i in lefts else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         return "| " + " | ".join(cells) + " |"

@@ -1,39 +1,24 @@
-"""The report of a reproduction: one page that needs no network, and the same numbers as JSON, CSV and LaTeX."""
+"""The report of a reproduction: one page that needs no network, and the same as Markdown, JSON, CSV and LaTeX."""
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from latentflow.calculus.files import replacing
 from latentflow_experiments.records import provenance, write_json, write_text
+from latentflow_experiments.reports.document import Grid, Heading, Image, Paragraph, Part, as_html, as_markdown
 from latentflow_experiments.reproduce.experiments import FIGURES, Column, Figure
 from latentflow_experiments.reproduce.paper import PAPER
 from latentflow_experiments.reproduce.plan import picture_of
 from latentflow_experiments.reproduce.presets import Preset
 from latentflow_experiments.reproduce.results import Cell, TableResult
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h2 { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem; }
-.frame { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.9rem; margin: 0.5rem 0; }
-caption { text-align: left; font-weight: 600; padding: 0.3rem 0; }
-th, td { padding: 0.25rem 0.7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
-td.best { font-weight: 700; }
-th.text, td.text { text-align: left; white-space: normal; }
-img { max-width: 100%; background: #fff; }
-figure { margin: 1rem 0; }
-code { background: var(--soft); padding: 0.1rem 0.3rem; overflow-wrap: anywhere; }
-.warning { border-left: 4px solid #c60; padding-left: 0.8rem; }
-"""
+TITLE = "Flow Factorized Representation Learning, reproduced"
 ANSWERS = {True: "held", False: "did not hold", None: "not measured"}
 
 
@@ -59,21 +44,29 @@ class Reproduction:
 
 
 def write_report(found: Reproduction, out: Path) -> Path:
-    """Write ``report.html``, ``results.json``, and for each table a CSV and a LaTeX file.
+    """Write ``report.html``, ``report.md`` with its pictures, ``results.json``, and CSV and LaTeX files of the tables.
 
     Args:
         found: What was found.
         out: The folder of the reproduction.
 
     Returns:
-        The page.
+        The page in HTML.
     """
     write_json(out / "results.json", as_json(found))
     for result in found.tables:
         write_text(out / f"{result.table.name}.csv", as_csv(result))
         write_text(out / f"{result.table.name}.tex", as_latex(result))
+    parts = contents(found, out)
+    pictures = out / "pictures"
+    pictures.mkdir(exist_ok=True)
+    for part in parts:
+        if isinstance(part, Image):
+            with replacing(pictures / part.name) as temporary:
+                temporary.write_bytes(part.source.read_bytes())
+    write_text(out / "report.md", as_markdown(parts))
     page = out / "report.html"
-    write_text(page, as_page(found, out))
+    write_text(page, as_html(TITLE, parts))
     return page
 
 
@@ -150,56 +143,47 @@ def _cell(cell: Cell | None, digits: int) -> str:
     return "" if cell is None else cell.text(digits)
 
 
-def as_page(found: Reproduction, out: Path) -> str:
-    """Write the page, with its pictures in it."""
+def contents(found: Reproduction, out: Path) -> list[Part]:
+    """Lay out what was found: the claims, each table beside that of the paper, and the figures.
+
+    Args:
+        found: What was found.
+        out: The folder of the reproduction.
+
+    Returns:
+        The page.
+    """
     facts = provenance()
     names = [_title(name) for name in (*(result.table.name for result in found.tables), *found.figures)]
-    parts = [
-        "<h1>Flow Factorized Representation Learning, reproduced</h1>",
-        f"<p>{escape(', '.join(names))} at the budget <em>{found.budget}</em>: {escape(found.preset.about)}. "
-        f"Seeds in a row of a table: {found.seeds}. Written by <code>{escape(facts['command'])}</code> "
-        f"at commit <code>{escape(str(facts['commit']))}</code>, {escape(facts['date'])}.</p>",
-        "<p>Numbers are means over seeds ± standard deviations (n - 1); the best of a column is bold. The numbers of "
-        "the paper have tables of their own. An error is the sum of absolute differences over the pixels and frames "
-        "of a sequence, mean over the test sequences.</p>",
+    parts: list[Part] = [
+        Paragraph(
+            f"{', '.join(names)} at the budget `{found.budget}`: {found.preset.about}. Seeds in a row of a table: "
+            f"{found.seeds}. Written by `{facts['command']}` at commit `{facts['commit']}`, {facts['date']}."
+        ),
+        Paragraph(
+            "Numbers are means over seeds ± standard deviations (n - 1); the best of a column is bold. The numbers of "
+            "the paper have tables of their own. An error is the sum of absolute differences over the pixels and "
+            "frames of a sequence, mean over the test sequences."
+        ),
     ]
     if found.budget == "smoke":
-        parts.append('<p class="warning">At this budget nothing is trained: no number below says anything.</p>')
-    parts += [_claims(found), _failures(found.failed)]
-    parts += [_table(result) for result in found.tables]
-    parts += [_figure(FIGURES[name], found.preset, out) for name in found.figures]
-    body = "\n".join(part for part in parts if part)
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Reproduction: {escape(', '.join(names[:3]))}</title><style>{STYLE}</style>"
-    )
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+        parts.append(Paragraph("At this budget nothing is trained: no number below says anything.", warning=True))
+    parts += [*_claims(found), *_failures(found.failed)]
+    parts += [part for result in found.tables for part in _table(result)]
+    parts += [part for name in found.figures for part in _figure(FIGURES[name], found.preset, out)]
+    return parts
 
 
-def _html_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[str] = ()) -> str:
-    """Lay out a table whose cells are HTML, with their own tags; columns with the titles ``texts`` hold text."""
-    top = "".join(f'<th class="{"text" if title in texts else ""}">{escape(title)}</th>' for title in header)
-    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    return (
-        f'<div class="frame"><table><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{top}</tr></thead>\n<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _td(text: str, kind: str = "") -> str:
-    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
-
-
-def _claims(found: Reproduction) -> str:
+def _claims(found: Reproduction) -> list[Part]:
     """Lay out the claims; at the smoke budget nothing is trained that they could be judged by."""
     judged = found.budget != "smoke"
     rows = [
-        [_td(_title(result.table.name)), _td(text, "text"), _td(ANSWERS[holds] if judged else "not judged", "text")]
+        [_title(result.table.name), text, ANSWERS[holds] if judged else "not judged"]
         for result in found.tables
         for text, holds in result.claims
     ]
     header = ("table", "claim", "here")
-    return f"<h2>What the paper claims</h2>{_html_table('', header, rows, header[1:])}" if rows else ""
+    return [Heading("What the paper claims", "claims"), Grid(header, rows, texts=header[1:])] if rows else []
 
 
 def _title(name: str) -> str:
@@ -208,106 +192,104 @@ def _title(name: str) -> str:
     return f"{kind} {name.removeprefix('table').removeprefix('fig')}"
 
 
-def _failures(failed: Mapping[str, str]) -> str:
+def _failures(failed: Mapping[str, str]) -> list[Part]:
     if not failed:
-        return ""
-    items = "".join(f"<li><code>{escape(name)}</code>: {escape(reason)}</li>" for name, reason in failed.items())
-    return f'<h2>Runs that failed</h2><ul class="warning">{items}</ul>'
+        return []
+    heading = Heading("Runs that failed", "failed")
+    return [heading, *(Paragraph(f"`{name}`: {reason}", warning=True) for name, reason in failed.items())]
 
 
-def _ours(result: TableResult, caption: str, columns: Sequence[Column]) -> str:
+def _ours(result: TableResult, caption: str, columns: Sequence[Column]) -> list[Part]:
     """Lay out our numbers in some columns; nothing where no row has any."""
     shown = _shown(columns, result.cells)
-    best = {}
-    for column in shown:
-        means = [cells[column.name].mean for cells in result.cells.values() if column.name in cells]
-        if len(set(means)) > 1:  # where all are equal, none is best
-            best[column.name] = min(means) if column.best == "lowest" else max(means)
-    rows = []
-    for row, cells in result.cells.items():
-        texts = [_td(row + (" (synthetic)" if any(run["synthetic"] for run in result.runs.get(row, ())) else ""))]
-        for column in shown:
-            cell = cells.get(column.name)
-            kind = "best" if cell is not None and cell.mean == best.get(column.name) else ""
-            texts.append(_td(_cell(cell, column.digits), kind))
-        if any(column.name in cells for column in shown):
-            rows.append(texts)
-    return _html_table(caption, ["", *(column.name for column in shown)], rows) if rows else ""
+    rows = {row: cells for row, cells in result.cells.items() if any(column.name in cells for column in shown)}
+    if not rows:
+        return []
+    best = set()
+    for j, column in enumerate(shown, start=1):
+        means = {i: cells[column.name].mean for i, cells in enumerate(rows.values()) if column.name in cells}
+        if len(set(means.values())) > 1:  # where all are equal, none is best
+            first = min(means.values()) if column.best == "lowest" else max(means.values())
+            best |= {(i, j) for i, mean in means.items() if mean == first}
+    texts = [
+        [
+            row + (" (synthetic)" if any(run["synthetic"] for run in result.runs.get(row, ())) else ""),
+            *(_cell(cells.get(column.name), column.digits) for column in shown),
+        ]
+        for row, cells in rows.items()
+    ]
+    return [Grid(["", *(column.name for column in shown)], texts, caption, best)]
 
 
-def _table(result: TableResult) -> str:
+def _table(result: TableResult) -> list[Part]:
     table = result.table
     paper = PAPER[table.name]
     names = _shown(table.columns, paper)
     published = [
-        [_td(row), *(_td(f"{cells[c.name]:.{c.digits}f}" if c.name in cells else "") for c in names)]
+        [row, *(f"{cells[c.name]:.{c.digits}f}" if c.name in cells else "" for c in names)]
         for row, cells in paper.items()
     ]
-    parts = [f'<h2 id="{table.name}">{_title(table.name)}: {escape(table.title)}</h2>']
+    parts: list[Part] = [Heading(f"{_title(table.name)}: {table.title}", table.name)]
     if table.note:
-        parts.append(f"<p>{escape(table.note)}</p>")
-    parts.append(_ours(result, "Here", table.columns))
+        parts.append(Paragraph(table.note))
+    parts += _ours(result, "Here", table.columns)
     if result.missing:
-        parts.append(f'<p class="warning">Without a run that ended: {escape(", ".join(result.missing))}.</p>')
-    parts.append(_html_table("In the paper", ["", *(column.name for column in names)], published))
-    parts += [_orders(result), _steps(result), _ours(result, "What the paper did not measure", table.further)]
-    parts.append(_origins(result))
-    return "\n".join(part for part in parts if part)
+        parts.append(Paragraph(f"Without a run that ended: {', '.join(result.missing)}.", warning=True))
+    parts.append(Grid(["", *(column.name for column in names)], published, "In the paper"))
+    parts += [*_orders(result), *_steps(result), *_ours(result, "What the paper did not measure", table.further)]
+    return [*parts, *_origins(result)]
 
 
-def _orders(result: TableResult) -> str:
+def _orders(result: TableResult) -> list[Part]:
     rows = [
         [
-            _td(order.column),
-            _td(str(len(order.rows))),
-            _td(f"{order.tau:.2f}"),
-            _td("; ".join(f"{low} below {high}" for low, high in order.inverted) or "none", "text"),
+            order.column,
+            str(len(order.rows)),
+            f"{order.tau:.2f}",
+            "; ".join(f"{low} below {high}" for low, high in order.inverted) or "none",
         ]
         for order in result.orders
     ]
     header = ("column", "rows", "Kendall's tau", "pairs in the other order")
-    return _html_table("Order beside the paper's", header, rows, header[3:]) if rows else ""
+    return [Grid(header, rows, "Order beside the paper's", texts=header[3:])] if rows else []
 
 
-def _steps(result: TableResult) -> str:
-    rows = [[_td(row), *(_td(f"{value:.3f}") for value in values)] for row, values in result.by_step.items()]
+def _steps(result: TableResult) -> list[Part]:
     count = max(map(len, result.by_step.values()), default=0)
     header = ["", *(f"step {step}" for step in range(1, count + 1))]
-    rows = [row + [_td("")] * (len(header) - len(row)) for row in rows]
-    return _html_table("Error / still picture, by step", header, rows) if rows else ""
+    rows = [
+        [row, *(f"{value:.3f}" for value in values), *[""] * (count - len(values))]
+        for row, values in result.by_step.items()
+    ]
+    return [Grid(header, rows, "Error / still picture, by step")] if rows else []
 
 
-def _origins(result: TableResult) -> str:
+def _origins(result: TableResult) -> list[Part]:
     rows = [
         [
-            _td(row),
-            _td(str(run["seed"])),
-            f'<td class="text"><code>{escape(str(run["command"]))}</code></td>',
-            _td(f"{run['steps']:,}"),
-            _td(f"{run['training_seconds']:,.0f}"),
-            _td(str(run["trained at"])),
-            _td(str(run["commit"])),
-            _td(f"{run['data']} {run['sha256']}", "text"),
+            row,
+            str(run["seed"]),
+            f"`{run['command']}`",
+            f"{run['steps']:,}",
+            f"{run['training_seconds']:,.0f}",
+            str(run["trained at"]),
+            str(run["commit"]),
+            f"{run['data']} {run['sha256']}",
         ]
         for row, runs in result.runs.items()
         for run in runs
     ]
     header = ("row", "seed", "command", "steps", "seconds", "trained at", "evaluated at", "data")
-    if not rows:
-        return ""
-    laid_out = _html_table("", header, rows, ("command", "data"))
-    return f"<details><summary>Where the numbers come from</summary>{laid_out}</details>"
+    return [Grid(header, rows, texts=("command", "data"), folded="Where the numbers come from")] if rows else []
 
 
-def _figure(figure: Figure, preset: Preset, out: Path) -> str:
-    parts = [f'<h2 id="{figure.name}">{_title(figure.name)}: {escape(figure.title)}</h2>']
-    for picture in figure.pictures:
+def _figure(figure: Figure, preset: Preset, out: Path) -> list[Part]:
+    parts: list[Part] = [Heading(f"{_title(figure.name)}: {figure.title}", figure.name)]
+    for i, picture in enumerate(figure.pictures, start=1):
         path = picture_of(picture, preset, out)
-        caption = f"{picture.row.config.dataset}. {picture.caption}"
-        if not path.exists():
-            parts.append(f'<p class="warning">Missing: {escape(caption)}.</p>')
-            continue
-        data = base64.b64encode(path.read_bytes()).decode()
-        image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-        parts.append(f"<figure>{image}<figcaption>{escape(caption)}.</figcaption></figure>")
-    return "\n".join(parts)
+        caption = f"{picture.row.config.dataset}. {picture.caption}."
+        if path.exists():
+            parts.append(Image(path, f"{figure.name}-{i}.png", caption))
+        else:
+            parts.append(Paragraph(f"Missing: {caption}", warning=True))
+    return parts

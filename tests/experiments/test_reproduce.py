@@ -20,13 +20,14 @@ from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfi
 from latentflow_experiments.data import DATASETS
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.evaluation import MeasureConfig
+from latentflow_experiments.reports.document import as_html, as_markdown
 from latentflow_experiments.reproduce.command import Reproduce
 from latentflow_experiments.reproduce.execution import commands, execute
 from latentflow_experiments.reproduce.experiments import FIGURES, OURS, TABLES, WEAK, Figure, Picture, Row, Table
 from latentflow_experiments.reproduce.paper import PAPER, SHARES
 from latentflow_experiments.reproduce.plan import Run, plan, run_of
 from latentflow_experiments.reproduce.presets import PRESETS, Preset
-from latentflow_experiments.reproduce.report import Reproduction, as_csv, as_latex, as_page, write_report
+from latentflow_experiments.reproduce.report import TITLE, Reproduction, as_csv, as_latex, contents, write_report
 from latentflow_experiments.reproduce.results import Cell, TableResult, collect, compare_orders
 
 SMOKE = PRESETS["smoke"]
@@ -148,7 +149,8 @@ def test_the_page_needs_nothing_else(tmp_path):
     path.mkdir(parents=True)
     Image.new("RGB", (4, 4), "red").save(path / "strips.png")
     cells = {"1 transformation": {"scaling": Cell((7.0, 9.0))}, "2 transformations": {"scaling": Cell((6.0,))}}
-    page = as_page(found_for(cells, {"mnist-flow": "it & it"}), tmp_path)
+    parts = contents(found_for(cells, {"mnist-flow": "it & it"}), tmp_path)
+    page = as_html(TITLE, parts)
     assert not re.search(r'(src|href)="(?!data:image/png;base64,)', page)
     assert page.count("data:image/png;base64,") == 1
     assert "Missing: mnist. Ours (no labels)" in page
@@ -160,6 +162,10 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert "185.3" not in here
     assert "185.3" in there
     assert "Without a run that ended: 3 transformations" in page
+    markdown = as_markdown(parts)
+    assert re.search(r"\| 1 transformation  \| +8\.0 ± 1\.4 \|\n\| 2 transformations \| +\*\*6\.0\*\* \|", markdown)
+    assert "`latentflow train <b>`" in markdown
+    assert "![mnist. Ours (labels): the data above the flow.](pictures/fig3-1.png)" in markdown
 
 
 def test_csv_and_latex_have_the_numbers():
@@ -252,6 +258,7 @@ def test_all_files_are_written(reproduced):
     assert list(written["failed"]) == list(failed)
     assert (out / "table5.csv").exists()
     assert (out / "table5.tex").exists()
+    assert (out / "report.md").read_text().count("\n## ") == 3  # claims, failed runs, the table
 
 
 def test_runs_that_are_stopped_go_on(tmp_path):

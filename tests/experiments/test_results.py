@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -165,6 +166,22 @@ def test_a_command_is_noted_with_relative_paths(tmp_path, monkeypatch):
         sys, "argv", ["latentflow", "train", "--out", str(tmp_path / "runs"), f"--data={outside}", "-h"]
     )
     assert provenance()["command"] == "latentflow train --out runs --data=../data -h"
+
+
+def test_a_module_that_runs_is_noted_by_its_name(tmp_path):
+    """Catches a command that nobody can repeat: the file of a module without its package."""
+    package = tmp_path / "trials"
+    package.mkdir()
+    said = "from latentflow_experiments.records import provenance; print(provenance()['command'])"
+    for name in ("__main__", "rates"):
+        (package / f"{name}.py").write_text(said)
+    for module, expected in (
+        ("trials", "python -m trials --out x"),
+        ("trials.rates", "python -m trials.rates --out x"),
+    ):
+        arguments = [sys.executable, "-m", module, "--out", "x"]
+        done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
 
 
 METHODS = ("vae", "beta-vae", "factor-vae", "slow-vae", "tvae", "poflow", "flow", "weak", "marginal")
