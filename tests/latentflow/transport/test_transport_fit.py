@@ -482,6 +482,28 @@ def test_the_checkpoint_of_another_call_is_refused(tmp_path):
         fit_small(source, target, seeded(), budget=61, checkpoint=file)
 
 
+def test_a_map_is_not_lost_where_its_certificate_is_stopped(tmp_path):
+    """Catches a training of hours that is thrown away by Ctrl-C in the last seconds, when the checkpoint is gone."""
+    _, source, target = gaussians(2)
+    drawn = []
+
+    def counted(count, generator):
+        drawn.append(count)
+        return source(count, generator)
+
+    whole = fit_small(counted, target, seeded(), budget=20)
+    certifying = Interrupted(source, len(drawn))  # its next call is that of the certificate
+    file = tmp_path / "fit.pt"
+    stopped = fit_transport(
+        certifying, target, potential=small(2).double(), budget=20, checkpoint=file, generator=seeded()
+    )
+    assert certifying.calls == -1
+    assert stopped.certificate is None
+    x = source(20, seeded(4))
+    assert torch.equal(stopped.map(x), whole.map(x))
+    assert not file.exists()
+
+
 def test_a_map_is_saved_and_loaded(tmp_path, bent):
     """Catches weights or coordinates that are left out of the file."""
     fitted, source, _ = bent
