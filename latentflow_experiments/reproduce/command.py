@@ -21,7 +21,7 @@ from latentflow_experiments.reproduce.experiments import FIGURES, TABLES
 from latentflow_experiments.reproduce.plan import Run, plan
 from latentflow_experiments.reproduce.presets import PRESETS, Preset
 from latentflow_experiments.reproduce.report import Reproduction, write_report
-from latentflow_experiments.reproduce.results import collect
+from latentflow_experiments.reproduce.results import collect, collect_figure
 
 if TYPE_CHECKING:
     Target = str
@@ -81,7 +81,7 @@ class Reproduce:
             provide_data(runs, preset, cores)
             failed = execute(runs, self.out, cores)
             tables = [collect(TABLES[name], preset, self.seeds, self.out) for name in self.chosen if name in TABLES]
-            figures = [name for name in self.chosen if name in FIGURES]
+            figures = [collect_figure(FIGURES[name], preset, self.out) for name in self.chosen if name in FIGURES]
             page = write_report(Reproduction(self.budget, preset, self.seeds, tables, figures, failed), self.out)
         print(f"wrote {page}, and beside it results.json and a CSV and a LaTeX file for each table")
         if failed:

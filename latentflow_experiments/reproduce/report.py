@@ -12,11 +12,10 @@ from typing import Any
 from latentflow.calculus.files import replacing
 from latentflow_experiments.records import provenance, write_json, write_text
 from latentflow_experiments.reports.document import Grid, Heading, Image, Paragraph, Part, as_html, as_markdown
-from latentflow_experiments.reproduce.experiments import FIGURES, Column, Figure
+from latentflow_experiments.reproduce.experiments import Column
 from latentflow_experiments.reproduce.paper import PAPER
-from latentflow_experiments.reproduce.plan import picture_of
 from latentflow_experiments.reproduce.presets import Preset
-from latentflow_experiments.reproduce.results import Cell, TableResult
+from latentflow_experiments.reproduce.results import Cell, FigureResult, PictureResult, TableResult
 
 TITLE = "Flow Factorized Representation Learning, reproduced"
 ANSWERS = {True: "held", False: "did not hold", None: "not measured"}
@@ -31,7 +30,7 @@ class Reproduction:
         preset: The budget.
         seeds: The number of seeds.
         tables: What was found for each table.
-        figures: The names of the figures.
+        figures: What was found for each figure.
         failed: Why a run failed, by its name.
     """
 
@@ -39,7 +38,7 @@ class Reproduction:
     preset: Preset
     seeds: int
     tables: Sequence[TableResult]
-    figures: Sequence[str]
+    figures: Sequence[FigureResult]
     failed: Mapping[str, str]
 
 
@@ -57,7 +56,7 @@ def write_report(found: Reproduction, out: Path) -> Path:
     for result in found.tables:
         write_text(out / f"{result.table.name}.csv", as_csv(result))
         write_text(out / f"{result.table.name}.tex", as_latex(result))
-    parts = contents(found, out)
+    parts = contents(found)
     pictures = out / "pictures"
     pictures.mkdir(exist_ok=True)
     for part in parts:
@@ -91,7 +90,17 @@ def as_json(found: Reproduction) -> dict[str, Any]:
             }
             for result in found.tables
         },
-        "figures": list(found.figures),
+        "figures": {
+            result.figure.name: [
+                {
+                    "picture": f"{own.picture.row.config.dataset}. {own.picture.caption}",
+                    "composition": own.composition,
+                    "run": own.run,
+                }
+                for own in result.pictures
+            ]
+            for result in found.figures
+        },
         "failed": dict(found.failed),
         "provenance": provenance(),
     }
@@ -143,18 +152,18 @@ def _cell(cell: Cell | None, digits: int) -> str:
     return "" if cell is None else cell.text(digits)
 
 
-def contents(found: Reproduction, out: Path) -> list[Part]:
+def contents(found: Reproduction) -> list[Part]:
     """Lay out what was found: the claims, each table beside that of the paper, and the figures.
 
     Args:
         found: What was found.
-        out: The folder of the reproduction.
 
     Returns:
         The page.
     """
     facts = provenance()
-    names = [_title(name) for name in (*(result.table.name for result in found.tables), *found.figures)]
+    names = [_title(name) for name in [result.table.name for result in found.tables]]
+    names += [_title(result.figure.name) for result in found.figures]
     parts: list[Part] = [
         Paragraph(
             f"{', '.join(names)} at the budget `{found.budget}`: {found.preset.about}. Seeds in a row of a table: "
@@ -170,7 +179,7 @@ def contents(found: Reproduction, out: Path) -> list[Part]:
         parts.append(Paragraph("At this budget nothing is trained: no number below says anything.", warning=True))
     parts += [*_claims(found), *_failures(found.failed)]
     parts += [part for result in found.tables for part in _table(result)]
-    parts += [part for name in found.figures for part in _figure(FIGURES[name], found.preset, out)]
+    parts += [part for result in found.figures for part in _figure(result)]
     return parts
 
 
@@ -237,7 +246,7 @@ def _table(result: TableResult) -> list[Part]:
         parts.append(Paragraph(f"Without a run that ended: {', '.join(result.missing)}.", warning=True))
     parts.append(Grid(["", *(column.name for column in names)], published, "In the paper"))
     parts += [*_orders(result), *_steps(result), *_ours(result, "What the paper did not measure", table.further)]
-    return [*parts, *_origins(result)]
+    return [*parts, *_origins(result.runs)]
 
 
 def _orders(result: TableResult) -> list[Part]:
@@ -264,7 +273,8 @@ def _steps(result: TableResult) -> list[Part]:
     return [Grid(header, rows, "Error / still picture, by step")] if rows else []
 
 
-def _origins(result: TableResult) -> list[Part]:
+def _origins(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Part]:
+    """Lay out what is known of the runs of each row."""
     rows = [
         [
             row,
@@ -276,20 +286,36 @@ def _origins(result: TableResult) -> list[Part]:
             str(run["commit"]),
             f"{run['data']} {run['sha256']}",
         ]
-        for row, runs in result.runs.items()
-        for run in runs
+        for row, own in runs.items()
+        for run in own
     ]
     header = ("row", "seed", "command", "steps", "seconds", "trained at", "evaluated at", "data")
     return [Grid(header, rows, texts=("command", "data"), folded="Where the numbers come from")] if rows else []
 
 
-def _figure(figure: Figure, preset: Preset, out: Path) -> list[Part]:
+def _figure(result: FigureResult) -> list[Part]:
+    figure = result.figure
     parts: list[Part] = [Heading(f"{_title(figure.name)}: {figure.title}", figure.name)]
-    for i, picture in enumerate(figure.pictures, start=1):
-        path = picture_of(picture, preset, out)
-        caption = f"{picture.row.config.dataset}. {picture.caption}."
-        if path.exists():
-            parts.append(Image(path, f"{figure.name}-{i}.png", caption))
-        else:
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for i, own in enumerate(result.pictures, start=1):
+        row = own.picture.row
+        caption = f"{row.config.dataset}. {own.picture.caption}."
+        if own.path is None:
             parts.append(Paragraph(f"Missing: {caption}", warning=True))
-    return parts
+            continue
+        parts += [Image(own.path, f"{figure.name}-{i}.png", caption), *_composition(own)]
+        if own.run is not None:
+            runs.setdefault(f"{row.config.dataset}, {row.name}", []).append(own.run)
+    return [*parts, *_origins(runs)]
+
+
+def _composition(result: PictureResult) -> list[Part]:
+    """Lay out the errors of composed flows."""
+    if result.composition is None:
+        return []
+    errors = [
+        [name, *(f"{error[key]:.0f}" for key in ("static", "output")), f"{error['output'] / error['static']:.2f}"]
+        for name, error in result.composition["errors"].items()
+    ]
+    header = ("composition", "still picture", "flows", "flows / still picture")
+    return [Grid(header, errors, "Errors against images that were composed")]

@@ -11,9 +11,9 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
-from latentflow_experiments.reproduce.experiments import Table
+from latentflow_experiments.reproduce.experiments import Figure, Picture, Table
 from latentflow_experiments.reproduce.paper import PAPER, Numbers
-from latentflow_experiments.reproduce.plan import Run, read_records, run_of
+from latentflow_experiments.reproduce.plan import Run, picture_of, read_records, run_of
 from latentflow_experiments.reproduce.presets import Preset
 
 
@@ -163,6 +163,57 @@ def collect(table: Table, preset: Preset, seeds: int, out: Path) -> TableResult:
         if any(steps):
             by_step[row.name] = [statistics.mean(values) for values in zip(*filter(None, steps), strict=True)]
     return TableResult(table, cells, runs, tuple(missing), by_step)
+
+
+@dataclass(frozen=True)
+class PictureResult:
+    """What was found for a picture.
+
+    Attributes:
+        picture: The picture.
+        path: Its file; None where its run has not ended.
+        composition: What was measured of composed flows, where the picture shows such; else None.
+        run: What is known of the run; None where it has not ended.
+    """
+
+    picture: Picture
+    path: Path | None
+    composition: Mapping[str, Any] | None
+    run: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class FigureResult:
+    """What was found for a figure.
+
+    Attributes:
+        figure: The figure.
+        pictures: What was found for each picture.
+    """
+
+    figure: Figure
+    pictures: Sequence[PictureResult]
+
+
+def collect_figure(figure: Figure, preset: Preset, out: Path) -> FigureResult:
+    """Find the pictures of a figure, and read what was measured of their runs.
+
+    Args:
+        figure: The figure.
+        preset: The budget.
+        out: The folder of the reproduction.
+
+    Returns:
+        What was found.
+    """
+    pictures = []
+    for picture in figure.pictures:
+        run = replace(run_of(picture.row, preset, 0), parts=(picture.part,) if picture.part else ())
+        records, path = read_records(run, out), picture_of(picture, preset, out)
+        composition = records["composition"]["result"] if "composition" in records else None
+        facts = describe(run, records["evaluation"]["provenance"]) if "evaluation" in records else None
+        pictures.append(PictureResult(picture, path if path.exists() else None, composition, facts))
+    return FigureResult(figure, pictures)
 
 
 def relative_by_step(errors: Mapping[str, Mapping[str, Any]]) -> list[float]:

@@ -27,8 +27,24 @@ from latentflow_experiments.reproduce.experiments import FIGURES, OURS, TABLES, 
 from latentflow_experiments.reproduce.paper import PAPER, SHARES
 from latentflow_experiments.reproduce.plan import Run, plan, run_of
 from latentflow_experiments.reproduce.presets import PRESETS, Preset
-from latentflow_experiments.reproduce.report import TITLE, Reproduction, as_csv, as_latex, contents, write_report
-from latentflow_experiments.reproduce.results import Cell, TableResult, collect, compare_orders
+from latentflow_experiments.reproduce.report import (
+    TITLE,
+    Reproduction,
+    as_csv,
+    as_json,
+    as_latex,
+    contents,
+    write_report,
+)
+from latentflow_experiments.reproduce.results import (
+    Cell,
+    FigureResult,
+    PictureResult,
+    TableResult,
+    collect,
+    collect_figure,
+    compare_orders,
+)
 
 SMOKE = PRESETS["smoke"]
 
@@ -126,21 +142,23 @@ def test_cells_are_means_and_deviations_over_seeds():
     assert Cell((4.0,)).text(1) == "4.0"
 
 
-def found_for(cells, failed=None):
+ORIGIN = {
+    "seed": 0,
+    "command": "latentflow train <b>",
+    "steps": 20,
+    "training_seconds": 3.0,
+    "trained at": "abc",
+    "commit": "abc",
+    "data": "MNIST",
+    "sha256": "0123",
+    "synthetic": False,
+}
+
+
+def found_for(cells, figures=(), failed=None):
     """Return a report of table 9 with given numbers."""
-    origin = {
-        "seed": 0,
-        "command": "latentflow train <b>",
-        "steps": 20,
-        "training_seconds": 3.0,
-        "trained at": "abc",
-        "commit": "abc",
-        "data": "MNIST",
-        "sha256": "0123",
-        "synthetic": False,
-    }
-    result = TableResult(TABLES["table9"], cells, {row: [origin] for row in cells}, ("3 transformations",))
-    return Reproduction("smoke", SMOKE, 2, [result], ["fig3"], failed or {})
+    result = TableResult(TABLES["table9"], cells, {row: [ORIGIN] for row in cells}, ("3 transformations",))
+    return Reproduction("smoke", SMOKE, 2, [result], figures, failed or {})
 
 
 def test_the_page_needs_nothing_else(tmp_path):
@@ -149,7 +167,8 @@ def test_the_page_needs_nothing_else(tmp_path):
     path.mkdir(parents=True)
     Image.new("RGB", (4, 4), "red").save(path / "strips.png")
     cells = {"1 transformation": {"scaling": Cell((7.0, 9.0))}, "2 transformations": {"scaling": Cell((6.0,))}}
-    parts = contents(found_for(cells, {"mnist-flow": "it & it"}), tmp_path)
+    figure = collect_figure(FIGURES["fig3"], SMOKE, tmp_path)
+    parts = contents(found_for(cells, [figure], {"mnist-flow": "it & it"}))
     page = as_html(TITLE, parts)
     assert not re.search(r'(src|href)="(?!data:image/png;base64,)', page)
     assert page.count("data:image/png;base64,") == 1
@@ -166,6 +185,23 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert re.search(r"\| 1 transformation  \| +8\.0 ± 1\.4 \|\n\| 2 transformations \| +\*\*6\.0\*\* \|", markdown)
     assert "`latentflow train <b>`" in markdown
     assert "![mnist. Ours (labels): the data above the flow.](pictures/fig3-1.png)" in markdown
+
+
+def test_a_figure_of_compositions_has_their_errors_and_its_run(tmp_path):
+    """Catches the columns of the flows and of the still picture exchanged, and a picture that says not what made it."""
+    file = tmp_path / "composition.png"
+    Image.new("RGB", (4, 4), "red").save(file)
+    errors = {"scaling then rotation, restart": {"static": 1000.0, "output": 250.0}}
+    (picture,) = FIGURES["fig13"].pictures
+    found = FigureResult(FIGURES["fig13"], [PictureResult(picture, file, {"errors": errors}, ORIGIN)])
+    result = replace(found_for({}), tables=[], figures=[found])
+    lines = [[cell.strip() for cell in line.split("|")] for line in as_markdown(contents(result)).splitlines()]
+    header = ["", "composition", "still picture", "flows", "flows / still picture", ""]
+    assert lines[lines.index(header) + 2] == ["", "scaling then rotation, restart", "1000", "250", "0.25", ""]
+    assert any(line[1:4] == [f"mnist, {OURS}", "0", "`latentflow train <b>`"] for line in lines)
+    assert as_json(result)["figures"]["fig13"] == [
+        {"picture": "mnist. Flows switched and superposed", "composition": {"errors": errors}, "run": ORIGIN}
+    ]
 
 
 def test_csv_and_latex_have_the_numbers():
