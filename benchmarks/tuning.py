@@ -1,7 +1,8 @@
 """Settings of the methods that are compared, chosen on validation sequences of MNIST with the same effort for each.
 
 ``python -m benchmarks.tuning --out runs/tuning`` trains five settings of each method for the same minutes of the
-processor, goes on after Ctrl-C where it was, and writes ``docs/results/tuning.json``. No test image is read.
+processor, goes on after Ctrl-C where it was, and writes ``docs/results/tuning.json`` and ``tuning.md``, the table that
+the page of the reproduction includes. No test image is read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from latentflow_experiments.configuration import Budget, TrainConfig
 from latentflow_experiments.data import open_splits
 from latentflow_experiments.errors import ExperimentError
 from latentflow_experiments.methods import MethodOptions
-from latentflow_experiments.records import provenance, write_json
+from latentflow_experiments.records import provenance, write_json, write_text
+from latentflow_experiments.reports.document import Grid, as_markdown
 from latentflow_experiments.reproduce.experiments import configure
 from latentflow_experiments.runs import RunFolder
 from latentflow_experiments.training.loop import initial_model, train
@@ -105,6 +107,26 @@ def score(result: dict[str, Any]) -> float:
     return math.inf if errors is None else sum(errors.values()) / len(errors)
 
 
+def as_grid(found: Mapping[str, Any]) -> Grid:
+    """Lay out the mean errors of all settings, a row for each method, its best one in bold.
+
+    Args:
+        found: The methods with their results, as in the file.
+
+    Returns:
+        The table.
+    """
+    rows, best = [], set()
+    for i, (method, result) in enumerate(found.items()):
+        names = list(result["settings"])
+        best.add((i, 1 + names.index(result["best"])))
+        values = [score(result["settings"][name]) for name in names]
+        texts = [f"{value:.0f}" if math.isfinite(value) else "diverged" for value in values]
+        rows.append([method, *texts[:-1], f"{texts[-1]} ({names[-1]})"])
+    shared = list(next(iter(found.values()))["settings"])[:-1]
+    return Grid(["method", *shared, "a setting of its own"], rows, best=best)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Try all settings of some methods, and write what was found of all methods that are tried to the end."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tuning", description=__doc__)
@@ -125,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found[method] = {"best": best, "settings": results}
     if set(found) == set(OWN):
         write_json(PAGE, {"minutes": chosen.minutes, "methods": found, "provenance": provenance()})
+        write_text(PAGE.with_suffix(".md"), as_markdown([as_grid(found)]))
 
 
 if __name__ == "__main__":

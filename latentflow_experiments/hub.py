@@ -18,6 +18,7 @@ from latentflow_experiments.data import Source
 from latentflow_experiments.errors import ExperimentError, UsageError, printable
 from latentflow_experiments.methods.method import Choice
 from latentflow_experiments.methods.pixels import LateLaplaceLikelihood
+from latentflow_experiments.metrics.transport import certificate_in_words
 from latentflow_experiments.reading import brief, reading
 from latentflow_experiments.records import write_text
 from latentflow_experiments.reports.comparison import likelihood_columns
@@ -291,33 +292,8 @@ def _errors(errors: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _transport(certificates: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = [f"- {_plain(name)}: {_certificate(entry)}" for name, entry in certificates.items()]
+    lines = [f"- {_plain(name)}: {certificate_in_words(entry)}" for name, entry in certificates.items()]
     return TRANSPORT.format(certificates="\n".join(lines)) if lines else ""
-
-
-def _certificate(entry: Mapping[str, Any]) -> str:
-    """Say in words how far a flow is from optimal transport."""
-    if entry["ratio"] is None:
-        words = "the latents move and their distribution does not, so the flow is no optimal transport."
-    else:
-        low, high = entry["ratio_interval"]
-        words = (
-            f"the cost is {entry['ratio']:.4f} times W2^2, where 1 is optimal ({low:.4f} to {high:.4f} at 95 %, from "
-            f"{entry['samples']:,} samples)."
-        )
-    if entry["folded"] > 0:
-        words += (
-            f" At {100 * entry['folded']:.1f} % of the samples the map folds: there it may send two points to one, and "
-            "is no optimal transport of a density."
-        )
-    else:
-        words += " The map folds at none of the samples."
-    dual = entry["dual"]
-    if dual is None:
-        return f"{words} The potential gives no lower bound of W2^2."
-    return (
-        f"{words} The potential bounds W2^2 from below by {dual:.3f}; the estimate is {entry['wasserstein'] ** 2:.3f}."
-    )
 
 
 def _likelihood(folder: RunFolder, steps: int) -> str:

@@ -27,14 +27,15 @@ from latentflow_experiments.explorer.grid import Grid, grids
 from latentflow_experiments.explorer.page import (
     Explorable,
     build_page,
-    certificate_in_words,
     draw_starts,
+    flow_in_words,
     open_explorable,
 )
 from latentflow_experiments.explorer.rendering import Plane, contours, follow_path
 from latentflow_experiments.explorer.serving import MOST_BYTES, answer, build_application, decode_upload
 from latentflow_experiments.methods.method import FlowMotion
 from latentflow_experiments.metrics.composition import Backwards, Superposed, Switched
+from latentflow_experiments.metrics.transport import certificate_in_words
 from latentflow_experiments.runs import RunFolder
 
 HOSTILE = ("</script><script>window.attacked = 1</script>", 'right & <b>"up"</b> {{TITLE}}')
@@ -321,18 +322,14 @@ def test_runs_without_such_flows(bars, tmp_path, capsys):
     assert "expected an evaluated run" in complaint(capsys)
 
 
-def test_certificates_in_words():
-    """Catches an infinite ratio that is a number, an interval that is not looked at, and folds that are left out."""
-    entry = {"samples": 12, "ratio": 1.005, "ratio_interval": [1.0, 1.02], "folded": 0.5}
+def test_flows_in_words():
+    """Catches an error that is left out or exchanged with that of the still picture, and a certificate of another."""
+    entry = {"samples": 12, "ratio": 1.005, "ratio_interval": [1.0, 1.02], "folded": 0.5, "dual": None}
     evaluation = {"result": {"errors": {"a": {"static": 8.0, "output": 2.0}}}, "transport": {"a": entry}}
-    text = certificate_in_words(evaluation, "a")
-    assert "1.0050 times" in text
-    assert "not optimal within 1 %" in text
-    assert "folds for 50.0 % of the images" in text
+    text = flow_in_words(evaluation, "a")
+    assert text.startswith(f"Certificate: {certificate_in_words(entry)} Its frames")
     assert "by 2.0, summed over all pixels and times; the first picture held still differs by 8.0" in text
-    entry |= {"ratio": None, "ratio_interval": None}
-    assert "no multiple of the optimal cost" in certificate_in_words(evaluation, "a")
-    assert certificate_in_words(evaluation, "b") == "This flow was not certified."
+    assert flow_in_words(evaluation, "b") == "This flow was not certified."
 
 
 # In a browser

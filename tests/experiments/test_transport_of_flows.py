@@ -20,7 +20,7 @@ from latentflow_experiments.configuration import ModelConfig, TrainConfig
 from latentflow_experiments.data import LabelledImages, TransformedImages
 from latentflow_experiments.errors import ExperimentError
 from latentflow_experiments.methods.method import FlowMotion
-from latentflow_experiments.metrics.transport import measure_optimality, transport_table
+from latentflow_experiments.metrics.transport import certificate_in_words, measure_optimality, transport_table
 from latentflow_experiments.records import read_json, write_json
 from latentflow_experiments.reports.comparison import compare
 from latentflow_experiments.runs import RunFolder
@@ -184,3 +184,18 @@ def test_runs_that_cannot_be_compared(tmp_path):
     other.evaluation.write_text("{}")
     with pytest.raises(ExperimentError, match="evaluate it again"):
         compare([other])
+
+
+def test_certificates_in_words():
+    """Catches an infinite ratio that is a number, folds that are left out, and a distance for its square."""
+    entry = {"samples": 1234, "ratio": 1.005, "ratio_interval": [1.0, 1.02], "folded": 0.5, "dual": 3.5}
+    entry["wasserstein"] = 2.0
+    text = certificate_in_words(entry)
+    assert "the cost is 1.0050 times W2^2" in text
+    assert "(1.0000 to 1.0200 at 95 %, from 1,234 samples)" in text
+    assert "At 50.0 % of the samples the map folds" in text
+    assert "bounds W2^2 from below by 3.500; the estimate is 4.000" in text
+    text = certificate_in_words({**entry, "ratio": None, "ratio_interval": None, "folded": 0.0, "dual": None})
+    assert text.startswith("the latents move and their distribution does not")
+    assert "folds at none" in text
+    assert "gives no lower bound" in text
