@@ -494,9 +494,11 @@ def test_a_map_is_not_lost_where_its_certificate_is_stopped(tmp_path):
     whole = fit_small(counted, target, seeded(), budget=20)
     certifying = Interrupted(source, len(drawn))  # its next call is that of the certificate
     file = tmp_path / "fit.pt"
-    stopped = fit_transport(
-        certifying, target, potential=small(2).double(), budget=20, checkpoint=file, generator=seeded()
-    )
+    options = {"potential": small(2).double(), "budget": 20, "checkpoint": file, "generator": seeded()}
+    try:
+        stopped = fit_transport(certifying, target, **options)
+    except KeyboardInterrupt:
+        pytest.fail("the map is lost")
     assert certifying.calls == -1
     assert stopped.certificate is None
     x = source(20, seeded(4))

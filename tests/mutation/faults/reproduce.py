@@ -50,4 +50,25 @@ FAULTS = (
         "        return True",
         REPRODUCE,
     ),
+    Fault(
+        "reproduction: the columns of flows and still picture exchanged",
+        "latentflow_experiments/reproduce/report.py",
+        'for key in ("static", "output")',
+        'for key in ("output", "static")',
+        ("experiments/test_reproduce.py",),
+    ),
+    Fault(
+        "reproduction: the largest error in bold",
+        "latentflow_experiments/reproduce/report.py",
+        "first = min(means.values()) if column.best",
+        "first = max(means.values()) if column.best",
+        ("experiments/test_reproduce.py",),
+    ),
+    Fault(
+        "records: a module noted by its file",
+        "latentflow_experiments/records.py",
+        "if module is not None and module.origin == script:",
+        "if False:",
+        ("experiments/test_results.py",),
+    ),
 )
