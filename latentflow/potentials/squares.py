@@ -14,8 +14,8 @@ from latentflow.calculus.jets import transformed
 CPU_BLOCK, DEVICE_BLOCK = 2**17, 2**24
 """The largest number of entries of a block of directions: on a CPU as measured (2**16 to 2**18 are within 4 %), on
 other devices enough for large products (not measured)."""
-GRAM_BLOCK = 2**19
-"""The same for gram matrices, as measured on a CPU."""
+PAIR_BLOCK, PAIR_SAMPLES = 2**18, 2**9
+"""The same for pairs of units, and the samples of such a block on a CPU, as measured."""
 KEPT = 2**23
 """The largest number of entries of a product that is kept for the backward pass: 32 MiB in float32."""
 
@@ -47,13 +47,29 @@ def squared_directions(directions: Tensor, slopes: Tensor, weight: Tensor) -> Te
 def squared_gram(slopes: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
     r"""Compute :math:`q_k = (W D G D W^\top)_{kk}` with :math:`D = \operatorname{diag}(s)` for each sample.
 
-    It equals :func:`squared_directions` where :math:`G = J^\top J`, and is quicker for few columns and many rows.
+    It equals :func:`squared_directions` where :math:`G = J^\top J` of directions that all samples share. Written over
+    pairs of units,
+
+    .. math:: q_k = \sum_{i \le j} (2 - \delta_{ij})\, s_i s_j \; W_{ki} W_{kj} G_{ij} ,
+
+    it is one product of the matrix of all :math:`s_i s_j` with one that no sample changes. That takes
+    :math:`m n^2 / 2` multiplications for each sample, where directions take :math:`m n` for each of them.
+
+    Args:
+        slopes: The factors :math:`s`, of shape ``(*stack, samples, n)``.
+        weight: The matrix :math:`W`, of shape ``(*stack, m, n)``.
+        gram: The symmetric matrix :math:`G`, of shape ``(*stack, n, n)``.
+
+    Returns:
+        The sums, of shape ``(*stack, samples, m)``, differentiable to any order.
     """
     if _plain():
         scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
         return (_rows_times(scaled, gram) * scaled).sum(-1)
-    result: Tensor = _SquaredGram.apply(slopes, weight, gram)  # type: ignore[no-untyped-call]  # torch has no types for it
-    return result
+    stack = weight.shape[:-2].numel()
+    stacked = (x.reshape(stack, *x.shape[weight.ndim - 2 :]) for x in (slopes, weight, gram))
+    sums: Tensor = _SquaredGram.apply(*stacked)  # type: ignore[no-untyped-call]  # torch has no types for it
+    return sums.reshape(*slopes.shape[:-1], weight.shape[-2])
 
 
 def fits(slopes: Tensor, rows: int, weight: Tensor) -> bool:
@@ -222,8 +238,54 @@ def _pull_back(directions: Tensor, slopes: Tensor, weight: Tensor, twice: Tensor
     return by_directions, (back * directions).sum(-2), _flat(adjoint).mT @ _flat(scaled)
 
 
+class _Pairs(NamedTuple):
+    """Some units with all units from the first of them on, for some samples.
+
+    Attributes:
+        samples: The first of the samples, and their number.
+        units: The first of the units, and their number.
+        some: The factors of these units, of shape ``(stack, samples, units)``.
+        rest: The factors of the units from the first of them on, of shape ``(stack, samples, rest)``.
+        gram: The part ``(stack, units, rest)`` of the matrix, with what lies off the diagonal block twice.
+    """
+
+    samples: tuple[int, int]
+    units: tuple[int, int]
+    some: Tensor
+    rest: Tensor
+    gram: Tensor
+
+    def parts(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the columns of a matrix for some units, and for the units from the first of them on."""
+        first, count = self.units
+        return weight.narrow(2, first, count), weight[:, :, first:]
+
+    def products(self) -> Tensor:
+        """Compute the products of factors, of shape ``(stack, samples, units * rest)``."""
+        return (self.some.unsqueeze(-1) * self.rest.unsqueeze(-2)).flatten(2)
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        """Compute what the products are multiplied by, of shape ``(stack, m, units * rest)``."""
+        some, rest = self.parts(weight)
+        return (some.unsqueeze(-1) * self.gram.unsqueeze(1)).mul_(rest.unsqueeze(-2)).flatten(2)
+
+
+def _pairs(slopes: Tensor, gram: Tensor) -> Iterator[_Pairs]:
+    stack, samples, n = slopes.shape
+    on_cpu = slopes.device.type == "cpu"
+    largest = PAIR_BLOCK if on_cpu else DEVICE_BLOCK
+    most = PAIR_SAMPLES if on_cpu else max(1, largest // max(stack * n, 1))
+    for start in range(0, samples, most):
+        own = slopes[:, start : start + most]
+        for first, count in _blocks(n, stack * own.shape[1] * n, largest):
+            part = gram[:, first : first + count, first:].clone()
+            part[..., count:].mul_(2)
+            some = own.narrow(2, first, count)
+            yield _Pairs((start, own.shape[1]), (first, count), some, own[..., first:], part)
+
+
 class _SquaredGram(torch.autograd.Function):
-    """See :func:`squared_gram`."""
+    """See :func:`squared_gram`, for one dimension of a stack."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401, ARG004 - as torch has it
@@ -232,27 +294,37 @@ class _SquaredGram(torch.autograd.Function):
 
     @staticmethod
     def forward(slopes: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
-        sums = []
-        for start, size in _blocks(slopes.shape[-2], weight.numel(), GRAM_BLOCK):
-            scaled = slopes.narrow(-2, start, size).unsqueeze(-2) * weight.unsqueeze(-3)
-            sums.append(torch.linalg.vecdot(_rows_times(scaled, gram), scaled))
-        return torch.cat(sums, dim=-2) if sums else slopes.new_zeros((*slopes.shape[:-1], weight.shape[-2]))
+        sums = slopes.new_zeros(*slopes.shape[:2], weight.shape[1])
+        for pairs in _pairs(slopes, gram):
+            sums.narrow(1, *pairs.samples).baddbmm_(pairs.products(), pairs.kernel(weight).mT)
+        return sums
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         slopes, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]  # torch has no types for it
-        by_slopes, by_weight, by_gram = [], torch.zeros_like(weight), torch.zeros_like(gram)
-        for start, size in _blocks(slopes.shape[-2], weight.numel(), GRAM_BLOCK):
-            slope, adjoint = slopes.narrow(-2, start, size).unsqueeze(-2), grad.narrow(-2, start, size).unsqueeze(-1)
-            scaled = slope * weight.unsqueeze(-3)
-            weighted = scaled * adjoint
-            by_gram = by_gram + _flat(weighted).mT @ _flat(scaled)
-            pulled = 2 * adjoint * _rows_times(scaled, gram)
-            by_slopes.append(torch.linalg.vecdot(pulled, weight.unsqueeze(-3), dim=-2))
-            by_weight = by_weight + torch.linalg.vecdot(pulled, slope, dim=-3)
-        if not by_slopes:
-            return torch.zeros_like(slopes), by_weight, by_gram
-        return torch.cat(by_slopes, dim=-2), by_weight, by_gram
+        batched = transformed() or torch._C._functorch.is_legacy_batchedtensor(grad)
+        if torch.is_grad_enabled() or batched:  # to be differentiated again, or many at once
+            return _pull_back_gram(slopes, weight, gram, grad)
+        by_slopes, by_weight, by_gram = (torch.zeros_like(x) for x in (slopes, weight, gram))
+        for pairs in _pairs(slopes, gram):
+            own, of_slopes = (x.narrow(1, *pairs.samples) for x in (grad, by_slopes))
+            # by the products, and from there by both of their factors
+            pulled = (own @ pairs.kernel(weight)).view(*own.shape[:2], *pairs.gram.shape[1:])
+            of_some, of_rest = pairs.parts(of_slopes)
+            of_some.add_(torch.linalg.vecdot(pulled, pairs.rest.unsqueeze(-2)))
+            of_rest.add_(_times_rows(pairs.some, pulled))
+            # by the kernel, and from there by its three factors
+            pulled = (own.mT @ pairs.products()).view(*weight.shape[:2], *pairs.gram.shape[1:])
+            some, rest = pairs.parts(weight)
+            of_some, of_rest = pairs.parts(by_weight)
+            weighted = pulled * pairs.gram.unsqueeze(1)
+            of_some.add_(torch.linalg.vecdot(weighted, rest.unsqueeze(-2)))
+            of_rest.add_(_times_rows(some, weighted))
+            of_gram = pulled.mul_(some.unsqueeze(-1)).mul_(rest.unsqueeze(-2)).sum(1)
+            first, count = pairs.units
+            of_gram[..., count:].mul_(2)
+            by_gram[:, first : first + count, first:].add_(of_gram)
+        return by_slopes, by_weight, (by_gram + by_gram.mT) / 2
 
     @staticmethod
     def jvp(ctx: FunctionCtx, *tangents: Tensor) -> Tensor:
@@ -263,3 +335,19 @@ class _SquaredGram(torch.autograd.Function):
         change = 2 * _rows_times(moved, gram) + _rows_times(scaled, moved_gram)
         result: Tensor = (change * scaled).sum(-1)
         return result
+
+
+def _times_rows(rows: Tensor, matrices: Tensor) -> Tensor:
+    """Multiply a row ``(stack, count, n)`` by a matrix ``(stack, count, n, m)`` of its own, each."""
+    product = torch.bmm(rows.flatten(0, 1).unsqueeze(1), matrices.flatten(0, 1))
+    return product.view(*matrices.shape[:2], matrices.shape[-1])
+
+
+def _pull_back_gram(slopes: Tensor, weight: Tensor, gram: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradient of the squares of a gram matrix at once, by operations that torch differentiates."""
+    scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
+    weighted = scaled * grad.unsqueeze(-1)
+    pulled = 2 * _rows_times(weighted, gram)
+    by_slopes = (pulled * weight.unsqueeze(-3)).sum(-2)
+    by_weight = (pulled * slopes.unsqueeze(-2)).sum(-3)
+    return by_slopes, by_weight, _flat(weighted).mT @ _flat(scaled)

@@ -26,7 +26,8 @@ def blocks(request, monkeypatch):
     """The sizes of blocks: one sample each, a last block that is shorter, everything at once; what is kept."""
     size, kept = request.param
     monkeypatch.setattr(squares, "CPU_BLOCK", size)
-    monkeypatch.setattr(squares, "GRAM_BLOCK", size)
+    monkeypatch.setattr(squares, "PAIR_BLOCK", size)
+    monkeypatch.setattr(squares, "PAIR_SAMPLES", min(size, 3))
     monkeypatch.setattr(squares, "KEPT", kept)
 
 
@@ -117,7 +118,8 @@ def small(name, stack, samples=2):
 def test_finite_differences_of_every_order(monkeypatch, name, stack, samples):
     """Catches a backward pass of the backward pass that is missing a term, and a forward mode that disagrees."""
     monkeypatch.setattr(squares, "CPU_BLOCK", 1)
-    monkeypatch.setattr(squares, "GRAM_BLOCK", 1)
+    monkeypatch.setattr(squares, "PAIR_BLOCK", 1)
+    monkeypatch.setattr(squares, "PAIR_SAMPLES", 1)
     function, inputs = small(name, stack, samples)
     inputs = [x.requires_grad_() for x in inputs]
     assert gradcheck(function, inputs, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)

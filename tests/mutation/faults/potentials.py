@@ -73,6 +73,27 @@ FAULTS = (
         SQUARES,
     ),
     Fault(
+        "pairs of units counted once in place of twice",
+        "latentflow/potentials/squares.py",
+        "            part[..., count:].mul_(2)\n",
+        "            part[..., count:].mul_(1)\n",
+        SQUARES,
+    ),
+    Fault(
+        "the gradient of a gram matrix with pairs counted once",
+        "latentflow/potentials/squares.py",
+        "            of_gram[..., count:].mul_(2)\n",
+        "            of_gram[..., count:].mul_(1)\n",
+        SQUARES,
+    ),
+    Fault(
+        "the gradient of one of both factors of a pair",
+        "latentflow/potentials/squares.py",
+        "            of_rest.add_(_times_rows(pairs.some, pulled))\n",
+        "",
+        SQUARES,
+    ),
+    Fault(
         "a copy of a compiled potential with the weights of the original",
         "latentflow/potentials/algebra.py",
         'COMPILED = ("_compiled_call_impl", "_compiled_rule")',
