@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tuning import OWN, as_grid, trials
+from benchmarks.tuning import OWN, as_grid, score, trials
 from latentflow_experiments.configuration import options
 from latentflow_experiments.reports.document import as_markdown
+from latentflow_experiments.reproduce.experiments import configure
+from latentflow_experiments.reproduce.presets import PRESETS
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -41,3 +43,14 @@ def test_the_published_table_shows_what_was_found():
     found = json.loads((RESULTS / "tuning.json").read_text())
     assert (RESULTS / "tuning.md").read_text() == as_markdown([as_grid(found["methods"])])
     assert "dirty" not in found["provenance"]["commit"]
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_a_reproduction_takes_the_best_rate_or_batch(method):
+    """Catches settings of a reproduction that nobody has tried, and a method that keeps worse ones than the others."""
+    found = json.loads((RESULTS / "tuning.json").read_text())["methods"][method]["settings"]
+    shared = [trial for trial in trials(method) if trial.name != OWN[method][0]]
+    best = min(shared, key=lambda trial: score(found[trial.name]))
+    changed = options(asdict(best.config), asdict(configure("mnist", method=method)))
+    tuned = PRESETS["laptop"].tuned.get(method, {})
+    assert changed == [word for key, value in tuned.items() for word in (f"--{key.replace('_', '-')}", str(value))]

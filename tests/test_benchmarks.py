@@ -11,8 +11,20 @@ import numpy as np
 import pytest
 import torch
 from strategies import close, network, rand, randn, reference_jet
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import automatic, bank, competitors, compiled, densities, hopf_lax, imports, jets, sequences
+from benchmarks import (
+    automatic,
+    bank,
+    competitors,
+    compiled,
+    densities,
+    evaluations,
+    hopf_lax,
+    imports,
+    jets,
+    sequences,
+)
 from benchmarks.__main__ import NUMBERS, PAGE, PARTS, main
 from benchmarks.record import Comparison, Record, load, save
 from benchmarks.report import UNMEASURED, render
@@ -175,6 +187,20 @@ def test_everyone_computes_the_log_density_at_time_one(library):
     expected = torch.distributions.Normal(0.0, exponents.exp()).log_prob(z).sum(-1)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     assert calls.count >= 7
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_arithmetic_of_an_evaluation_is_all_of_it(exact):
+    """Catches a floor that is none: products of other sizes than those that the velocity and its divergence make."""
+    u, z = densities.draw(1.0)
+    probe = None if exact else torch.ones_like(z)
+    floor = evaluations.arithmetic(u, z, probe)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        floor()
+    points, (one, two) = densities.BATCH, densities.HIDDEN
+    layers = 2 * points * (densities.DIM * one + one * two)
+    divergence = points * one * (one + 1) * two if exact else layers
+    assert counter.get_total_flops() == 2 * layers + divergence
 
 
 def test_the_compiled_objectives_are_one_objective():
