@@ -62,7 +62,7 @@ PRESETS: Mapping[str, Preset] = {
         images={"shapes3d": 3000, "falcor3d": 3000, "isaac3d": 3000, "dsprites": None},
     ),
     "laptop": Preset(
-        about="the networks of the library for minutes of one core of a CPU, at the rates that were best on validation",
+        about="the networks of the library for minutes of one CPU core, at the rate or batch that was best on validation",
         training={
             SMALL: Budget(cpu_minutes=5),
             MIDDLE: Budget(cpu_minutes=30),
@@ -73,7 +73,9 @@ PRESETS: Mapping[str, Preset] = {
         latents={},
         measured=MeasureConfig(),
         images={"shapes3d": 96_000, "falcor3d": 24_000, "isaac3d": 24_000, "dsprites": None},
-        tuned={"flow": {"learning_rate": 4e-3}},
+        tuned={
+            method: {"batch_size": 32} for method in ("vae", "beta-vae", "factor-vae", "slow-vae", "poflow", "flow")
+        },
     ),
     "paper": Preset(
         about="the published networks, learning rate, batch and number of steps, for a GPU",
