@@ -35,8 +35,9 @@ else:  # what the command line reads
 class Reproduce:
     """Reproduce tables and figures of the paper: train what they need, and write one report.
 
-    Runs are shared between tables, those that ended are not repeated, and the same command goes on after Ctrl-C. Images
-    that are not there are rendered as synthetic stand-ins, which the report says.
+    Runs are shared between tables, those that ended are not repeated, and the same command goes on after Ctrl-C, which
+    leaves a report of what has ended. Images that are not there are rendered as synthetic stand-ins, which the report
+    says.
 
     Attributes:
         targets: The tables and figures, or all.
@@ -69,7 +70,7 @@ class Reproduce:
         return (*TABLES, *FIGURES) if "all" in self.targets else tuple(dict.fromkeys(self.targets))
 
     def run(self) -> None:
-        """Train, measure and write the report."""
+        """Train, measure and write the report; after Ctrl-C that of the runs that have ended."""
         preset = PRESETS[self.budget]
         runs = plan(self.chosen, preset, self.seeds)
         cores = self.cores or len(os.sched_getaffinity(0))
@@ -79,11 +80,17 @@ class Reproduce:
         self.out.mkdir(parents=True, exist_ok=True)
         with owned(self.out, "reproducing"):
             provide_data(runs, preset, cores)
-            failed = execute(runs, self.out, cores)
+            failed, stopped = {}, False
+            try:
+                failed = execute(runs, self.out, cores)
+            except KeyboardInterrupt:
+                stopped = True
             tables = [collect(TABLES[name], preset, self.seeds, self.out) for name in self.chosen if name in TABLES]
             figures = [collect_figure(FIGURES[name], preset, self.out) for name in self.chosen if name in FIGURES]
             page = write_report(Reproduction(self.budget, preset, self.seeds, tables, figures, failed), self.out)
         print(f"wrote {page}, and beside it results.json and a CSV and a LaTeX file for each table")
+        if stopped:
+            raise KeyboardInterrupt
         if failed:
             name, reason = next(iter(failed.items()))
             raise ExperimentError(f"{len(failed)} of {len(runs)} runs failed; {name}: {reason}")

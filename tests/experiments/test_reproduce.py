@@ -21,6 +21,7 @@ from latentflow_experiments.data import DATASETS
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.evaluation import MeasureConfig
 from latentflow_experiments.reports.document import as_html, as_markdown
+from latentflow_experiments.reproduce import command
 from latentflow_experiments.reproduce.command import Reproduce
 from latentflow_experiments.reproduce.execution import commands, execute
 from latentflow_experiments.reproduce.experiments import FIGURES, OURS, TABLES, WEAK, Figure, Picture, Row, Table
@@ -320,6 +321,19 @@ def test_runs_that_are_stopped_go_on(tmp_path):
     with folder.owned("testing"):  # nobody else does
         assert commands(run, tmp_path) == [[*job, "--resume"]]
     assert "stopped; go on with: latentflow train digits" in (tmp_path / "logs" / f"{run.name}.log").read_text()
+
+
+def test_a_reproduction_that_is_stopped_reports_what_ended(tmp_path, monkeypatch):
+    """Catches hours of runs of which a user who stops sees nothing, and a stop that counts as success."""
+
+    def stop(runs, out, cores):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "execute", stop)
+    monkeypatch.setattr(command, "provide_data", lambda *arguments: None)
+    with pytest.raises(KeyboardInterrupt):
+        Reproduce(("table9",), budget="smoke", out=tmp_path, cores=1).run()
+    assert "Without a run that ended: 1 transformation, 2 transformations" in (tmp_path / "report.html").read_text()
 
 
 def test_a_dry_run_says_what_it_costs(capsys, tmp_path, monkeypatch):
