@@ -14,8 +14,8 @@ from latentflow.calculus.jets import transformed
 CPU_BLOCK, DEVICE_BLOCK = 2**17, 2**24
 """The largest number of entries of a block of directions: on a CPU as measured (2**16 to 2**18 are within 4 %), on
 other devices enough for large products (not measured)."""
-PAIR_BLOCK, PAIR_SAMPLES = 2**18, 2**9
-"""The same for pairs of units, and the samples of such a block on a CPU, as measured."""
+PAIR_BLOCK, PAIR_SAMPLES = 2**19, 2**9
+"""The same for pairs of units times samples or outputs, and the samples of such a block on a CPU, as measured."""
 KEPT = 2**23
 """The largest number of entries of a product that is kept for the backward pass: 32 MiB in float32."""
 
@@ -270,14 +270,14 @@ class _Pairs(NamedTuple):
         return (some.unsqueeze(-1) * self.gram.unsqueeze(1)).mul_(rest.unsqueeze(-2)).flatten(2)
 
 
-def _pairs(slopes: Tensor, gram: Tensor) -> Iterator[_Pairs]:
-    stack, samples, n = slopes.shape
+def _pairs(slopes: Tensor, weight: Tensor, gram: Tensor) -> Iterator[_Pairs]:
+    (stack, samples, n), m = slopes.shape, weight.shape[1]
     on_cpu = slopes.device.type == "cpu"
     largest = PAIR_BLOCK if on_cpu else DEVICE_BLOCK
     most = PAIR_SAMPLES if on_cpu else max(1, largest // max(stack * n, 1))
     for start in range(0, samples, most):
         own = slopes[:, start : start + most]
-        for first, count in _blocks(n, stack * own.shape[1] * n, largest):
+        for first, count in _blocks(n, stack * max(own.shape[1], m) * n, largest):
             part = gram[:, first : first + count, first:].clone()
             part[..., count:].mul_(2)
             some = own.narrow(2, first, count)
@@ -295,7 +295,7 @@ class _SquaredGram(torch.autograd.Function):
     @staticmethod
     def forward(slopes: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
         sums = slopes.new_zeros(*slopes.shape[:2], weight.shape[1])
-        for pairs in _pairs(slopes, gram):
+        for pairs in _pairs(slopes, weight, gram):
             sums.narrow(1, *pairs.samples).baddbmm_(pairs.products(), pairs.kernel(weight).mT)
         return sums
 
@@ -306,7 +306,7 @@ class _SquaredGram(torch.autograd.Function):
         if torch.is_grad_enabled() or batched:  # to be differentiated again, or many at once
             return _pull_back_gram(slopes, weight, gram, grad)
         by_slopes, by_weight, by_gram = (torch.zeros_like(x) for x in (slopes, weight, gram))
-        for pairs in _pairs(slopes, gram):
+        for pairs in _pairs(slopes, weight, gram):
             own, of_slopes = (x.narrow(1, *pairs.samples) for x in (grad, by_slopes))
             # by the products, and from there by both of their factors
             pulled = (own @ pairs.kernel(weight)).view(*own.shape[:2], *pairs.gram.shape[1:])

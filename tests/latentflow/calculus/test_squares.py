@@ -106,6 +106,17 @@ def test_the_gram_of_directions_gives_their_squares():
     close(squared_gram(gains, weight, J.mT @ J), squared_directions(directions, gains, weight))
 
 
+@pytest.mark.parametrize(("samples", "outputs"), [(1, 40), (40, 1), (700, 3)])
+def test_blocks_of_pairs_stay_small(monkeypatch, samples, outputs):
+    """Catches a block that is small in the samples and holds all pairs for all outputs, gigabytes of a wide layer."""
+    monkeypatch.setattr(squares, "PAIR_BLOCK", 2000)
+    gains, weight, gram = gram_inputs((2,), samples, n=12, m=outputs)
+    pairs = list(squares._pairs(gains, weight, gram))
+    sizes = [max(own.products().numel(), own.kernel(weight).numel()) for own in pairs]
+    assert max(sizes) <= max(2000, 2 * 12 * max(min(samples, squares.PAIR_SAMPLES), outputs))
+    assert len(pairs) > 1
+
+
 def small(name, stack, samples=2):
     if name == "gram":
         return symmetric_gram, gram_inputs(stack, samples=samples, n=2, m=2)
