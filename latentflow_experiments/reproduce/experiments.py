@@ -516,7 +516,7 @@ FIGURES: Mapping[str, Figure] = {
         Figure("fig10", "More flows on MNIST", _strips("mnist", OURS, PENALTY)),
         Figure("fig11", "More flows on Shapes3D", _strips("shapes3d", OURS, PENALTY)),
         Figure("fig12", "More flows at 128 pixels", [*_strips("falcor3d", OURS), *_strips("isaac3d", OURS)]),
-        Figure("fig13", "More compositions on MNIST", _compositions("mnist")),
+        Figure("fig13", "More compositions on MNIST", [*_compositions("mnist"), _random_starts()]),
         Figure("fig14", "More compositions on Shapes3D", _compositions("shapes3d")),
         Figure("fig15", "Compositions at 128 pixels", _compositions("isaac3d", "falcor3d")),
     )

@@ -62,7 +62,7 @@ PRESETS: Mapping[str, Preset] = {
         images={"shapes3d": 3000, "falcor3d": 3000, "isaac3d": 3000, "dsprites": None},
     ),
     "laptop": Preset(
-        about="the networks of the library for minutes of a CPU core, at the rate or batch that was best on validation",
+        about="the networks of the library, at the rate or batch that was best for each method on validation images",
         training={
             SMALL: Budget(cpu_minutes=5),
             MIDDLE: Budget(cpu_minutes=30),

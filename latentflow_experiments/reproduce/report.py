@@ -166,8 +166,9 @@ def contents(found: Reproduction) -> list[Part]:
     names += [_title(result.figure.name) for result in found.figures]
     parts: list[Part] = [
         Paragraph(
-            f"{', '.join(names)} at the budget `{found.budget}`: {found.preset.about}. Seeds in a row of a table: "
-            f"{found.seeds}. Written by `{facts['command']}` at commit `{facts['commit']}`, {facts['date']}."
+            f"{', '.join(names)} at the budget `{found.budget}`: {found.preset.about}. A run trains for "
+            f"{_budgets(found)}. Seeds in a row of a table: {found.seeds}. Written by `{facts['command']}` at commit "
+            f"`{facts['commit']}`, {facts['date']}."
         ),
         Paragraph(
             "Numbers are means over seeds ± standard deviations (n - 1); the best of a column is bold. The numbers of "
@@ -183,11 +184,23 @@ def contents(found: Reproduction) -> list[Part]:
     return parts
 
 
+def _budgets(found: Reproduction) -> str:
+    """Say how long the runs of each data set train."""
+    rows = [row for result in found.tables for row in result.table.rows]
+    rows += [own.picture.row for result in found.figures for own in result.pictures]
+    texts = []
+    for name in dict.fromkeys(row.config.dataset for row in rows):
+        budget = found.preset.budget(name)
+        length = f"{budget.steps:,} steps" if budget.steps else f"{budget.cpu_minutes:g} minutes of a CPU core"
+        texts.append(f"{length} ({name})")
+    return ", ".join(texts)
+
+
 def _claims(found: Reproduction) -> list[Part]:
     """Lay out the claims; at the smoke budget nothing is trained that they could be judged by."""
     judged = found.budget != "smoke"
     rows = [
-        [_title(result.table.name), text, ANSWERS[holds] if judged else "not judged"]
+        [_title(result.table.name).replace(" ", "\N{NO-BREAK SPACE}"), text, ANSWERS[holds] if judged else "not judged"]
         for result in found.tables
         for text, holds in result.claims
     ]

@@ -182,6 +182,7 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert "185.3" not in here
     assert "185.3" in there
     assert "Without a run that ended: 3 transformations" in page
+    assert "A run trains for 20 steps (mnist)." in page
     markdown = as_markdown(parts)
     assert re.search(r"\| 1 transformation  \| +8\.0 ± 1\.4 \|\n\| 2 transformations \| +\*\*6\.0\*\* \|", markdown)
     assert "`latentflow train <b>`" in markdown
@@ -193,16 +194,19 @@ def test_a_figure_of_compositions_has_their_errors_and_its_run(tmp_path):
     file = tmp_path / "composition.png"
     Image.new("RGB", (4, 4), "red").save(file)
     errors = {"scaling then rotation, restart": {"static": 1000.0, "output": 250.0}}
-    (picture,) = FIGURES["fig13"].pictures
-    found = FigureResult(FIGURES["fig13"], [PictureResult(picture, file, {"errors": errors}, ORIGIN)])
+    picture, random = FIGURES["fig13"].pictures
+    drawn = PictureResult(picture, file, {"errors": errors}, ORIGIN)
+    found = FigureResult(FIGURES["fig13"], [drawn, PictureResult(random, None, None, None)])
     result = replace(found_for({}), tables=[], figures=[found])
     lines = [[cell.strip() for cell in line.split("|")] for line in as_markdown(contents(result)).splitlines()]
     header = ["", "composition", "still picture", "flows", "flows / still picture", ""]
     assert lines[lines.index(header) + 2] == ["", "scaling then rotation, restart", "1000", "250", "0.25", ""]
     assert any(line[1:4] == [f"mnist, {OURS}", "0", "`latentflow train <b>`"] for line in lines)
-    assert as_json(result)["figures"]["fig13"] == [
-        {"picture": "mnist. Flows switched and superposed", "composition": {"errors": errors}, "run": ORIGIN}
-    ]
+    assert as_json(result)["figures"]["fig13"][0] == {
+        "picture": "mnist. Flows switched and superposed",
+        "composition": {"errors": errors},
+        "run": ORIGIN,
+    }
 
 
 def test_csv_and_latex_have_the_numbers():

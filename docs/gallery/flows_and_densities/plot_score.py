@@ -69,8 +69,8 @@ print(
 )
 
 # %%
-# Contours are the density at the start and at the end; arrows are the score; lines are the paths of samples, which end
-# where a diffusion without memory would only say how likely they are.
+# Contours are the density at the start and at the end, arrows are the score. Lines are the paths of samples: they are
+# smooth, and at each time the samples have the density of the diffusion.
 
 z0 = start().sample((120,))
 with torch.no_grad():
@@ -93,7 +93,7 @@ for path in trajectory.z.unbind(1):
 axes[2].plot(*trajectory.z[0].T, ".", ms=3, label="t = 0")
 axes[2].plot(*trajectory.z[-1].T, ".", ms=3, label="t = 1")
 axes[2].set_title("paths without noise", fontsize=10)
-axes[2].legend(loc="upper left", fontsize=8, handletextpad=0)
+axes[2].legend(loc="lower left", fontsize=8, handletextpad=0)
 for axis in axes:
     axis.set(xlabel="$z_1$", aspect="equal", xlim=(-4, 4), ylim=(-4, 4))
 axes[0].set_ylabel("$z_2$")

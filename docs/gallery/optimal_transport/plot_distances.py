@@ -87,5 +87,5 @@ for axis, (dim, (exact, sinkhorn, assignment, line)) in zip(
     axis.set(title=f"{dim} coordinates", xlabel="samples on each side")
     axis.set_xticks(sizes, sizes)
 axes[0].set_ylabel("$W_2$")
-axes[1].legend(fontsize=9, loc="lower right")
+axes[0].legend(fontsize=9, loc="upper right")
 plt.show()
