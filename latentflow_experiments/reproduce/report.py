@@ -258,7 +258,12 @@ def _table(result: TableResult) -> list[Part]:
     if result.missing:
         parts.append(Paragraph(f"Without a run that ended: {', '.join(result.missing)}.", warning=True))
     parts.append(Grid(["", *(column.name for column in names)], published, "In the paper"))
-    parts += [*_orders(result), *_steps(result), *_ours(result, "What the paper did not measure", table.further)]
+    of_errors = any(column.part is None for column in table.columns)
+    parts += [
+        *_orders(result),
+        *(_steps(result) if of_errors else []),
+        *_ours(result, "What the paper did not measure", table.further),
+    ]
     return [*parts, *_origins(result.runs)]
 
 
