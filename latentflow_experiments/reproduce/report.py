@@ -328,7 +328,7 @@ def _figure(result: FigureResult) -> list[Part]:
 
 
 def _composition(result: PictureResult) -> list[Part]:
-    """Lay out the errors of composed flows."""
+    """Lay out the errors of composed flows, and how much two of them are in each other's way."""
     if result.composition is None:
         return []
     errors = [
@@ -336,4 +336,11 @@ def _composition(result: PictureResult) -> list[Part]:
         for name, error in result.composition["errors"].items()
     ]
     header = ("composition", "still picture", "flows", "flows / still picture")
-    return [Grid(header, errors, "Errors against images that were composed")]
+    parts: list[Part] = [Grid(header, errors, "Errors against images that were composed")]
+    keys = ("cross_relative", "commutator_continue", "commutator_restart")
+    pairs = [
+        [name, *(["paths meet", "", ""] if found is None else [f"{found[key]:.3f}" for key in keys])]
+        for name, found in result.composition.get("interactions", {}).items()
+    ]
+    header = ("pair", "E|v·w| / E|v||w|", "commutator, continue", "commutator, restart")
+    return [*parts, Grid(header, pairs, "How much two flows are in each other's way")] if pairs else parts

@@ -195,16 +195,20 @@ def test_a_figure_of_compositions_has_their_errors_and_its_run(tmp_path):
     Image.new("RGB", (4, 4), "red").save(file)
     errors = {"scaling then rotation, restart": {"static": 1000.0, "output": 250.0}}
     picture, random = FIGURES["fig13"].pictures
-    drawn = PictureResult(picture, file, {"errors": errors}, ORIGIN)
+    found = {"cross_term": 1.0, "cross_relative": 0.25, "commutator_continue": 0.5, "commutator_restart": 0.125}
+    composition = {"errors": errors, "interactions": {"scaling, rotation": found, "scaling, coloring": None}}
+    drawn = PictureResult(picture, file, composition, ORIGIN)
     found = FigureResult(FIGURES["fig13"], [drawn, PictureResult(random, None, None, None)])
     result = replace(found_for({}), tables=[], figures=[found])
     lines = [[cell.strip() for cell in line.split("|")] for line in as_markdown(contents(result)).splitlines()]
     header = ["", "composition", "still picture", "flows", "flows / still picture", ""]
     assert lines[lines.index(header) + 2] == ["", "scaling then rotation, restart", "1000", "250", "0.25", ""]
     assert any(line[1:4] == [f"mnist, {OURS}", "0", "`latentflow train <b>`"] for line in lines)
+    assert ["", "scaling, rotation", "0.250", "0.500", "0.125", ""] in lines
+    assert ["", "scaling, coloring", "paths meet", "", "", ""] in lines
     assert as_json(result)["figures"]["fig13"][0] == {
         "picture": "mnist. Flows switched and superposed",
-        "composition": {"errors": errors},
+        "composition": composition,
         "run": ORIGIN,
     }
 
