@@ -272,7 +272,7 @@ def test_an_unknown_part_is_an_error(capsys):
     """Catches a misspelt part that measures nothing and says so to nobody."""
     with pytest.raises(SystemExit):
         main(["jet"])
-    parts = "jets, laplacians, densities, bank, hopf_lax, sequences, frames, rendering, song2023, imports, compiled"
+    parts = "jets, laplacians, densities, evaluations, bank, hopf_lax, sequences, frames, rendering, song2023, imports, compiled"
     assert f"expected one of {parts}, got jet" in capsys.readouterr().err
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from latentflow_experiments.records import provenance
 from latentflow_experiments.reports.comparison import compare
 from latentflow_experiments.reports.curves import validation_table
 from latentflow_experiments.reports.tables import table
+from latentflow_experiments.reproduce.experiments import TABLES
+from latentflow_experiments.reproduce.results import Cell
 from latentflow_experiments.runs import RunFolder
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -235,3 +238,42 @@ def test_every_bound_stays_below_its_ceiling():
             for name, average in proposal["bounds"]["average"].items():
                 ceiling = -3 * 28 * 28 / 2 * math.log(2 * math.pi) if "Gaussian" in name else 0.0
                 assert average is None or max(average.values()) < ceiling
+
+
+REPRODUCTION = RESULTS / "reproduction"
+
+
+def reproduced():
+    """What the reproduction has found."""
+    return json.loads((REPRODUCTION / "results.json").read_text())
+
+
+@pytest.mark.parametrize("name", reproduced()["tables"])
+def test_the_report_of_the_reproduction_shows_what_the_runs_measured(name):
+    """Catches a number that was edited by hand, and one whose run had changed code, another budget or other data."""
+    result, page = reproduced()["tables"][name], (REPRODUCTION / "report.md").read_text()
+    begin = page.index(f"## Table {name.removeprefix('table')}: ")
+    lines = page[begin : page.index("\n## ", begin)].splitlines()
+    shown = [tuple(cell.strip("*") for cell in cells(line)) for line in lines if line.startswith("|")]
+    for row, numbers in result["cells"].items():
+        texts = {text for line in shown if line[1] == row for text in line}
+        for column in TABLES[name].all_columns:
+            if column.name in numbers:
+                assert Cell(tuple(numbers[column.name])).text(column.digits) in texts
+    for row, runs in result["runs"].items():
+        assert [run["seed"] for run in runs] == list(range(len(runs)))
+        for run in runs:
+            assert not run["commit"].endswith("dirty")
+            assert not run["trained at"].endswith("dirty")
+            assert "--cpu-minutes 5 --threads 1" in run["command"]
+            assert run["sha256"] == "6d87418db22c"
+            assert any(line[1] == row and f"`{run['command']}`" in line for line in shown)
+
+
+def test_pages_include_the_report_with_its_pictures():
+    """Catches a picture that is not there, and a report that no page shows."""
+    page = (RESULTS / "reproduction.md").read_text()
+    assert "reproduction/report.md" in page
+    pictures = re.findall(r"\]\((pictures/[^)]+)\)", (REPRODUCTION / "report.md").read_text())
+    assert pictures
+    assert {Path(picture).name for picture in pictures} == {path.name for path in (REPRODUCTION / "pictures").iterdir()}
