@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.competitors import by_autograd
 from benchmarks.densities import BATCH, EXACT, HIDDEN, PROBE, draw
 from benchmarks.record import Aim, Comparison, Part
 from benchmarks.text import duration, times
@@ -31,7 +32,7 @@ def rates(u: MLPPotential, z: Tensor, estimator: Estimator) -> tuple[Tensor, ...
 def by_hand(u: MLPPotential, z: Tensor, probe: Tensor) -> tuple[Tensor, ...]:
     """Compute the same by two calls of autograd, the second one along the probe."""
     points = z.detach().requires_grad_()
-    (velocity,) = torch.autograd.grad(u(points, torch.full(z.shape[:-1], TIME)).sum(), points, create_graph=True)
+    velocity = by_autograd(u)(points, torch.full(z.shape[:-1], TIME))
     (column,) = torch.autograd.grad(velocity, points, probe)
     return velocity.detach(), (column * probe).sum(-1), velocity.detach().square().sum(-1)
 

@@ -180,13 +180,15 @@ class LayerSum:
         layers = len(self.curvatures)
         if not self.enters_once or layers == 1:
             return self._laplacian_by_directions()
-        # Multiplications of a sample in the last layer: width^3 / 2 by pairs of units, width^2 * dim by directions; the
-        # former makes more passes over its arrays. Deeper networks carry a matrix P P^T for each sample: in training 6
-        # products of width^3 a layer, and 3 in the last one, where directions take 3 (4 in the last one if its product
-        # is not kept) of width^2 * dim.
-        last = 3 if fits(self.slopes[-1], dim, self.hidden_weights[-1]) else 4
-        deeper = layers - 2
-        by_gram = width * (3 + 6 * deeper) <= dim * (last + 3 * deeper) if deeper else 2 * width <= 3 * dim
+        if layers == 2:
+            # Multiplications of a sample: width^3 / 2 by pairs of units, which make more passes over their arrays, and
+            # width^2 * dim by directions.
+            by_gram = 2 * width <= 3 * dim
+        else:
+            # Matrix products in training: 3 of width^3 against 3 or 4 of width^2 * dim in the last layer, 6 against 3
+            # in others.
+            last = 3 if fits(self.slopes[-1], dim, self.hidden_weights[-1]) else 4
+            by_gram = width * (3 + 6 * (layers - 2)) <= dim * (last + 3 * (layers - 2))
         return self._laplacian_by_gram() if by_gram else self._laplacian_by_directions()
 
     def _laplacian_by_directions(self) -> Tensor:

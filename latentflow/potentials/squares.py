@@ -38,8 +38,7 @@ def squared_directions(directions: Tensor, slopes: Tensor, weight: Tensor) -> Te
         return _rows_times(directions * slopes.unsqueeze(-2), weight.mT).square().sum(-2)
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in (directions, slopes, weight))
     keep = differentiated and fits(slopes, directions.shape[-2], weight)
-    stack = weight.shape[:-2].numel()
-    stacked = (x.reshape(stack, *x.shape[weight.ndim - 2 :]) for x in (directions, slopes, weight))
+    stacked = _in_one_stack(directions, slopes, weight)
     sums: Tensor = _SquaredDirections.apply(*stacked, keep)[0]  # type: ignore[no-untyped-call]  # torch has no types for it
     return sums.reshape(*slopes.shape[:-1], weight.shape[-2])
 
@@ -66,9 +65,7 @@ def squared_gram(slopes: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
     if _plain():
         scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
         return (_rows_times(scaled, gram) * scaled).sum(-1)
-    stack = weight.shape[:-2].numel()
-    stacked = (x.reshape(stack, *x.shape[weight.ndim - 2 :]) for x in (slopes, weight, gram))
-    sums: Tensor = _SquaredGram.apply(*stacked)  # type: ignore[no-untyped-call]  # torch has no types for it
+    sums: Tensor = _SquaredGram.apply(*_in_one_stack(slopes, weight, gram))  # type: ignore[no-untyped-call]  # torch has no types for it
     return sums.reshape(*slopes.shape[:-1], weight.shape[-2])
 
 
@@ -85,6 +82,17 @@ def _rows_times(x: Tensor, matrix: Tensor) -> Tensor:
 
 def _flat(x: Tensor) -> Tensor:
     return x.reshape(*x.shape[:-3], -1, x.shape[-1])
+
+
+def _in_one_stack(*tensors: Tensor) -> list[Tensor]:
+    """Join the dimensions of a stack, those before the last two of the tensor that has fewest, to one."""
+    depth = min(x.ndim for x in tensors) - 2
+    return [x.reshape(x.shape[:depth].numel(), *x.shape[depth:]) for x in tensors]
+
+
+def _by_plain_operations(grad: Tensor) -> bool:
+    """Whether a gradient is to be differentiated again, or is one of many at once, which plain operations serve."""
+    return torch.is_grad_enabled() or transformed() or torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def _plain() -> bool:
@@ -187,8 +195,7 @@ class _SquaredDirections(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor, Tensor, None]:
         directions, slopes, weight, kept = ctx.saved_tensors  # type: ignore[attr-defined]  # torch has no types for it
         twice = 2 * grad
-        batched = transformed() or torch._C._functorch.is_legacy_batchedtensor(grad)
-        if torch.is_grad_enabled() or batched:  # to be differentiated again, or many at once
+        if _by_plain_operations(grad):
             return *_pull_back(directions, slopes, weight, twice), None
         by_directions, by_slopes, by_weight = (torch.zeros_like(x) for x in (directions, slopes, weight))
         n, m, memory, read = weight.shape[-1], weight.shape[-2], _Memory(slopes), 0
@@ -244,25 +251,24 @@ class _Pairs(NamedTuple):
     Attributes:
         samples: The first of the samples, and their number.
         units: The first of the units, and their number.
-        some: The factors of these units, of shape ``(stack, samples, units)``.
-        rest: The factors of the units from the first of them on, of shape ``(stack, samples, rest)``.
+        slopes: The factors of the samples, of shape ``(stack, samples, n)``.
         gram: The part ``(stack, units, rest)`` of the matrix, with what lies off the diagonal block twice.
     """
 
     samples: tuple[int, int]
     units: tuple[int, int]
-    some: Tensor
-    rest: Tensor
+    slopes: Tensor
     gram: Tensor
 
-    def parts(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def parts(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """Return the columns of a matrix for some units, and for the units from the first of them on."""
         first, count = self.units
-        return weight.narrow(2, first, count), weight[:, :, first:]
+        return matrix.narrow(2, first, count), matrix[..., first:]
 
     def products(self) -> Tensor:
         """Compute the products of factors, of shape ``(stack, samples, units * rest)``."""
-        return (self.some.unsqueeze(-1) * self.rest.unsqueeze(-2)).flatten(2)
+        some, rest = self.parts(self.slopes)
+        return (some.unsqueeze(-1) * rest.unsqueeze(-2)).flatten(2)
 
     def kernel(self, weight: Tensor) -> Tensor:
         """Compute what the products are multiplied by, of shape ``(stack, m, units * rest)``."""
@@ -280,8 +286,7 @@ def _pairs(slopes: Tensor, weight: Tensor, gram: Tensor) -> Iterator[_Pairs]:
         for first, count in _blocks(n, stack * max(own.shape[1], m) * n, largest):
             part = gram[:, first : first + count, first:].clone()
             part[..., count:].mul_(2)
-            some = own.narrow(2, first, count)
-            yield _Pairs((start, own.shape[1]), (first, count), some, own[..., first:], part)
+            yield _Pairs((start, own.shape[1]), (first, count), own, part)
 
 
 class _SquaredGram(torch.autograd.Function):
@@ -302,21 +307,19 @@ class _SquaredGram(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         slopes, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]  # torch has no types for it
-        batched = transformed() or torch._C._functorch.is_legacy_batchedtensor(grad)
-        if torch.is_grad_enabled() or batched:  # to be differentiated again, or many at once
+        if _by_plain_operations(grad):
             return _pull_back_gram(slopes, weight, gram, grad)
         by_slopes, by_weight, by_gram = (torch.zeros_like(x) for x in (slopes, weight, gram))
         for pairs in _pairs(slopes, weight, gram):
             own, of_slopes = (x.narrow(1, *pairs.samples) for x in (grad, by_slopes))
             # by the products, and from there by both of their factors
             pulled = (own @ pairs.kernel(weight)).view(*own.shape[:2], *pairs.gram.shape[1:])
-            of_some, of_rest = pairs.parts(of_slopes)
-            of_some.add_(torch.linalg.vecdot(pulled, pairs.rest.unsqueeze(-2)))
-            of_rest.add_(_times_rows(pairs.some, pulled))
+            (some, rest), (of_some, of_rest) = pairs.parts(pairs.slopes), pairs.parts(of_slopes)
+            of_some.add_(torch.linalg.vecdot(pulled, rest.unsqueeze(-2)))
+            of_rest.add_(_times_rows(some, pulled))
             # by the kernel, and from there by its three factors
             pulled = (own.mT @ pairs.products()).view(*weight.shape[:2], *pairs.gram.shape[1:])
-            some, rest = pairs.parts(weight)
-            of_some, of_rest = pairs.parts(by_weight)
+            (some, rest), (of_some, of_rest) = pairs.parts(weight), pairs.parts(by_weight)
             weighted = pulled * pairs.gram.unsqueeze(1)
             of_some.add_(torch.linalg.vecdot(weighted, rest.unsqueeze(-2)))
             of_rest.add_(_times_rows(some, weighted))

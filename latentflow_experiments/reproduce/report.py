@@ -93,7 +93,7 @@ def as_json(found: Reproduction) -> dict[str, Any]:
         "figures": {
             result.figure.name: [
                 {
-                    "picture": f"{own.picture.row.config.dataset}. {own.picture.caption}",
+                    "picture": own.caption,
                     "composition": own.composition,
                     "run": own.run,
                 }
@@ -316,8 +316,7 @@ def _figure(result: FigureResult) -> list[Part]:
     parts: list[Part] = [Heading(f"{_title(figure.name)}: {figure.title}", figure.name)]
     runs: dict[str, list[Mapping[str, Any]]] = {}
     for i, own in enumerate(result.pictures, start=1):
-        row = own.picture.row
-        caption = f"{row.config.dataset}. {own.picture.caption}."
+        row, caption = own.picture.row, f"{own.caption}."
         if own.path is None:
             parts.append(Paragraph(f"Missing: {caption}", warning=True))
             continue

@@ -181,6 +181,11 @@ class PictureResult:
     composition: Mapping[str, Any] | None
     run: Mapping[str, Any] | None
 
+    @property
+    def caption(self) -> str:
+        """The data set, and what the picture shows."""
+        return f"{self.picture.row.config.dataset}. {self.picture.caption}"
+
 
 @dataclass(frozen=True)
 class FigureResult:

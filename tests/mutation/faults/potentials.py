@@ -89,7 +89,7 @@ FAULTS = (
     Fault(
         "the gradient of one of both factors of a pair",
         "latentflow/potentials/squares.py",
-        "            of_rest.add_(_times_rows(pairs.some, pulled))\n",
+        "            of_rest.add_(_times_rows(some, pulled))\n",
         "",
         SQUARES,
     ),
