@@ -108,8 +108,10 @@ def picture_of(picture: Picture, preset: Preset, out: Path) -> Path:
 
 
 def read_records(run: Run, out: Path) -> dict[str, dict[str, Any]]:
-    """Read what was measured of a run: its evaluation and its parts, by name; those that are there."""
+    """Read what was measured of a run: its evaluation, ``transfer`` and parts, by name; those that are there."""
     folder = run.folder(out)
     files: dict[str, Path] = {"evaluation": folder.evaluation}
+    if run.transfers:
+        files["transfer"] = folder.transfer
     files |= {part: folder.metric(part) for part in run.parts}
     return {name: folder.read_metric(path) for name, path in files.items() if path.exists()}

@@ -256,7 +256,7 @@ def _table(result: TableResult) -> list[Part]:
         parts.append(Paragraph(table.note))
     parts += _ours(result, "Here", table.columns)
     if result.missing:
-        parts.append(Paragraph(f"Without a run that ended: {', '.join(result.missing)}.", warning=True))
+        parts.append(Paragraph(f"Without a run that ended: {'; '.join(result.missing)}.", warning=True))
     parts.append(Grid(["", *(column.name for column in names)], published, "In the paper"))
     of_errors = any(column.part is None for column in table.columns)
     parts += [

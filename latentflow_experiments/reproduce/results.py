@@ -183,8 +183,12 @@ class PictureResult:
 
     @property
     def caption(self) -> str:
-        """The data set, and what the picture shows."""
-        return f"{self.picture.row.config.dataset}. {self.picture.caption}"
+        """The data that the run was trained on and, if it is shown others, those; and what the picture shows."""
+        data = self.picture.row.config.dataset
+        if self.run is not None:
+            shown = f"{self.run['data']}{' (synthetic)' if self.run['synthetic'] else ''}"
+            data = f"{data} on {shown}" if self.picture.transfer else shown
+        return f"{data}. {self.picture.caption}"
 
 
 @dataclass(frozen=True)
@@ -213,10 +217,15 @@ def collect_figure(figure: Figure, preset: Preset, out: Path) -> FigureResult:
     """
     pictures = []
     for picture in figure.pictures:
-        run = replace(run_of(picture.row, preset, 0), parts=(picture.part,) if picture.part else ())
+        run = run_of(picture.row, preset, 0)
+        if picture.part is not None:
+            run = replace(run, parts=(picture.part,))
+        if picture.transfer is not None:
+            run = replace(run, transfers=(picture.transfer,))
         records, path = read_records(run, out), picture_of(picture, preset, out)
         composition = records["composition"]["result"] if "composition" in records else None
-        facts = describe(run, records["evaluation"]["provenance"]) if "evaluation" in records else None
+        evaluation = records.get("transfer" if picture.transfer else "evaluation")
+        facts = describe(run, evaluation["provenance"]) if evaluation else None
         pictures.append(PictureResult(picture, path if path.exists() else None, composition, facts))
     return FigureResult(figure, pictures)
 

@@ -20,6 +20,7 @@ from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfi
 from latentflow_experiments.data import DATASETS
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.evaluation import MeasureConfig
+from latentflow_experiments.records import write_json
 from latentflow_experiments.reports.document import as_html, as_markdown
 from latentflow_experiments.reproduce import command
 from latentflow_experiments.reproduce.command import Reproduce
@@ -150,7 +151,7 @@ ORIGIN = {
     "training_seconds": 3.0,
     "trained at": "abc",
     "commit": "abc",
-    "data": "MNIST",
+    "data": "mnist",
     "sha256": "0123",
     "synthetic": False,
 }
@@ -211,6 +212,27 @@ def test_a_figure_of_compositions_has_their_errors_and_its_run(tmp_path):
         "composition": composition,
         "run": ORIGIN,
     }
+
+
+def test_captions_name_the_data_that_are_shown(reproduced):
+    """Catches stand-ins that pass for real images, and images of another kind with the name of those of training."""
+    out, table, run, _, _ = reproduced
+    picture = Picture(table.rows[0], "transfer.png", "Shapes", transfer="dsprites")
+    figure = replace(FIGURES["fig7"], pictures=[picture, replace(picture, transfer=None)])
+    folder = run.folder(out)
+    before = collect_figure(figure, QUICK, out).pictures
+    assert [own.caption for own in before] == ["digits. Shapes", "digits. Shapes"]
+    assert before[0].run is None
+    evaluation = folder.read_metric(folder.evaluation)
+    evaluation["provenance"]["data"] = {"name": "dsprites", "synthetic": True}
+    write_json(folder.transfer, evaluation)
+    try:
+        shown, own = collect_figure(figure, QUICK, out).pictures
+    finally:
+        folder.transfer.unlink()
+    assert shown.caption == "digits on dsprites (synthetic). Shapes"
+    assert own.caption == "digits. Shapes"
+    assert shown.run["data"] == "dsprites"
 
 
 def test_csv_and_latex_have_the_numbers():
@@ -341,7 +363,7 @@ def test_a_reproduction_that_is_stopped_reports_what_ended(tmp_path, monkeypatch
     monkeypatch.setattr(command, "provide_data", lambda *arguments: None)
     with pytest.raises(KeyboardInterrupt):
         Reproduce(("table9",), budget="smoke", out=tmp_path, cores=1).run()
-    assert "Without a run that ended: 1 transformation, 2 transformations" in (tmp_path / "report.html").read_text()
+    assert "Without a run that ended: 1 transformation; 2 transformations" in (tmp_path / "report.html").read_text()
 
 
 def test_a_dry_run_says_what_it_costs(capsys, tmp_path, monkeypatch):
