@@ -74,10 +74,11 @@ def conjugate(u: Field, y: Tensor, search: RootSearch, start: Tensor | None = No
         The minima. Any ``x`` gives an upper bound, so a value that was not found is too large.
     """
     x, found = find_minima(u, y, search, start)
-    return Conjugate(x, _height(u, x, y), found)
+    return Conjugate(x, height(u, x, y), found)
 
 
-def _height(u: Field, x: Tensor, y: Tensor) -> Tensor:
+def height(u: Field, x: Tensor, y: Tensor) -> Tensor:
+    r"""Compute :math:`u(x) + \tfrac12 |x - y|^2`, of shape ``(n,)``."""
     return u(x, x.new_zeros(len(x))) + (x - y).square().sum(-1) / 2
 
 
@@ -90,7 +91,7 @@ def conjugate_of(u: Field, y: Tensor, search: RootSearch, start: Tensor | None =
     begin = None if start is None else coordinates.source(start)
     own, found = find_minima(u.potential, coordinates.target(y), search, begin)
     x = coordinates.from_source(own)
-    return Conjugate(x, _height(u, x, y), found)
+    return Conjugate(x, height(u, x, y), found)
 
 
 @torch.no_grad()
@@ -230,7 +231,7 @@ class _DualTraining:
         ends, found = find_minima(self.potential, y, self.method.conjugate, guess.detach())
         if self.descent.steps % AGAIN == 0:  # look for lower minima elsewhere too, so that none can hide
             with torch.no_grad():
-                learned = Conjugate(ends, _height(self.potential, ends, y), found)
+                learned = Conjugate(ends, height(self.potential, ends, y), found)
             ends, _, found = _lower(learned, conjugate(self.potential, y, self.method.conjugate))
         finite = torch.isfinite(ends).all(-1)
         ends, guess, y = ends[finite], guess[finite], y[finite]

@@ -14,7 +14,7 @@ from latentflow.calculus import Derivative, Field, JetRequest, evaluate_jet
 from latentflow.calculus.checks import check_count, check_generator, check_methods, check_positive, check_tensor
 from latentflow.flow import LBFGS, RootSearch
 from latentflow.potentials.algebra import as_module
-from latentflow.transport.dual import CANDIDATES, MAX_ENTRIES, lowest
+from latentflow.transport.dual import CANDIDATES, MAX_ENTRIES, height, lowest
 from latentflow.transport.samples import Samples, device_of, take
 
 Interval: TypeAlias = tuple[float, float]
@@ -117,7 +117,8 @@ def pair_certificate(
         generator: The source of randomness.
 
     Returns:
-        The certificate, computed in float64.
+        The certificate, in float64. Only the search for minima is in the dtype of the samples: the value at a point
+        that it finds is too high by the square of the distance.
 
     Raises:
         TypeError: If an argument is of another kind.
@@ -144,19 +145,20 @@ def pair_certificate(
     check_generator(generator)
     x, y = (take(*side, samples, generator) for side in (("source", source), ("target", target)))
     check_tensor("target", y, ("n", x.shape[-1]), like=x)
-    u = copy.deepcopy(as_module(potential, "potential")).double()
-    x, y = x.double(), y.double()
+    u = copy.deepcopy(as_module(potential, "potential")).to(x.dtype)
+    ends = lowest(u, y, search, x[:CANDIDATES])
+    u, x, y, back = u.double(), x.double(), y.double(), ends.x.double()
     jet = evaluate_jet(u, x, 0.0, JetRequest())
     starts, image = jet.value, x + jet.gradient
-    ends = lowest(u, y, search, x[:CANDIDATES])
-    batches = _Batches.split(x, y, image, ends.x, starts, ends.value)
+    values = height(u, back, y)
+    batches = _Batches.split(x, y, image, back, starts, values)
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=x.dtype, device=x.device)
 
     def interval(resampled: Tensor) -> Interval:
         low, high = resampled.quantile(tails).tolist()
         return low, high
 
-    means = [_resampled_means(part, resamples, generator) for part in (starts, ends.value)]
+    means = [_resampled_means(part, resamples, generator) for part in (starts, values)]
     duals = 2 * (means[1] - means[0])
     gaps = _resampled_means(batches.gaps, resamples, generator).amax(-1)
     between = _resampled_means(batches.between, resamples, generator)
@@ -168,7 +170,7 @@ def pair_certificate(
         lower=max(dual_interval[0], 0.0),
         upper=min(interval(torch.maximum(duals + gaps.clamp(min=0.0), primals))[1], upper_bound),
         upper_bound=upper_bound,
-        dual=float(2 * (ends.value.mean() - starts.mean())),
+        dual=float(2 * (values.mean() - starts.mean())),
         dual_interval=dual_interval,
         gap=float(batches.gaps.mean(0).max()),
         gap_interval=interval(gaps),
