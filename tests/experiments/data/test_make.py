@@ -186,7 +186,7 @@ def test_ctrl_c_in_several_processes_keeps_what_is_there(tmp_path):
         pytest.skip(str(error))
     out = tmp_path / "shapes3d"
     code = f"{HEED}from latentflow_experiments.__main__ import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "data", "make", "shapes3d", "--size", "1200", "--out", str(out)]
+    command = [sys.executable, "-c", code, "data", "make", "shapes3d", "--size", "600", "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command,
@@ -205,7 +205,7 @@ def test_ctrl_c_in_several_processes_keeps_what_is_there(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    images = int(np.prod([len(kept) for kept in SHAPES3D.subset(1200)]))
+    images = int(np.prod([len(kept) for kept in SHAPES3D.subset(600)]))
     kept = list((out / ".partial").glob("*.npz"))
     assert 0 < len(kept) < images / 128
     wait_until_gone(process.pid)
