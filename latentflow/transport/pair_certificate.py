@@ -113,12 +113,12 @@ def pair_certificate(
         samples: The largest number of samples of each side.
         level: The level of the intervals.
         resamples: The number of resamples.
-        search: The search for minima. The error of a value falls with the square of the relative tolerance.
+        search: The search for minima, in the dtype of the samples. The error of a value falls with the square of the
+            relative tolerance.
         generator: The source of randomness.
 
     Returns:
-        The certificate, in float64. Only the search for minima is in the dtype of the samples: the value at a point
-        that it finds is too high by the square of the distance.
+        The certificate, computed in float64.
 
     Raises:
         TypeError: If an argument is of another kind.
