@@ -71,4 +71,18 @@ FAULTS = (
         "if False:",
         ("experiments/test_results.py",),
     ),
+    Fault(
+        "reproduction: images of another kind with the name of those of training",
+        "latentflow_experiments/reproduce/results.py",
+        'records.get("transfer" if picture.transfer else "evaluation")',
+        'records.get("evaluation")',
+        REPRODUCE,
+    ),
+    Fault(
+        "reproduction: stand-ins that pass for real images in a caption",
+        "latentflow_experiments/reproduce/results.py",
+        "{' (synthetic)' if self.run['synthetic'] else ''}",
+        "",
+        REPRODUCE,
+    ),
 )
