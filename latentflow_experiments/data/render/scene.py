@@ -10,7 +10,6 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -173,5 +172,5 @@ def _make_scene(scene: Callable[[], DrawnScene]) -> DrawnScene:
 
 
 def mujoco_version() -> str:
-    """Name the renderer, with its version."""
-    return f"mujoco {version('mujoco-core')}"
+    """Name the renderer, with its version; raises what :func:`import_mujoco` raises."""
+    return f"mujoco {import_mujoco().__version__}"

@@ -13,7 +13,7 @@ import pytest
 from latentflow_experiments.data.check import check_folder
 from latentflow_experiments.data.factors import FactorSequences
 from latentflow_experiments.data.render import make as module
-from latentflow_experiments.data.render.make import RenderedFrames, make, render_images
+from latentflow_experiments.data.render.make import RenderedFrames, make, render_images, renderer_name
 from latentflow_experiments.data.render.sprites import draw_sprites
 from latentflow_experiments.data.sets.dsprites import DSPRITES
 from latentflow_experiments.data.sets.falcor3d import FALCOR3D
@@ -217,3 +217,11 @@ def test_ctrl_c_in_several_processes_keeps_what_is_there(tmp_path):
     there = frames.grid.decode(indices)
     rows = np.stack([np.array(values)[there[:, j]] for j, values in enumerate(frames.digits)], -1)
     assert (frames.read(indices) == render_images(SHAPES3D, rows)).all()
+
+
+def test_a_missing_renderer_is_named(monkeypatch):
+    """Catches a stand-in that ends in an unexpected error where the extra for rendering is not installed."""
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(ExperimentError, match=r'expected MuJoCo, got .*; pip install "latentflow-torch\[render\]"'):
+        renderer_name(SHAPES3D)  # comes before the first picture
