@@ -200,12 +200,16 @@ def _claims(found: Reproduction) -> list[Part]:
     """Lay out the claims; at the smoke budget nothing is trained that they could be judged by."""
     judged = found.budget != "smoke"
     rows = [
-        [_title(result.table.name).replace(" ", "\N{NO-BREAK SPACE}"), text, ANSWERS[holds] if judged else "not judged"]
+        [_unbroken(_title(result.table.name)), text, _unbroken(ANSWERS[holds] if judged else "not judged")]
         for result in found.tables
         for text, holds in result.claims
     ]
     header = ("table", "claim", "here")
     return [Heading("What the paper claims", "claims"), Grid(header, rows, texts=header[1:])] if rows else []
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _title(name: str) -> str:
