@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,7 +51,8 @@ class Order:
     Attributes:
         column: The column.
         rows: The rows that both have.
-        tau: Kendall's tau-b of both orders, 1 for the same one and -1 for the opposite one; None of one row.
+        tau: Kendall's tau-b of both orders, 1 for the same one and -1 for the opposite one; None of one row,
+            or where all are equal.
         inverted: The pairs of rows that the paper has in the other order: first the one that is lower here.
     """
 
@@ -86,7 +88,7 @@ def compare_orders(ours: Numbers, paper: Numbers, column: str) -> Order:
         if here * there < 0:
             inverted.append((one, two) if here < 0 else (two, one))
     tau = float(kendalltau([ours[row][column] for row in rows], [paper[row][column] for row in rows]).statistic)
-    return Order(column, rows, tau, tuple(inverted))
+    return Order(column, rows, None if math.isnan(tau) else tau, tuple(inverted))
 
 
 @dataclass(frozen=True)

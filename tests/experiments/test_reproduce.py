@@ -135,6 +135,8 @@ def test_orders_are_compared():
     assert order.inverted == (("c", "b"),)
     assert order.tau == pytest.approx((5 - 1) / 6)
     assert compare_orders(ours, {"a": {"E": 1.0}}, "E").tau is None
+    equal = {name: {"E": 1.0} for name in "abcd"}  # as scores that saturate: no order, and no number in a file
+    assert compare_orders(equal, paper, "E").tau is None
 
 
 def test_cells_are_means_and_deviations_over_seeds():
