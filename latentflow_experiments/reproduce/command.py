@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from latentflow_experiments.data import DATASETS
 from latentflow_experiments.data.dataset import FactorSet
 from latentflow_experiments.data.files import cache_root, folder_in
 from latentflow_experiments.data.render.make import make
+from latentflow_experiments.data.stores import open_frames
 from latentflow_experiments.errors import DataError, ExperimentError, UsageError
 from latentflow_experiments.locks import owned
 from latentflow_experiments.reproduce.calibration import TESTED, cost_table
@@ -106,15 +108,28 @@ def provide_data(runs: list[Run], preset: Preset, workers: int) -> None:
     """Render the stand-ins of data sets that are not on this machine, into the cache of the user.
 
     Raises:
-        DataError: If images are missing that cannot be rendered.
+        DataError: If images are missing that cannot be rendered, or there is a stand-in of fewer images than the
+            budget takes, such as that of a smaller budget.
     """
     names = dict.fromkeys([name for run in runs for name in (run.config.dataset, *run.transfers)])
     for name in names:
-        dataset = DATASETS[name]
+        dataset, size = DATASETS[name], preset.images.get(name)
         if dataset.state(None) != "no":
+            if isinstance(dataset, FactorSet):
+                check_size(dataset, size)
             continue
         if not isinstance(dataset, FactorSet) or dataset.family.render is None:
             raise DataError(f"{name}: expected its images on this machine, got none; {dataset.remedy}")
-        make(
-            dataset.family, folder_in(cache_root(), name, synthetic=True), size=preset.images.get(name), workers=workers
+        make(dataset.family, folder_in(cache_root(), name, synthetic=True), size=size, workers=workers)
+
+
+def check_size(dataset: FactorSet, size: int | None) -> None:
+    """Refuse a stand-in on this machine that has fewer images than a budget takes."""
+    family, place = dataset.family, dataset.locate(None)
+    frames = open_frames(family, place)
+    wanted = math.prod(map(len, family.subset(size or len(family.grid))))
+    if frames.synthetic is not None and len(frames.grid) < wanted:
+        raise DataError(
+            f"{dataset.name}: expected a stand-in of {wanted:,} images, as the budget takes, got {len(frames.grid):,} "
+            f"in {place}; remove them, and the same command renders all"
         )

@@ -12,14 +12,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pooch
 import pytest
 from PIL import Image
 
 from latentflow_experiments.cli import main
 from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
 from latentflow_experiments.data import DATASETS
-from latentflow_experiments.errors import UsageError
+from latentflow_experiments.errors import DataError, UsageError
 from latentflow_experiments.evaluation import MeasureConfig
+from latentflow_experiments.methods.tvae import LEAST_FRAMES
 from latentflow_experiments.records import write_json
 from latentflow_experiments.reports.document import as_html, as_markdown
 from latentflow_experiments.reproduce import command
@@ -96,6 +98,35 @@ def test_methods_have_the_settings_that_were_chosen_for_them():
         assert run.learning_rate == chosen.get("learning_rate", TrainConfig("mnist").learning_rate)
         assert run.batch_size == chosen.get("batch_size", TrainConfig("mnist").batch_size)
         assert run_of(row, PRESETS["paper"], 0).config.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize("budget", ["smoke", "laptop"])
+def test_stand_ins_are_large_enough_for_every_method(budget):
+    """Catches a stand-in with two values of a factor, whose sequences are too short for the topographic VAE."""
+    preset = PRESETS[budget]
+    for name in ("shapes3d", "falcor3d", "isaac3d"):
+        family = DATASETS[name].family
+        kept = dict(zip((factor.name for factor in family.factors), family.subset(preset.images[name]), strict=True))
+        chosen = preset.transformations.get(name, DATASETS[name].transformations)
+        assert min(len(kept[factor]) for factor in chosen) >= LEAST_FRAMES
+        runs = plan(["table2", "table3", "table4"], preset, 1)
+        assert all(
+            run.config.sequences.transformations == preset.transformations.get(name, ())
+            for run in runs
+            if run.config.dataset == name
+        )
+
+
+def test_a_stand_in_of_a_smaller_budget_is_refused(monkeypatch, tmp_path):
+    """Catches a reproduction that trains for hours on the few images of a trial."""
+    monkeypatch.delenv("LATENTFLOW_DATA", raising=False)
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / project)
+    run = Run(TrainConfig("digits"), Budget(steps=1), SMOKE.measured, transfers=("dsprites",))
+    small = replace(SMOKE, images={"dsprites": 300})
+    for _ in range(2):
+        command.provide_data([run], small, 1)
+    with pytest.raises(DataError, match=r"dsprites: expected a stand-in of 576 images, .* got 243 in .*; remove them"):
+        command.provide_data([run], replace(SMOKE, images={"dsprites": 600}), 1)
 
 
 @pytest.mark.parametrize("name", TABLES)
