@@ -90,7 +90,8 @@ def draw_panels(
     columns = min(COLUMNS, len(panels))
     lines = math.ceil(len(panels) / columns)
     ratio = max(panel.shape[0] / panel.shape[1] for panel in panels)
-    figure = Figure(figsize=(3.6 * columns, lines * (3.6 * ratio + 0.3) + 0.3), dpi=200)
+    inches = _inches(panels[0].shape[1] // width)
+    figure = Figure(figsize=(inches * columns, lines * (inches * ratio + 0.3) + 0.3), dpi=200)
     figure.set_layout_engine("constrained")
     figure.suptitle(title, fontsize=9)
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
@@ -100,6 +101,11 @@ def draw_panels(
         _draw_panel(axes, panel, name, labels, height, width)
     with replacing(path) as temporary:
         figure.savefig(temporary)
+
+
+def _inches(frames: int) -> float:
+    """Choose the width of a picture: that of its frames, within what the title needs and four columns allow."""
+    return min(3.6, max(2.2, 0.5 * frames))
 
 
 def _draw_panel(axes: Axes, panel: Tensor, name: str, labels: Sequence[str], height: int, width: int) -> None:
@@ -116,6 +122,7 @@ def _draw_panel(axes: Axes, panel: Tensor, name: str, labels: Sequence[str], hei
 
 
 COLUMNS = 4  # panels side by side
+MOST_SWITCHES, MOST_SUPERPOSITIONS = 12, 8  # those of four transformations, and one more
 
 
 def composition_strips(model: FlowVAE, data: SequenceDataset, drawn: Sequence[Composition], count: int = 3) -> Tensor:
@@ -149,7 +156,10 @@ def composition_strips(model: FlowVAE, data: SequenceDataset, drawn: Sequence[Co
 def draw_composition_strips(
     model: FlowVAE, order: tuple[int, ...], data: SequenceDataset, path: Path, count: int = 3
 ) -> None:
-    """Draw all switches, with both clocks, and all superpositions of two and of all transformations.
+    """Draw switches, with both clocks, and superpositions of two and of all transformations.
+
+    All are drawn of up to four transformations; of more, the first twelve switches, the first seven superpositions of
+    two, and that of all.
 
     Args:
         model: The model; it is used in evaluation mode and left in the mode that it was in.
@@ -166,11 +176,11 @@ def draw_composition_strips(
         raise ValueError(f"order: expected at least 2 indices, one for each of {', '.join(names)}, got {order}")
     switched = switchings(names, order, steps)
     clocks = [switched[i : i + 2] for i in range(0, len(switched), 2)]  # each switch with both of them
-    superposed = [[c] for c in superpositions(names, order, steps) if len(c.kinds) in (2, len(names))]
-    lines = [*_lines(clocks), *_lines(superposed)]
+    *pairs, last = ([c] for c in superpositions(names, order, steps) if len(c.kinds) in (2, len(names)))
+    lines = [*_lines(clocks[:MOST_SWITCHES]), *_lines([*pairs[: MOST_SUPERPOSITIONS - 1], last])]
     with evaluating(model):
         pictures = [[composition_strips(model, data, panel, count) for panel in line] for line in lines]
-    figure, grid = _figure(pictures, f"{data.name}, {data.split}")
+    figure, grid = _figure(pictures, _inches(steps + 1), f"{data.name}, {data.split}")
     for row, line, panels in zip(grid, pictures, lines, strict=True):
         for axes, picture, panel in zip(row, line, panels, strict=False):
             _draw_composition_panel(axes, picture, panel, *data.shape[1:])
@@ -190,11 +200,12 @@ def _decoded(model: FlowVAE, composition: Composition, z0: Tensor, truth: Tensor
     return model.decode(latents[list(composition.times)]).mean.transpose(0, 1)
 
 
-def _figure(lines: Sequence[Sequence[Tensor]], title: str) -> tuple[Figure, list[list[Axes]]]:
-    """Build a figure with lines of pictures, each line as high as its highest picture."""
+def _figure(lines: Sequence[Sequence[Tensor]], inches: float, title: str) -> tuple[Figure, list[list[Axes]]]:
+    """Build a figure with lines of pictures of one width, each line as high as its highest picture."""
     columns = max(map(len, lines))
-    heights = [3.1 * max(picture.shape[0] / picture.shape[1] for picture in line) + 0.4 for line in lines]
-    figure = Figure(figsize=(3.6 * columns, sum(heights) + 0.3), dpi=200)
+    ratios = [max(picture.shape[0] / picture.shape[1] for picture in line) for line in lines]
+    heights = [(inches - 0.5) * ratio + 0.4 for ratio in ratios]
+    figure = Figure(figsize=(inches * columns, sum(heights) + 0.3), dpi=200)
     figure.set_layout_engine("constrained")
     figure.suptitle(title, fontsize=9)
     grid = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights)
@@ -208,7 +219,7 @@ def _draw_composition_panel(axes: Axes, picture: Tensor, panel: Sequence[Composi
     labels = ["data", "flow"] if len(panel) == 1 else ["data", "continue", "restart"]
     axes.set_axis_on()
     axes.imshow(picture.expand(-1, -1, 3).numpy(), interpolation="nearest")
-    axes.set_title(panel[0].name.removesuffix(", continue"), fontsize=9)
+    axes.set_title(panel[0].name.removesuffix(", continue"), fontsize=9 if frames > 4 else 6)
     axes.set_xticks([width * (t + 0.5) for t in range(frames)], [str(t) for t in range(frames)], fontsize=6)
     axes.set_yticks([height * (row + 0.5) for row in range(rows)], labels * (rows // each), fontsize=6)
     axes.tick_params(length=0)

@@ -2,9 +2,36 @@
 
 import pytest
 from digit_latents import NAMES, clocked, factors, model, translation
+from PIL import Image
 
 from latentflow_experiments.metrics.composition import superpositions, switchings
+from latentflow_experiments.reports import strips as strips_module
 from latentflow_experiments.reports.strips import composition_strips, draw_composition_strips
+
+
+def test_of_many_compositions_some_are_drawn(tmp_path, monkeypatch):
+    """Catches a picture whose height grows with the square of the number of transformations."""
+    known, data = model([translation(1), clocked(2), translation(3)]), factors()
+    drawn = []
+    original = strips_module.composition_strips
+    monkeypatch.setattr(
+        strips_module,
+        "composition_strips",
+        lambda model, data, panel, count: drawn.append(panel[0].name) or original(model, data, panel, count),
+    )
+    draw_composition_strips(known, (0, 1, 2), data, tmp_path / "all.png", 1)
+    assert len(drawn) == 6 + 4
+    whole = [*drawn]
+    drawn.clear()
+    monkeypatch.setattr(strips_module, "MOST_SWITCHES", 2)
+    monkeypatch.setattr(strips_module, "MOST_SUPERPOSITIONS", 3)
+    draw_composition_strips(known, (0, 1, 2), data, tmp_path / "some.png", 1)
+    assert drawn == [*whole[:2], *whole[6:8], whole[-1]]
+    heights = []
+    for name in ("all.png", "some.png"):
+        with Image.open(tmp_path / name) as image:
+            heights.append(image.height)
+    assert heights[1] < heights[0]
 
 
 def test_strips_show_the_data_above_each_flow(tmp_path):
