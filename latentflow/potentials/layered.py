@@ -14,7 +14,7 @@ from latentflow.calculus.checks import check_count, check_instance, check_points
 from latentflow.calculus.jets import transformed
 from latentflow.potentials.algebra import Potential
 from latentflow.potentials.features import Activation, ActivationRule, TimeEmbedding, activation_rule, slope_bounds
-from latentflow.potentials.squares import fits, squared_directions, squared_gram
+from latentflow.potentials.squares import fits, plain_operations, squared_directions, squared_gram
 
 
 @dataclass(frozen=True)
@@ -181,9 +181,9 @@ class LayerSum:
         if not self.enters_once or layers == 1:
             return self._laplacian_by_directions()
         if layers == 2:
-            # Multiplications of a sample: width^3 / 2 by pairs of units, which make more passes over their arrays, and
-            # width^2 * dim by directions.
-            by_gram = 2 * width <= 3 * dim
+            # Multiplications of a sample: width^2 * dim by directions, width^3 / 2 by pairs of units, which make more
+            # passes over their arrays, and width^3 by plain operations.
+            by_gram = width <= dim if plain_operations() else 2 * width <= 3 * dim
         else:
             # Matrix products in training: 3 of width^3 against 3 or 4 of width^2 * dim in the last layer, 6 against 3
             # in others.

@@ -34,7 +34,7 @@ def squared_directions(directions: Tensor, slopes: Tensor, weight: Tensor) -> Te
     Returns:
         The sums, of shape ``(*stack, samples, m)``, differentiable to any order.
     """
-    if _plain():
+    if plain_operations():
         return _rows_times(directions * slopes.unsqueeze(-2), weight.mT).square().sum(-2)
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in (directions, slopes, weight))
     keep = differentiated and fits(slopes, directions.shape[-2], weight)
@@ -62,7 +62,7 @@ def squared_gram(slopes: Tensor, weight: Tensor, gram: Tensor) -> Tensor:
     Returns:
         The sums, of shape ``(*stack, samples, m)``, differentiable to any order.
     """
-    if _plain():
+    if plain_operations():
         scaled = slopes.unsqueeze(-2) * weight.unsqueeze(-3)
         return (_rows_times(scaled, gram) * scaled).sum(-1)
     sums: Tensor = _SquaredGram.apply(*_in_one_stack(slopes, weight, gram))  # type: ignore[no-untyped-call]  # torch has no types for it
@@ -95,8 +95,8 @@ def _by_plain_operations(grad: Tensor) -> bool:
     return torch.is_grad_enabled() or transformed() or torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
-def _plain() -> bool:
-    """Whether plain operations serve better: the compiler plans memory itself, and transforms nest in any order."""
+def plain_operations() -> bool:
+    """Return whether plain operations serve better: the compiler plans memory, and transforms nest in any order."""
     return torch.compiler.is_compiling() or transformed()
 
 

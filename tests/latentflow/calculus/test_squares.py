@@ -5,7 +5,9 @@ import torch
 from strategies import close, randn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.utils.flop_counter import FlopCounterMode
 
+from latentflow import MLPPotential, laplacian
 from latentflow.potentials import squares
 from latentflow.potentials.layered import rows_times
 from latentflow.potentials.squares import squared_directions, squared_gram
@@ -202,6 +204,15 @@ def test_the_dtype_stays(dtype):
         output = function(*inputs)
         assert output.dtype == dtype
         assert all(g.dtype == dtype for g in torch.autograd.grad(output.sum(), inputs))
+
+
+def test_transforms_take_the_cheaper_sum():
+    """Catches the gram matrix of each sample where there are more units than directions, and no pairs to save them."""
+    u, z, width = MLPPotential(16, (24, 24)).double(), randn(8, 16), 24
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        by_transform = vmap(lambda x: laplacian(u, x, 0.3))(z)
+    assert counter.get_total_flops() < 2 * len(z) * width**3  # of the gram matrices alone
+    close(by_transform, laplacian(u, z, 0.3))
 
 
 @pytest.mark.parametrize("stack", STACKS)

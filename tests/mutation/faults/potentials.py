@@ -45,6 +45,13 @@ FAULTS = (
         SQUARES,
     ),
     Fault(
+        "the gram matrices of each sample in the place of pairs of units, under a transform",
+        "latentflow/potentials/layered.py",
+        "by_gram = width <= dim if plain_operations() else 2 * width <= 3 * dim",
+        "by_gram = 2 * width <= 3 * dim",
+        SQUARES,
+    ),
+    Fault(
         "the gradient of shared directions of the last block only",
         "latentflow/potentials/squares.py",
         "by_own.add_(torch.mul(back, block.slopes, out=scaled)",
