@@ -66,7 +66,7 @@ class Run:
 def run_of(row: Row, preset: Preset, seed: int) -> Run:
     """Return the run of a row with a budget and a seed, with nothing measured."""
     config = replace(preset.apply(row.config), seed=seed)
-    return Run(config, preset.budget(config.dataset), preset.measured)
+    return Run(config, preset.budget(config.dataset), preset.measure(config.dataset))
 
 
 def plan(targets: Sequence[str], preset: Preset, seeds: int) -> list[Run]:

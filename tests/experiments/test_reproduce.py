@@ -100,6 +100,13 @@ def test_methods_have_the_settings_that_were_chosen_for_them():
         assert run_of(row, PRESETS["paper"], 0).config.learning_rate == 1e-4
 
 
+def test_likelihoods_of_large_images_take_fewer_of_them():
+    """Catches a likelihood that takes as long as the training."""
+    laptop = PRESETS["laptop"]
+    images = {run.config.dataset: run.measured.images for run in plan(["table1", "table2", "table3"], laptop, 1)}
+    assert images == {"mnist": laptop.measured.images, "shapes3d": 10, "falcor3d": 3}
+
+
 @pytest.mark.parametrize("budget", ["smoke", "laptop"])
 def test_stand_ins_are_large_enough_for_every_method(budget):
     """Catches a stand-in with two values of a factor, whose sequences are too short for the topographic VAE."""
