@@ -113,8 +113,8 @@ def pair_certificate(
         samples: The largest number of samples of each side.
         level: The level of the intervals.
         resamples: The number of resamples.
-        search: The search for minima, in the dtype of the samples. The error of a value falls with the square of the
-            relative tolerance.
+        search: The search for minima, in the dtype of the samples, in float32 at least. The error of a value falls with
+            the square of the relative tolerance.
         generator: The source of randomness.
 
     Returns:
@@ -145,7 +145,8 @@ def pair_certificate(
     check_generator(generator)
     x, y = (take(*side, samples, generator) for side in (("source", source), ("target", target)))
     check_tensor("target", y, ("n", x.shape[-1]), like=x)
-    u = copy.deepcopy(as_module(potential, "potential")).to(x.dtype)
+    searched = torch.promote_types(x.dtype, torch.float32)
+    u, x, y = copy.deepcopy(as_module(potential, "potential")).to(searched), x.to(searched), y.to(searched)
     ends = lowest(u, y, search, x[:CANDIDATES])
     u, x, y, back = u.double(), x.double(), y.double(), ends.x.double()
     jet = evaluate_jet(u, x, 0.0, JetRequest())

@@ -146,6 +146,16 @@ def test_minima_that_are_not_found_are_counted():
     assert pair_certificate(u, source, target, samples=256, search=brief, generator=seeded()).not_found > 0.5
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_search_is_precise_whatever_the_dtype_of_the_samples(dtype):
+    """Catches minima that are searched in half precision, of which many are not found, and a dual of their values."""
+    x, y = (normal(seed, 400, 2).to(dtype) for seed in (1, 2))
+    u = QuadraticPotential(2, torch.diag(torch.tensor([0.5, -0.3])))
+    found, exact = pair_certificate(u, x, y), pair_certificate(u, x.double(), y.double())
+    assert found.not_found == 0
+    assert found.dual == pytest.approx(exact.dual, rel=1e-6)
+
+
 def test_intervals_have_the_width_of_the_means():
     """Catches an interval of the standard deviation, or of another level: that of the mean of n squares is known."""
     u, source, target, _ = gaussians(2)
