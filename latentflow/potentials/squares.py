@@ -90,7 +90,7 @@ def _in_one_stack(*tensors: Tensor) -> list[Tensor]:
     return [x.reshape(x.shape[:depth].numel(), *x.shape[depth:]) for x in tensors]
 
 
-def _by_plain_operations(grad: Tensor) -> bool:
+def _plain_backward(grad: Tensor) -> bool:
     """Whether a gradient is to be differentiated again, or is one of many at once, which plain operations serve."""
     return torch.is_grad_enabled() or transformed() or torch._C._functorch.is_legacy_batchedtensor(grad)
 
@@ -195,7 +195,7 @@ class _SquaredDirections(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor, Tensor, None]:
         directions, slopes, weight, kept = ctx.saved_tensors  # type: ignore[attr-defined]  # torch has no types for it
         twice = 2 * grad
-        if _by_plain_operations(grad):
+        if _plain_backward(grad):
             return *_pull_back(directions, slopes, weight, twice), None
         by_directions, by_slopes, by_weight = (torch.zeros_like(x) for x in (directions, slopes, weight))
         n, m, memory, read = weight.shape[-1], weight.shape[-2], _Memory(slopes), 0
@@ -307,7 +307,7 @@ class _SquaredGram(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         slopes, weight, gram = ctx.saved_tensors  # type: ignore[attr-defined]  # torch has no types for it
-        if _by_plain_operations(grad):
+        if _plain_backward(grad):
             return _pull_back_gram(slopes, weight, gram, grad)
         by_slopes, by_weight, by_gram = (torch.zeros_like(x) for x in (slopes, weight, gram))
         for pairs in _pairs(slopes, weight, gram):

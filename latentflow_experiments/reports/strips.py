@@ -219,7 +219,7 @@ def _draw_composition_panel(axes: Axes, picture: Tensor, panel: Sequence[Composi
     labels = ["data", "flow"] if len(panel) == 1 else ["data", "continue", "restart"]
     axes.set_axis_on()
     axes.imshow(picture.expand(-1, -1, 3).numpy(), interpolation="nearest")
-    axes.set_title(panel[0].name.removesuffix(", continue"), fontsize=9 if frames > 4 else 6)
+    axes.set_title(panel[0].name.removesuffix(", continue"), fontsize=2.5 * _inches(frames))
     axes.set_xticks([width * (t + 0.5) for t in range(frames)], [str(t) for t in range(frames)], fontsize=6)
     axes.set_yticks([height * (row + 0.5) for row in range(rows)], labels * (rows // each), fontsize=6)
     axes.tick_params(length=0)

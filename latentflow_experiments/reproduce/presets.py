@@ -28,8 +28,8 @@ class Preset:
         images: The images of a stand-in, by data set; None for all.
         tuned: Settings of the runs of a method, where others than the defaults were better on validation images of
             MNIST.
-        bounded: The images of each transformation whose likelihood is measured, by the size of images, where they are
-            not those of ``measured``: an image of 64 pixels takes 3 seconds of a core.
+        likelihoods: The images of each transformation whose likelihood is measured, by the size of images, where they
+            are not those of ``measured``: an image of 64 pixels takes 3 seconds of a core.
         transformations: Those of the sequences of a stand-in, where it is too small for all: the topographic VAE takes
             sequences of three frames at least.
     """
@@ -42,7 +42,7 @@ class Preset:
     measured: MeasureConfig
     images: Mapping[str, int | None]
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    bounded: Mapping[str, int] = field(default_factory=dict)
+    likelihoods: Mapping[str, int] = field(default_factory=dict)
     transformations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def budget(self, dataset: str) -> Budget:
@@ -51,7 +51,7 @@ class Preset:
 
     def measure(self, dataset: str) -> MeasureConfig:
         """Return how much is measured of a run on a data set."""
-        return replace(self.measured, images=self.bounded.get(SIDES[dataset], self.measured.images))
+        return replace(self.measured, images=self.likelihoods.get(SIDES[dataset], self.measured.images))
 
     def apply(self, config: TrainConfig) -> TrainConfig:
         """Return a configuration with the settings of the budget; what it says itself of its latents is kept."""
@@ -85,7 +85,7 @@ PRESETS: Mapping[str, Preset] = {
         model={},
         latents={},
         measured=MeasureConfig(),
-        bounded={MIDDLE: 10, LARGE: 3},
+        likelihoods={MIDDLE: 10, LARGE: 3},
         images={"shapes3d": 96_000, "falcor3d": 24_000, "isaac3d": 120_000, "dsprites": None},
         tuned={
             method: {"batch_size": 32} for method in ("vae", "beta-vae", "factor-vae", "slow-vae", "poflow", "flow")

@@ -219,11 +219,11 @@ def collect_figure(figure: Figure, preset: Preset, out: Path) -> FigureResult:
     """
     pictures = []
     for picture in figure.pictures:
-        run = run_of(picture.row, preset, 0)
-        if picture.part is not None:
-            run = replace(run, parts=(picture.part,))
-        if picture.transfer is not None:
-            run = replace(run, transfers=(picture.transfer,))
+        run = replace(
+            run_of(picture.row, preset, 0),
+            parts=() if picture.part is None else (picture.part,),
+            transfers=() if picture.transfer is None else (picture.transfer,),
+        )
         records, path = read_records(run, out), picture_of(picture, preset, out)
         composition = records["composition"]["result"] if "composition" in records else None
         evaluation = records.get("transfer" if picture.transfer else "evaluation")
