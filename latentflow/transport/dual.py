@@ -97,9 +97,11 @@ def conjugate_of(u: Field, y: Tensor, search: RootSearch, start: Tensor | None =
 @torch.no_grad()
 def best_start(u: Field, y: Tensor, candidates: Tensor) -> Tensor:
     r"""Choose for each ``y`` the candidate ``(m, dim)`` with the least :math:`u(x) + \tfrac12 |x - y|^2`."""
-    heights = u(candidates, candidates.new_zeros(len(candidates)))
-    rows = max(1, MAX_ENTRIES // len(candidates))
-    best = [(torch.cdist(part, candidates).square() / 2 + heights).argmin(-1) for part in torch.split(y, rows)]
+    center = candidates.mean(0)  # so that the squares are not large
+    x = candidates - center
+    heights = u(candidates, x.new_zeros(len(x))) + x.square().sum(-1) / 2  # without the part of y alone
+    rows = max(1, MAX_ENTRIES // len(x))
+    best = [torch.addmm(heights, part - center, x.mT, alpha=-1).argmin(-1) for part in torch.split(y, rows)]
     return candidates[torch.cat(best)]
 
 

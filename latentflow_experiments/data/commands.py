@@ -119,6 +119,9 @@ class Make:
             done = make(FAMILIES[self.name], folder, size=self.size, workers=self.workers)
         except ValueError as error:
             raise UsageError(str(error)) from error
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on")
+            raise
         print(printable(f"{self.name} (synthetic) {'is' if done else 'was already'} in {folder}"))
 
 

@@ -256,5 +256,5 @@ def test_ctrl_c_keeps_a_checkpoint_and_resume_finishes(tmp_path):
     hint = shlex.split(output[output.index("go on with: latentflow ") :].splitlines()[0].removeprefix("go on with: "))
     assert _parse(hint[1:]) == replace(_parse(command[3:]), steps=1000000, resume=True)
     steps = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"]
-    subprocess.run([*command, "--steps", str(steps + 60), "--resume"], check=True, capture_output=True, env=environment)
+    assert main([*command[3:], "--steps", str(steps + 60), "--resume"]) == 0
     assert json.loads((out / "evaluation.json").read_text())["provenance"]["steps"] == steps + 60

@@ -5,18 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 import zipfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +26,7 @@ import latentflow
 from latentflow.calculus.files import replacing
 from latentflow_experiments.data.factors import Family
 from latentflow_experiments.data.frames import FactorGrid, Indices, Pixels, pick
+from latentflow_experiments.data.render.pool import work_in_processes
 from latentflow_experiments.data.render.sprites import VALUES
 from latentflow_experiments.data.stores import open_frames
 from latentflow_experiments.data.stores.h5 import LABELS, SUMS, image_sum
@@ -420,39 +416,11 @@ def _in_parallel(
     pieces = list(pieces)
     with tqdm(total=plan.count, unit="image", desc=doing, disable=None) as bar:
         bar.update(plan.count - sum(min(plan.size, plan.count - piece * plan.size) for piece in pieces))
-        done = (work(plan, piece) for piece in pieces) if workers == 1 else _pooled(work, plan, pieces, workers)
+        own = partial(work, plan)
+        done = (own(piece) for piece in pieces) if workers == 1 else work_in_processes(own, pieces, workers, __name__)
         with closing(done):
             for images in done:
                 bar.update(images)
-
-
-def _pooled(work: Callable[[_Plan, int], int], plan: _Plan, pieces: Sequence[int], workers: int) -> Generator[int]:
-    """Work in several processes; after Ctrl-C the pieces that were begun are finished and the others left."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(max(1, min(workers, len(pieces))), context, _follow_parent)
-    todo = iter(pieces)
-    try:
-        pending = {pool.submit(work, plan, piece) for piece in islice(todo, workers)}
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            pending |= {pool.submit(work, plan, piece) for piece in islice(todo, len(done))}
-            for future in done:
-                yield future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the first process, and end when that is gone, even if it was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _say(mark: object) -> str:

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import time
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
 
+from latentflow_experiments.cli import main
 from latentflow_experiments.data.check import check_folder
 from latentflow_experiments.data.factors import FactorSequences
 from latentflow_experiments.data.render import make as module
 from latentflow_experiments.data.render.make import RenderedFrames, make, render_images, renderer_name
+from latentflow_experiments.data.render.pool import _interrupts_held, _processes
 from latentflow_experiments.data.render.sprites import draw_sprites
 from latentflow_experiments.data.sets.dsprites import DSPRITES
 from latentflow_experiments.data.sets.falcor3d import FALCOR3D
@@ -178,7 +181,24 @@ def wait_until_gone(group, seconds=10):
         time.sleep(0.05)
 
 
-def test_ctrl_c_in_several_processes_keeps_what_is_there(tmp_path):
+def test_ctrl_c_while_processes_start_waits_for_them():
+    """Catches tracebacks of processes that import when Ctrl-C comes, which all of a terminal get, and of those that
+    start after the first one has left."""
+    taken, heeded = None, signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with _interrupts_held(), ProcessPoolExecutor(1, _processes(module.__name__)) as pool:
+            os.kill(os.getpid(), signal.SIGINT)
+            taken = pool.submit(signal.getsignal, signal.SIGINT).result()
+    except KeyboardInterrupt:
+        assert taken is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    else:
+        pytest.fail("Ctrl-C was lost")
+    finally:
+        signal.signal(signal.SIGINT, heeded)
+
+
+def test_ctrl_c_in_several_processes_keeps_what_is_there(tmp_path, capsys):
     """Catches processes that stay behind, and pieces that a real signal destroys."""
     try:
         render_images(SHAPES3D, np.array([[0, 0, 0, 0, 0, 0]]))
@@ -186,14 +206,13 @@ def test_ctrl_c_in_several_processes_keeps_what_is_there(tmp_path):
         pytest.skip(str(error))
     out = tmp_path / "shapes3d"
     code = f"{HEED}from latentflow_experiments.__main__ import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "data", "make", "shapes3d", "--size", "600", "--out", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    words = ["data", "make", "shapes3d", "--size", "600", "--out", str(out)]
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-c", code, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
@@ -202,15 +221,16 @@ def test_ctrl_c_in_several_processes_keeps_what_is_there(tmp_path):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
-    _, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
+    assert "stopped; the same command goes on" in output
     assert "Traceback" not in errors
     images = int(np.prod([len(kept) for kept in SHAPES3D.subset(600)]))
     kept = list((out / ".partial").glob("*.npz"))
     assert 0 < len(kept) < images / 128
     wait_until_gone(process.pid)
-    output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    assert f"shapes3d (synthetic) is in {out}" in output
+    assert main(words) == 0
+    assert f"shapes3d (synthetic) is in {out}" in capsys.readouterr().out
     frames = open_frames(SHAPES3D, out)
     assert len(frames.grid) == images
     indices = np.array([0, 130, images - 1])

@@ -8,7 +8,7 @@ from closed_forms import normal, spd
 from latentflow import FunctionPotential, QuadraticPotential, gaussian_transport_potential, gaussian_wasserstein2
 from latentflow.flow import LBFGS, Newton
 from latentflow.transport import pair_certificate
-from latentflow.transport.dual import Conjugate, _lower, lowest
+from latentflow.transport.dual import Conjugate, _lower, best_start, lowest
 
 
 def seeded(seed=0):
@@ -126,6 +126,15 @@ def test_the_lowest_of_two_minima_is_found():
     alone = Newton().search(u, y, 0.0, 1.0)
     value = u(alone.z, torch.zeros(31, dtype=torch.float64)) + (alone.z - y).square().sum(-1) / 2
     assert (value > found.value + 1e-3).any()
+
+
+def test_the_best_start_is_chosen_far_from_the_origin():
+    """Catches squares of lengths that cancel in float32, and heights without the potential or without the distance."""
+    u = FunctionPotential(lambda z, t: 0.3 * (z - 1e4).square().sum(-1))
+    x, y = normal(1, 300, 2).float() + 1e4, normal(2, 200, 2).float() + 1e4
+    far, there = x.double(), y.double()
+    costs = u(far, far.new_zeros(300)) + (there.unsqueeze(1) - far).square().sum(-1) / 2
+    assert torch.equal(best_start(u, y, x), x[costs.argmin(-1)])
 
 
 def test_an_end_that_is_no_number_is_not_the_lower_one():

@@ -313,6 +313,20 @@ FAULTS = (
         ("latentflow/transport/test_transport_bank.py",),
     ),
     Fault(
+        "starts chosen by squares that cancel far from the origin",
+        "latentflow/transport/dual.py",
+        "center = candidates.mean(0)",
+        "center = 0 * candidates.mean(0)",
+        PAIR,
+    ),
+    Fault(
+        "starts chosen without the square of the candidate",
+        "latentflow/transport/dual.py",
+        "x.new_zeros(len(x))) + x.square().sum(-1) / 2  # without",
+        "x.new_zeros(len(x)))  # without",
+        PAIR,
+    ),
+    Fault(
         "a dual by the first minimum in the place of the lowest",
         "latentflow/transport/dual.py",
         "    lower = (other.value < found.value) | found.value.isnan()",
