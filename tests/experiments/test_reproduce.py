@@ -25,6 +25,7 @@ from latentflow_experiments.methods.tvae import LEAST_FRAMES
 from latentflow_experiments.records import write_json
 from latentflow_experiments.reports.document import as_html, as_markdown
 from latentflow_experiments.reproduce import command
+from latentflow_experiments.reproduce.calibration import estimate
 from latentflow_experiments.reproduce.command import Reproduce
 from latentflow_experiments.reproduce.execution import commands, execute
 from latentflow_experiments.reproduce.experiments import FIGURES, OURS, TABLES, WEAK, Figure, Picture, Row, Table
@@ -414,6 +415,21 @@ def test_a_dry_run_says_what_it_costs(capsys, tmp_path, monkeypatch):
     assert said.count("mnist-flow-") == 6
     assert re.search(r"6 runs: about [\d.]+ min of one core, [\d.]+ min on 2, \d+ MB", said)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_measured_costs_as_much_as_there_is_of_it():
+    """Catches a dry run that leaves out what takes as long as the training, or counts a tenth of it."""
+    run = run_of(next(row for row in TABLES["table1"].rows if row.name == OURS), SMOKE, 0)
+
+    def seconds(*parts, **extent):
+        return estimate(replace(run, parts=parts, measured=replace(run.measured, **extent)), 100).measuring
+
+    assert seconds() == 0
+    assert seconds("consistency") > 0
+    few, many = (seconds("likelihood", images=images, samples=(1, 1000)) for images in (10, 1000))
+    assert 30 < many / few < 300
+    few, many = (seconds("vp", pairs=100, epochs=epochs) for epochs in (5, 500))
+    assert many == pytest.approx(100 * few)
 
 
 def test_wrong_arguments_are_named():
