@@ -262,7 +262,9 @@ def _measure_commutator(motion: Motion, data: SequenceDataset, pair: tuple[int, 
     for indices in torch.split(subsample(data.composed_starts(pair), limit), BATCH):
         ends = []
         for order in (pair, pair[::-1]):
-            frames = data.composed(indices, switched_states(*order, len(data.names), steps))
+            states = switched_states(*order, len(data.names), steps)
+            states = torch.cat([states, states[steps:].expand(data.steps - steps, -1)])  # as many as were trained
+            frames = data.composed(indices, states)
             z0 = motion.start(frames)
             middle = motion.follow(z0, order[0], half)[-1]
             ends.append((z0, motion.follow(middle, order[1], half)[-1]))

@@ -111,6 +111,23 @@ def test_walks_commute():
     assert (found.apart, found.error) == (0, 0)
 
 
+@pytest.mark.parametrize("steps", [3, 4])
+def test_a_start_that_depends_on_neighbors_sees_as_many_frames_as_were_trained(steps):
+    """Catches a frame less where half of the steps is no whole number, which a topographic VAE refuses."""
+    seen = []
+
+    class Topographic(Adapter):
+        def start(self, frames):
+            seen.append(frames.shape[1])
+            return super().start(frames)
+
+    motion = Topographic(lambda x: x.flatten(1), lambda z: z.unflatten(-1, (1, 1, 2)), walk)
+    (found,) = measure_commutators(motion, Line(torch.zeros(2, 2), steps=steps)).values()
+    assert found is not None
+    assert (found.apart, found.error) == (0, 0)
+    assert seen == [steps + 1] * 2
+
+
 def test_two_orders_that_end_apart():
     """Catches a distance from the wrong point: (1 + 2) 4 = 12 beside 1 * 4 + 2 = 6, from 1, where (3, 2) is true."""
 

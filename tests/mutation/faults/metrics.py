@@ -23,6 +23,13 @@ FAULTS = (
         OF_CONSISTENCY,
     ),
     Fault(
+        "consistency: two orders over fewer frames than were trained",
+        CONSISTENCY,
+        "states[steps:].expand(data.steps - steps, -1)",
+        "states[steps:].expand(0, -1)",
+        OF_CONSISTENCY,
+    ),
+    Fault(
         "consistency: the second flow from the start",
         CONSISTENCY,
         "motion.follow(middle, order[1], half)",
