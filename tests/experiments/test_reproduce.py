@@ -417,6 +417,16 @@ def test_a_dry_run_says_what_it_costs(capsys, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_weight_against_collapse_grows_with_the_images():
+    """Catches a weight of small images for large ones, under which all sequences are given to one flow."""
+    found = {}
+    for name in ("table1", "table2"):
+        for run in plan([name], PRESETS["laptop"], 1):
+            found.setdefault((name, run.config.model.supervision), set()).add(run.config.model.balance)
+    assert found["table1", "weak"] == found["table1", "labels"] == found["table2", "labels"] == {100.0}
+    assert found["table2", "weak"] == {1000.0}
+
+
 def test_what_is_measured_costs_as_much_as_there_is_of_it():
     """Catches a dry run that leaves out what takes as long as the training, or counts a tenth of it."""
     run = run_of(next(row for row in TABLES["table1"].rows if row.name == OURS), SMOKE, 0)
