@@ -51,7 +51,8 @@ class ModelSettings:
         supervision: Whether training reads which transformation a sequence has (labels), also teaches a posterior to
             tell it (taught), or infers it without labels (weak).
         label_estimator: Expectation over an inferred transformation: one straight-through sample, or the exact sum.
-        balance: Weight of the penalty that keeps an inferred transformation from collapsing onto one flow.
+        balance: Weight of the penalty that keeps an inferred transformation from collapsing onto one flow, in nats of a
+            sequence. It has to grow with the images: 1,000 for 8 frames of 3 x 64 x 64.
         dim: Number of latent coordinates.
         hidden: Widths of the hidden layers of each potential.
         network: Kind of the encoder, the decoder and the posterior of the transformation: perceptrons (mlp), with a

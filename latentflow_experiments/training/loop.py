@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from latentflow.flow import FoldWarning
+from latentflow.vae import FlowVAE, LabelPosterior
 from latentflow_experiments.checkpoints import Progress
 from latentflow_experiments.configuration import Budget, TrainConfig
 from latentflow_experiments.data import SequenceDataset
@@ -28,6 +29,10 @@ CHECKPOINT_SECONDS = 60.0
 
 
 LOG_STEPS = 50
+COLLAPSED, RECORDS = 0.95, 3
+"""The share of the largest penalty, and the records in a row, from which on a label posterior counts as collapsed."""
+NATS = 0.01
+"""A weight against collapse that has held, in nats for each number of a sequence."""
 
 
 def initial_model(config: TrainConfig, data: SequenceDataset) -> nn.Module:
@@ -129,11 +134,16 @@ def train(
     built = initial_model(config, data) if model is None else model
     shared = SharedModel(fabric, method, built, folder.checkpoint if resume else None)
     batches = Batches(config, data, fabric.device)
+    collapse = Collapse(built, (data.steps + 1) * math.prod(data.shape))
     step = shared.done.steps
     clock = Clock(shared.done.seconds, time.perf_counter if budget.cpu_minutes is None else time.process_time)
     saved = clock.seconds
-    times = 0 if validation is None else config.validations
-    validator = Validation(method, (validation or data).to(fabric.device), times, budget.progress(step, clock.seconds))
+    validator = Validation(
+        method,
+        (validation or data).to(fabric.device),
+        0 if validation is None else config.validations,
+        budget.progress(step, clock.seconds),
+    )
 
     def save() -> None:
         try:
@@ -155,8 +165,10 @@ def train(
         warnings.simplefilter("ignore", FoldWarning)  # the metrics hold the share of folded samples
         while True:
             spent = budget.progress(step, clock.seconds)
-            due = clock.seconds - saved > CHECKPOINT_SECONDS
-            now = agree(fabric, Decision(spent, interrupt.requested, due, validator.due(spent)))
+            now = agree(
+                fabric,
+                Decision(spent, interrupt.requested, clock.seconds - saved > CHECKPOINT_SECONDS, validator.due(spent)),
+            )
             if now.validate:
                 collected = shared.collected()
                 if log is not None:
@@ -175,6 +187,7 @@ def train(
                 values = average(fabric, terms)
                 if log is not None:
                     log.write(step, seconds=clock.seconds, learning_rate=rate, **values)
+                    bar.say(collapse.notice(step, values))
             if bar.due():
                 bar.describe(batches.name(step - 1), _scalars(terms))
             bar.move(step, clock.seconds)
@@ -182,6 +195,34 @@ def train(
     if now.stop:
         raise KeyboardInterrupt
     return shared.collected()
+
+
+class Collapse:
+    """Notices that a label posterior gives all sequences to one flow, which it does not leave again.
+
+    Args:
+        model: The model, with or without a label posterior.
+        numbers: The numbers of a sequence: of its frames, channels and pixels.
+    """
+
+    def __init__(self, model: nn.Module, numbers: int) -> None:
+        posterior = getattr(model, "label_posterior", None)
+        self._balance = posterior.balance if isinstance(posterior, LabelPosterior) else 0.0
+        self._kinds = len(model.bank) if isinstance(model, FlowVAE) else 1
+        self._numbers = numbers
+        self._records = 0
+
+    def notice(self, step: int, terms: Mapping[str, float]) -> str | None:
+        """Return a line, once, at the third record in a row at which it has collapsed; None before and after."""
+        largest = self._balance * math.log(self._kinds)
+        self._records = self._records + 1 if terms.get("collapse", 0.0) > COLLAPSED * largest > 0 else 0
+        if self._records != RECORDS:
+            return None
+        more = max(NATS * self._numbers, 10 * self._balance)
+        return (
+            f"latentflow: from step {step} on all sequences are given to one flow; begin anew with a larger balance, "
+            f"such as {more:,.0f} in place of {self._balance:,.0f}"
+        )
 
 
 class Batches:

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -283,6 +284,11 @@ class ProgressBar:
             made, passed = self._steps - self._start, time.perf_counter() - self._begun
             terms.append(f"step {self._steps}, {made / max(passed, 1e-9):.1f} steps/s")
         self._bar.set_postfix_str(f"{transformation}: {' '.join(terms)}", refresh=False)
+
+    def say(self, line: str | None) -> None:
+        """Write a line above the bar, if there is one."""
+        if line is not None:
+            self._bar.write(line, file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self

@@ -359,6 +359,25 @@ def test_the_temperature_falls_with_the_budget(tmp_path, monkeypatch):
     assert labelled.label_posterior is None
 
 
+@pytest.mark.parametrize(("kind", "sure"), [("weak", True), ("weak", False), ("joint", False)])
+def test_a_label_posterior_that_has_collapsed_is_reported_once(tmp_path, monkeypatch, capsys, kind, sure):
+    """Catches hours in which one flow learns and the others do nothing, without a word, and a line in every record."""
+    monkeypatch.setattr(training, "LOG_STEPS", 1)
+    config, data = replace(KINDS[kind], learning_rate=1e-6), open_sequences("digits", "train")
+    model = training.initial_model(config, data)
+    if sure:
+        last = [layer for layer in model.label_posterior.network.modules() if isinstance(layer, nn.Linear)][-1]
+        with torch.no_grad():
+            last.bias.copy_(torch.tensor([0.0, 200.0, 0.0]))
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config)
+    train(config, Budget(steps=6), data, folder, CPU.launch(), model)
+    said = capsys.readouterr().err
+    numbers = 9 * 3 * 28 * 28
+    assert said.count("from step 3 on all sequences are given to one flow") == sure
+    assert said.count(f"a larger balance, such as {max(0.01 * numbers, 1000):,.0f} in place of 100") == sure
+
+
 class Shown(Exception):
     """What a step was shown is known."""
 
