@@ -188,7 +188,7 @@ class PictureResult:
         """The data that the run was trained on and, if it is shown others, those; and what the picture shows."""
         data = self.picture.row.config.dataset
         if self.run is not None:
-            shown = f"{self.run['data']}{' (synthetic)' if self.run['synthetic'] else ''}"
+            shown = self.run["data"]  # its name says whether it is synthetic
             data = f"{data} on {shown}" if self.picture.transfer else shown
         return f"{data}. {self.picture.caption}"
 

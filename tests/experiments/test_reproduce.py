@@ -256,7 +256,8 @@ def test_a_figure_of_compositions_has_their_errors_and_its_run(tmp_path):
 
 
 def test_captions_name_the_data_that_are_shown(reproduced):
-    """Catches stand-ins that pass for real images, and images of another kind with the name of those of training."""
+    """Catches stand-ins that pass for real images or say twice that they are none, and images of another kind with the
+    name of those of training."""
     out, table, run, _, _ = reproduced
     picture = Picture(table.rows[0], "transfer.png", "Shapes", transfer="dsprites")
     figure = replace(FIGURES["fig7"], pictures=[picture, replace(picture, transfer=None)])
@@ -265,7 +266,7 @@ def test_captions_name_the_data_that_are_shown(reproduced):
     assert [own.caption for own in before] == ["digits. Shapes", "digits. Shapes"]
     assert before[0].run is None
     evaluation = folder.read_metric(folder.evaluation)
-    evaluation["provenance"]["data"] = {"name": "dsprites", "synthetic": True}
+    evaluation["provenance"]["data"] = {"name": "dsprites (synthetic)", "synthetic": True}
     write_json(folder.transfer, evaluation)
     try:
         shown, own = collect_figure(figure, QUICK, out).pictures
@@ -273,7 +274,7 @@ def test_captions_name_the_data_that_are_shown(reproduced):
         folder.transfer.unlink()
     assert shown.caption == "digits on dsprites (synthetic). Shapes"
     assert own.caption == "digits. Shapes"
-    assert shown.run["data"] == "dsprites"
+    assert shown.run["data"] == "dsprites (synthetic)"
 
 
 def test_csv_and_latex_have_the_numbers():
