@@ -81,8 +81,8 @@ FAULTS = (
     Fault(
         "reproduction: stand-ins that pass for real images in a caption",
         "latentflow_experiments/reproduce/results.py",
-        "{' (synthetic)' if self.run['synthetic'] else ''}",
-        "",
+        'shown = self.run["data"]  # its name',
+        'shown = self.run["data"].partition(" (")[0]  # its name',
         REPRODUCE,
     ),
 )
