@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from latentflow.flow import FoldWarning
-from latentflow.vae import FlowVAE, LabelPosterior
+from latentflow.vae import FlowVAE
 from latentflow_experiments.checkpoints import Progress
 from latentflow_experiments.configuration import Budget, TrainConfig
 from latentflow_experiments.data import SequenceDataset
@@ -206,16 +206,16 @@ class Collapse:
     """
 
     def __init__(self, model: nn.Module, numbers: int) -> None:
-        posterior = getattr(model, "label_posterior", None)
-        self._balance = posterior.balance if isinstance(posterior, LabelPosterior) else 0.0
-        self._kinds = len(model.bank) if isinstance(model, FlowVAE) else 1
+        self._balance = self._largest = 0.0
+        if isinstance(model, FlowVAE) and model.label_posterior is not None:
+            self._balance = model.label_posterior.balance
+            self._largest = self._balance * math.log(len(model.bank))
         self._numbers = numbers
         self._records = 0
 
     def notice(self, step: int, terms: Mapping[str, float]) -> str | None:
         """Return a line, once, at the third record in a row at which it has collapsed; None before and after."""
-        largest = self._balance * math.log(self._kinds)
-        self._records = self._records + 1 if terms.get("collapse", 0.0) > COLLAPSED * largest > 0 else 0
+        self._records = self._records + 1 if terms.get("collapse", 0.0) > COLLAPSED * self._largest > 0 else 0
         if self._records != RECORDS:
             return None
         more = max(NATS * self._numbers, 10 * self._balance)

@@ -195,7 +195,7 @@ def block(page, name):
 
 
 REPRODUCTION = RESULTS / "reproduction"
-ORIGINS = {"mnist": (5, "6d87418db22c"), "shapes3d": (15, "0dc3f1499415")}
+ORIGINS = {"mnist": (5, "6d87418db22c"), "shapes3d (synthetic)": (15, "0dc3f1499415")}
 """The minutes of a run and the SHA-256 of its images, by data set."""
 
 
@@ -222,7 +222,7 @@ def test_the_report_of_the_reproduction_shows_what_the_runs_measured(name):
         for run in runs:
             assert not run["commit"].endswith("dirty")
             assert not run["trained at"].endswith("dirty")
-            minutes, data = ORIGINS["shapes3d" if "shapes3d" in run["command"] else "mnist"]
+            minutes, data = ORIGINS[run["data"]]
             assert f"--cpu-minutes {minutes} --threads 1" in run["command"]
             assert run["sha256"] == data
             assert any(line[1] == row and f"`{run['command']}`" in line for line in shown)

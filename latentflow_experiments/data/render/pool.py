@@ -42,22 +42,24 @@ def work_in_processes(work: Callable[[int], int], pieces: Sequence[int], workers
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait until the end of a block; half of the processes would not find what they need to start."""
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+def _on_interrupt(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    """Take Ctrl-C by a handler in a block; only in the main thread, which alone gets signals."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came = False
-
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
-        nonlocal came
-        came = True
-
-    heeded = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, heeded)
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the end of a block; half of the processes would not find what they need to start."""
+    came: list[int] = []
+    with _on_interrupt(lambda number, _: came.append(number)):
+        yield
     if came:
         signal.raise_signal(signal.SIGINT)
 
@@ -68,12 +70,8 @@ def _processes(module: str) -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])
-    if threading.current_thread() is threading.main_thread():
-        heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C while it imports is not for it
-        try:
-            forkserver.ensure_running()
-        finally:
-            signal.signal(signal.SIGINT, heeded)
+    with _on_interrupt(signal.SIG_IGN):  # inherited: Ctrl-C while it imports is not for it
+        forkserver.ensure_running()
     return context
 
 
