@@ -131,6 +131,7 @@ import os, signal, sys
 from pathlib import Path
 from latentflow_experiments.training import loop
 from latentflow_experiments.cli import main
+from latentflow_experiments.training.processes import end_process
 loop.CHECKPOINT_SECONDS = 0.0
 original = loop.draw_kinds
 
@@ -140,7 +141,7 @@ def kinds(config, step, *others):
     return original(config, step, *others)
 
 loop.draw_kinds = kinds
-sys.exit(main(sys.argv[1:]))
+sys.exit(end_process(main(sys.argv[1:])))  # as the command ends: threads of gloo may abort an interpreter
 """
 
 

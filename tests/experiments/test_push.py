@@ -1,6 +1,7 @@
 """Runs on a hub: what is uploaded, what its card says, and what others load."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -69,7 +70,9 @@ def test_a_pushed_run_is_loaded_by_its_name_without_the_experiments(run, online,
     model, images = open_run(RunFolder(run)).model, torch.rand(3, 3, 28, 28)
     torch.save(images, tmp_path / "images.pt")
     arguments = [sys.executable, "-c", LOADED, str(tmp_path / "images.pt"), str(tmp_path / "frames.pt")]
-    loaded = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    threads = str(torch.get_num_threads())  # as the run chose; bits depend on them
+    environment = os.environ | {"OMP_NUM_THREADS": threads}
+    loaded = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
     assert loaded.returncode == 0, loaded.stderr
     frames = torch.load(tmp_path / "frames.pt")
     with torch.no_grad():
