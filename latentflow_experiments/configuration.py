@@ -33,7 +33,7 @@ class ModelConfig(ModelSettings):
     method: MethodName = "flow"
     supervision: Literal["labels", "taught", "weak"] = "labels"
     label_estimator: Literal["straight-through", "exact"] = "straight-through"
-    balance: float = 100.0
+    balance: float | None = None
     dim: int = 32
     hidden: tuple[int, ...] = (128,)
     network: Literal["auto", "mlp", "gated", "mixed", "conv", "song2023"] = "auto"
@@ -51,7 +51,7 @@ class ModelConfig(ModelSettings):
             require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
         require(len(self.hidden) > 0 and min(self.hidden) >= 1, "hidden", "positive widths", self.hidden)
         require(self.residual_weight >= 0, "residual-weight", "a number of at least 0", self.residual_weight)
-        require(self.balance >= 0, "balance", "a number of at least 0", self.balance)
+        require(self.balance is None or self.balance >= 0, "balance", "a number of at least 0", self.balance)
         frames = self.decoded_frames
         require(frames is None or frames >= 1, "decoded-frames", "a positive integer", frames)
         require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}", self.method)
@@ -91,7 +91,13 @@ class ModelConfig(ModelSettings):
         return self.described.reads_labels(self)
 
 
-EARLIER: dict[str, Any] = {"network": "mlp", "likelihood": "bernoulli", "decoded_frames": None, "pde": "hj"}
+EARLIER: dict[str, Any] = {
+    "network": "mlp",
+    "likelihood": "bernoulli",
+    "decoded_frames": None,
+    "pde": "hj",
+    "balance": 100.0,
+}
 """What runs were made with before there was a choice; their configurations do not say it."""
 
 

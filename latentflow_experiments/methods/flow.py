@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,7 @@ from latentflow_experiments.data.arrays import is_unlabelled
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods.matching import Recovery, label_by_model, match, measure_recovery
 from latentflow_experiments.methods.method import (
+    CONV_SIDE,
     Choice,
     FlowMotion,
     Method,
@@ -181,7 +183,27 @@ def _build_bound(settings: ModelSettings) -> Bound:
 
 def _build_label_posterior(settings: ModelSettings, data: SequenceDataset) -> LabelPosterior:
     estimator = ExactSum() if settings.label_estimator == "exact" else StraightThrough()
-    return LabelPosterior(build_classifier(settings, data), estimator, settings.balance)
+    balance = default_balance(data) if settings.balance is None else settings.balance
+    return LabelPosterior(build_classifier(settings, data), estimator, balance)
+
+
+BALANCE, NATS = 100.0, 0.01
+"""The weight against collapse for small images, and that for each number of a sequence of larger ones. On eight frames
+of 3 x 64 x 64 a training collapses with 100, begins to with 464, and does not with 1,000."""
+
+
+def default_balance(data: SequenceDataset) -> float:
+    """Return the weight against collapse for sequences, in nats of a sequence; it has to grow with the images.
+
+    Args:
+        data: The sequences.
+
+    Returns:
+        0.01 for each number of a sequence of images with sides of at least 64 pixels, and at least 100.
+    """
+    if min(data.shape[1:]) < CONV_SIDE:
+        return BALANCE
+    return max(BALANCE, NATS * (data.steps + 1) * math.prod(data.shape))
 
 
 def _build_potential(settings: ModelSettings, steps: int) -> Potential:

@@ -52,7 +52,8 @@ class ModelSettings:
             tell it (taught), or infers it without labels (weak).
         label_estimator: Expectation over an inferred transformation: one straight-through sample, or the exact sum.
         balance: Weight of the penalty that keeps an inferred transformation from collapsing onto one flow, in nats of a
-            sequence. It has to grow with the images: 1,000 for 8 frames of 3 x 64 x 64.
+            sequence; None for 0.01 for each number of a sequence of images with sides of at least 64 pixels, which is
+            983 for 8 frames of 3 x 64 x 64, and 100 for smaller images.
         dim: Number of latent coordinates.
         hidden: Widths of the hidden layers of each potential.
         network: Kind of the encoder, the decoder and the posterior of the transformation: perceptrons (mlp), with a
@@ -80,7 +81,7 @@ class ModelSettings:
     method: str
     supervision: str
     label_estimator: str
-    balance: float
+    balance: float | None
     dim: int
     hidden: tuple[int, ...]
     network: str

@@ -13,6 +13,9 @@ SMALL, MIDDLE, LARGE = "small", "middle", "large"
 SIDES = {"digits": SMALL, "mnist": SMALL, "shapes3d": MIDDLE, "falcor3d": LARGE, "isaac3d": LARGE}
 """The size of the images of a data set."""
 
+BALANCE = 100.0
+"""The weight against collapse of the published runs; their folders are named by it, also where nothing is inferred."""
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -31,7 +34,7 @@ class Preset:
         likelihoods: The images of each transformation whose likelihood is measured, by the size of images, where they
             are not those of ``measured``: an image of 64 pixels takes 3 seconds of a core.
         balances: The weight against the collapse of inferred transformations, by the size of images, where it is not
-            the default: some 0.01 for each number of a sequence. With the default all sequences of rooms were given to
+            that of ``model``: some 0.01 for each number of a sequence. With 100 all sequences of rooms were given to
             one flow after 1,250 steps; with ten times as much each was given to its own.
         transformations: Those of the sequences of a stand-in, where it is too small for all: the topographic VAE takes
             sequences of three frames at least.
@@ -75,7 +78,7 @@ PRESETS: Mapping[str, Preset] = {
         about="a few steps of small models, which say whether everything runs and nothing else",
         training={SMALL: Budget(steps=20), MIDDLE: Budget(steps=6), LARGE: Budget(steps=3)},
         run={"batch_size": 8, "validations": 0},
-        model={"width": 64},
+        model={"width": 64, "balance": BALANCE},
         latents={},
         measured=MeasureConfig(images=4, samples=(1, 10), pairs=30, epochs=1),
         images={"shapes3d": 3000, "falcor3d": 3000, "isaac3d": 3000, "dsprites": None},
@@ -89,7 +92,7 @@ PRESETS: Mapping[str, Preset] = {
             LARGE: Budget(cpu_minutes=60),
         },
         run={},
-        model={},
+        model={"balance": BALANCE},
         latents={},
         measured=MeasureConfig(),
         likelihoods={MIDDLE: 10, LARGE: 3},
@@ -103,7 +106,7 @@ PRESETS: Mapping[str, Preset] = {
         about="the published networks, learning rate, batch and number of steps, for a GPU",
         training={SMALL: Budget(steps=90_000), MIDDLE: Budget(steps=90_000), LARGE: Budget(steps=100_000)},
         run={"batch_size": 128, "learning_rate": 1e-4},
-        model={"network": "song2023", "likelihood": "bernoulli", "decoded_frames": None},
+        model={"network": "song2023", "likelihood": "bernoulli", "decoded_frames": None, "balance": BALANCE},
         latents={"mnist": 324, "shapes3d": 226, "falcor3d": 324, "isaac3d": 324},
         measured=MeasureConfig(images=500, pairs=13_334),
         balances={MIDDLE: 1000.0, LARGE: 2500.0},

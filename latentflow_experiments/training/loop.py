@@ -19,6 +19,7 @@ from latentflow_experiments.checkpoints import Progress
 from latentflow_experiments.configuration import Budget, TrainConfig
 from latentflow_experiments.data import SequenceDataset
 from latentflow_experiments.errors import ExperimentError
+from latentflow_experiments.methods.flow import NATS
 from latentflow_experiments.methods.method import TrainableModel
 from latentflow_experiments.runs import RunFolder
 from latentflow_experiments.training.processes import Decision, SharedModel, agree, average, own_parts
@@ -31,8 +32,6 @@ CHECKPOINT_SECONDS = 60.0
 LOG_STEPS = 50
 COLLAPSED, RECORDS = 0.95, 3
 """The share of the largest penalty, and the records in a row, from which on a label posterior counts as collapsed."""
-NATS = 0.01
-"""A weight against collapse that has held, in nats for each number of a sequence."""
 
 
 def initial_model(config: TrainConfig, data: SequenceDataset) -> nn.Module:

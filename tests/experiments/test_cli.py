@@ -191,13 +191,13 @@ def test_configurations_survive_json(tmp_path):
 def test_configurations_of_before_are_read(tmp_path):
     """Catches a run of an older version that is read with the defaults of today, and built as what it is not."""
     values = asdict(TrainConfig("digits"))
-    for name in ("method", "supervision", "label_estimator", "balance", "baseline"):  # these have not changed
+    for name in ("method", "supervision", "label_estimator", "baseline"):  # these have not changed
         del values["model"][name]
-    for name in ("network", "likelihood", "decoded_frames", "pde"):
+    for name in ("network", "likelihood", "decoded_frames", "pde", "balance"):
         del values["model"][name]
     del values["clip_norm"]
     write_json(tmp_path / "config.json", values)
-    model = ModelConfig(network="mlp", likelihood="bernoulli", decoded_frames=None, pde="hj")
+    model = ModelConfig(network="mlp", likelihood="bernoulli", decoded_frames=None, pde="hj", balance=100.0)
     assert TrainConfig.from_json(tmp_path / "config.json") == TrainConfig("digits", clip_norm=0.0, model=model)
 
 

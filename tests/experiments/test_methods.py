@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from latentflow_experiments.configuration import ModelConfig
 from latentflow_experiments.errors import UsageError
 from latentflow_experiments.methods import METHODS, find_methods
 from latentflow_experiments.methods.autoencoder import SingleDimension, Static, Traversal
+from latentflow_experiments.methods.flow import default_balance
 from latentflow_experiments.methods.matching import Matching
 from latentflow_experiments.methods.method import Choice, FlowMotion
 from latentflow_experiments.methods.poflow import PoFlow
@@ -201,6 +203,22 @@ def test_what_is_chosen_for_each_model(options, kind, chosen):
         assert method.traversals == choice.traversals
         assert len(choice.traversals) == 3
     assert measure_equivariance(method, FLOAT).images == 9
+
+
+@pytest.mark.parametrize(
+    ("steps", "shape", "expected"),
+    [(8, (3, 28, 28), 100.0), (7, (3, 64, 64), 983.04), (8, (3, 128, 128), 4423.68), (1, (1, 64, 64), 100.0)],
+)
+def test_the_weight_against_collapse_grows_with_the_sequences(steps, shape, expected):
+    """Catches the weight of small images on large ones, whose sequences all went to one flow, and a frame too few."""
+    assert default_balance(SimpleNamespace(steps=steps, shape=shape)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("balance", "expected"), [(None, 100.0), (0.0, 0.0), (3.5, 3.5)])
+def test_a_weight_against_collapse_that_is_given_is_taken(balance, expected):
+    """Catches a weight of zero that is read as none."""
+    model, _ = built(supervision="weak", balance=balance)
+    assert model.label_posterior.balance == expected
 
 
 def test_a_matching_is_the_order_of_the_method():

@@ -159,6 +159,13 @@ FAULTS = (
         BOUNDS,
     ),
     Fault(
+        "methods: the weight against collapse of small images for all",
+        "latentflow_experiments/methods/flow.py",
+        "return max(BALANCE, NATS * (data.steps + 1) * math.prod(data.shape))",
+        "return BALANCE",
+        ("experiments/test_methods.py",),
+    ),
+    Fault(
         "the noise of a label drawn twice",
         "latentflow/vae/label_posterior.py",
         "soft = (noisy / self.temperature).softmax(-1)",
