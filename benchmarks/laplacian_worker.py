@@ -1,8 +1,9 @@
-"""The Laplacian by other libraries, in an interpreter of their own: ``python laplacian_worker.py NAME``.
+"""The Laplacian by others, in an interpreter of their own: ``python laplacian_worker.py NAME THREADS``.
 
 Each line of the input is a case in JSON, or ``run``. A case is computed once, and its numbers are written to a file;
 ``run`` computes the last one again. The answer is a line each: the versions, or ``done``. Nothing else is imported, so
-that the interpreter needs the library that is asked for and numpy only.
+that the interpreter needs the library that is asked for and numpy only. ``before`` is an earlier state of this library,
+that of the checkout which comes first in PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import itertools
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -80,7 +82,41 @@ def by_folx(weights: Arrays, z: Any, task: str) -> Task:  # noqa: ANN401 - an ar
     return compute_gradient if task == GRADIENT else compute_forward
 
 
+def by_latentflow(weights: Arrays, z: Any, task: str) -> Task:  # noqa: ANN401 - an array
+    """Prepare the rule of a potential of this library."""
+    torch: Any = importlib.import_module("torch")
+    library = importlib.import_module("latentflow")
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    u = library.MLPPotential(z.shape[1], [len(weight) for weight in weights[:-2:2]])
+    own = [parameter for linear in (u.point, *u.hidden) for parameter in (linear.weight, linear.bias)]
+    own.append(u.output.weight)
+    with torch.no_grad():
+        u.time.weight.zero_()
+        for parameter, weight in zip(own, weights, strict=False):  # the output has no bias
+            parameter.copy_(torch.from_numpy(weight))
+    points = torch.from_numpy(z)
+
+    def forward() -> Arrays:
+        with torch.no_grad():
+            return [library.laplacian(u, points, 0.0).numpy()]
+
+    def gradient() -> Arrays:
+        loss = library.laplacian(u, points, 0.0).square().mean()
+        found = torch.autograd.grad(loss, [*own, u.time.weight], materialize_grads=True)
+        return [*(part.numpy() for part in found[:-1]), np.zeros(1, dtype=z.dtype)]
+
+    return gradient if task == GRADIENT else forward
+
+
+def commit() -> str:
+    """Return the commit of the checkout that comes first in PYTHONPATH."""
+    folder = os.environ["PYTHONPATH"].split(os.pathsep)[0]
+    command = ["git", "-C", folder, "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 LIBRARIES = {
+    "before": (by_latentflow, ()),
     "jet-for-pytorch": (by_jet_for_pytorch, ("jet-for-pytorch", "torch")),
     "folx": (by_folx, ("folx", "jax")),
 }
@@ -90,7 +126,8 @@ def main() -> None:
     """Answer the lines of the input."""
     prepare, names = LIBRARIES[sys.argv[1]]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-int(sys.argv[2]) :])
-    print(json.dumps({name: version(name) for name in names}), flush=True)
+    versions = {name: version(name) for name in names}
+    print(json.dumps(versions or {sys.argv[1]: commit()}), flush=True)
     compute: Task = list
     for line in sys.stdin:
         if line.strip() != "run":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -30,11 +31,14 @@ from latentflow_experiments.reports.tables import table
 RULE, MODULE, PROBE = "latentflow", "latentflow, any module", "latentflow, one probe"
 HESSIAN, GEMM = "torch.func.hessian", "floor"
 WORKERS = ("jet-for-pytorch", "folx")
-CONTENDERS = (RULE, MODULE, *WORKERS, HESSIAN, PROBE, GEMM)
+BEFORE = "before"
+CONTENDERS = (RULE, MODULE, PROBE, BEFORE, *WORKERS, HESSIAN, GEMM)
 FORWARD, GRADIENT = "forward", "forward and parameter gradient"
 TASKS = (FORWARD, GRADIENT)
 PYTHON = "FORWARD_LAPLACIAN_PYTHON"
 """The variable of the environment that names the interpreter of the other libraries."""
+CHECKOUT = "LATENTFLOW_BEFORE"
+"""The variable of the environment that names a checkout of an earlier commit of this library."""
 LARGEST_HESSIAN = 2**27
 """The largest number of entries that ``torch.func.hessian`` may have in each layer."""
 
@@ -137,12 +141,16 @@ class Worker:
     Args:
         python: The interpreter.
         name: The library.
+        checkout: Where the interpreter looks for modules first; None for where it looks by itself.
     """
 
-    def __init__(self, python: str, name: str) -> None:
+    def __init__(self, python: str, name: str, checkout: str | None = None) -> None:
         script = Path(__file__).with_name("laplacian_worker.py")
         command = [python, str(script), name, str(torch.get_num_threads())]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = None if checkout is None else os.environ | {"PYTHONPATH": checkout}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         self._folder = tempfile.TemporaryDirectory()
         self.versions: dict[str, str] = json.loads(self._read())
 
@@ -235,9 +243,11 @@ def spread_of_probes(u: nn.Module, z: Tensor, draws: int = 16) -> float:
 
 def run(plan: Plan) -> Iterator[Comparison]:
     """Measure both tasks at all sizes."""
-    python = os.environ.get(PYTHON)
+    python, checkout = os.environ.get(PYTHON), os.environ.get(CHECKOUT)
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(python, name)) for name in WORKERS} if python else {}
+        if checkout:
+            workers[BEFORE] = stack.enter_context(Worker(sys.executable, BEFORE, checkout))
         for task in TASKS:
             for size in sizes():
                 yield compare(size, task, workers, plan)
@@ -262,9 +272,13 @@ def tables(comparisons: list[Comparison]) -> str:
         header = ["points, coordinates, network", *shown, *([] if task == FORWARD else ["spread of one probe"])]
         parts.append(f"**{task.capitalize()}**\n\n{table(header, rows)}")
     parts.append(f"![Time of a Laplacian against the size of the problem, log-log]({PICTURE.name})")
-    if versions:
-        named = [f"{library} {number}" for found in versions.values() for library, number in found.items()]
+    earlier = versions.get(BEFORE, {}).get(BEFORE)
+    others = [found for name, found in versions.items() if name != BEFORE]
+    if others:
+        named = [f"{library} {number}" for found in others for library, number in found.items()]
         parts.append(f"In an interpreter of their own: {', '.join(dict.fromkeys(named))}.")
+    if earlier:
+        parts.append(f"*{BEFORE}* is latentflow at `{earlier}`.")
     return "\n\n".join(parts)
 
 
@@ -272,6 +286,7 @@ STYLES = {
     RULE: ("#0b6e4f", "-", "o"),
     MODULE: ("#08a045", "-", "s"),
     PROBE: ("#6bbf59", ":", "v"),
+    BEFORE: ("#0b6e4f", "--", ""),
     "jet-for-pytorch": ("#d1495b", "-", "^"),
     "folx": ("#edae49", "-", "D"),
     HESSIAN: ("#6c757d", "--", "x"),

@@ -23,6 +23,8 @@ from benchmarks import (
     hopf_lax,
     imports,
     jets,
+    laplacian_worker,
+    laplacians,
     sequences,
 )
 from benchmarks.__main__ import NUMBERS, PAGE, PARTS, main
@@ -260,6 +262,21 @@ def test_the_closest_competitor_decides_on_jets():
     missed = found["at least 5 x faster than `torch.func` at 43 or more coordinates, forward"]
     assert (missed.met, missed.measured) == (False, "3.0 x against torch.func.hessian at 512 x 43, width 256")
     assert [aim.met for aim in found.values()] == [False, True, False, True, False, True, True, True]
+
+
+@pytest.mark.parametrize("task", laplacians.TASKS)
+def test_an_earlier_state_of_the_library_computes_the_same(task):
+    """Catches weights that are handed over in another order, and a gradient with a parameter too few."""
+    u, z = laplacians.Size(batch=5, dim=3, width=4, depth=3).inputs()
+    expected = laplacians.run_task(laplacians.by_hessian, laplacians.Plain(u), z, task)
+    weights = [weight.numpy() for weight in laplacians.plain_weights(u)]
+    threads = torch.get_num_threads()
+    try:
+        found = laplacian_worker.by_latentflow(weights, z.numpy(), task)()
+    finally:
+        torch.set_num_threads(threads)
+    for actual, wanted in zip(found, expected, strict=True):
+        close(torch.from_numpy(actual), wanted, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("module", ["densities", "frames", "record", "report", "text", "timing"])
