@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
@@ -18,6 +19,23 @@ Rule: TypeAlias = Callable[..., Operand]
 
 RULES: dict[str, Rule] = {}
 """How an operation treats quantities with derivatives, by the name under which torch has it."""
+
+
+SCRIPTS = (torch._C.ScriptMethod, torch._C.ScriptFunction)
+"""The code of TorchScript."""
+
+
+class ScriptedFieldError(TypeError):
+    """A field calls TorchScript, through which torch.func computes second derivatives as zero.
+
+    From its second call on the interpreter runs graphs that do not carry the tangents of forward mode.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "u: expected operations of torch, got TorchScript, through which torch.func computes second derivatives as "
+            "zero; pass the module or function that torch.jit compiled"
+        )
 
 
 class UnknownOperationError(NotImplementedError):
@@ -64,6 +82,8 @@ class Carried(Tensor):
         kwargs: Operand = None,
     ) -> Operand:
         """Apply the rule of an operation."""
+        if isinstance(func, SCRIPTS):
+            raise ScriptedFieldError
         name = getattr(func, "__name__", "")
         if name == "__get__":
             name = str(getattr(func.__self__, "__name__", ""))  # type: ignore[attr-defined]  # of an attribute
@@ -289,6 +309,7 @@ RULES |= {
     for name in (
         *("elu", "selu", "celu", "leaky_relu", "mish", "hardtanh", "hardswish", "softsign", "logsigmoid", "tanhshrink"),
         *("atan", "asinh", "sinh", "cosh", "tan", "erf", "expm1", "log1p", "exp2", "sinc", "clamp", "acosh"),
+        *("asin", "acos", "atanh", "log2", "log10", "logit", "erfc", "lgamma"),
     )
 }
 
@@ -377,12 +398,20 @@ def linear_map(x: Carried, function: Callable[[Tensor], Operand], value: Operand
     return tuple(carry(*parts) for parts in zip(results, *several, strict=True))
 
 
+LIKE = frozenset({"to", "type_as", "view_as", "expand_as", "reshape_as"})
+"""Operations that take the dtype or the shape of their second argument."""
+
+
 def _linear_operation(name: str) -> Rule:
     """Return the rule of an operation that is linear in its first argument, a method of tensors or a function."""
     place = next(place for place in (Tensor, torch, F) if hasattr(place, name))
     function = getattr(place, {"view": "reshape"}.get(name, name))  # derivatives may have other strides than the value
 
     def apply(x: Operand, *args: Operand, **kwargs: Operand) -> Operand:
+        if name in LIKE:
+            args = tuple(map(value_of, args))
+            if not isinstance(x, Carried):
+                return function(x, *args, **kwargs)
         given = (*args, *kwargs.values())
         if not isinstance(x, Carried) or any(isinstance(other, Carried | torch.dtype) for other in given):
             raise UnknownOperationError(name)
@@ -399,7 +428,7 @@ RULES |= {
         *("chunk", "split", "unbind", "roll", "flip", "sum", "mean", "cumsum", "diagonal", "diff", "gather", "tile"),
         *("clone", "contiguous", "float", "double", "to", "type_as", "view_as", "expand_as", "reshape_as", "trace"),
         *("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "interpolate", "tril"),
-        *("triu", "broadcast_to", "t", "swapdims", "ravel", "unfold", "masked_select"),
+        *("triu", "broadcast_to", "t", "swapdims", "ravel", "unfold", "masked_select", "take_along_dim"),
     )
 }
 
@@ -419,6 +448,21 @@ def _reversed(x: Carried) -> Operand:
 @rule("pad")
 def _pad(x: Carried, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Operand:
     return linear_map(x, lambda part: F.pad(part, pad, mode), F.pad(x.value, pad, mode, value))
+
+
+@rule("masked_fill")
+def _masked_fill(x: Operand, mask: Tensor, value: Operand) -> Operand:
+    if not isinstance(x, Carried) or isinstance(value, Carried):
+        raise UnknownOperationError("masked_fill with a carried value")
+    return linear_map(x, lambda part: part.masked_fill(mask, 0), x.value.masked_fill(mask, value))
+
+
+@rule("prod")
+def _prod(x: Carried, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Operand:
+    if dim is None or dtype is not None or x.value.shape[dim] == 0:
+        raise UnknownOperationError("prod of other than the entries along a dimension")
+    product = functools.reduce(_mul, x.unbind(dim))
+    return product.unsqueeze(dim) if keepdim else product
 
 
 @rule("cat", "concat", "concatenate")
@@ -481,7 +525,7 @@ RULES |= {
         *("size", "dim", "numel", "is_floating_point", "is_complex", "stride", "is_contiguous", "element_size"),
         *("gt", "lt", "ge", "le", "eq", "ne", "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__", "isfinite"),
         *("detach", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "sign", "floor", "ceil", "round"),
-        *("__len__", "get_device", "nelement", "type"),
+        *("__len__", "get_device", "nelement", "type", "argsort", "argmax", "argmin", "isnan"),
     )
 } | {
     name: (lambda x, *args, _name=name, **kwargs: getattr(torch, _name)(x.value, *args, **kwargs))

@@ -83,6 +83,25 @@ def _einsum(equation: str, *operands: Operand) -> Operand:
     return linear_map(operands[place], product)
 
 
+@rule("tensordot")
+def _tensordot(a: Operand, b: Operand, dims: Operand = 2, out: Operand = None) -> Operand:  # noqa: ARG001 - as torch
+    return bilinear(a, b, lambda x, y: torch.tensordot(x, y, dims))
+
+
+def _solve(name: str) -> Rule:
+    function = getattr(torch.linalg, name)
+
+    def apply(matrix: Operand, x: Operand, **options: Operand) -> Operand:
+        if isinstance(matrix, Carried):
+            raise UnknownOperationError(f"{name} with a carried matrix")
+        return linear_map(x, lambda part: function(matrix, part, **options))
+
+    return apply
+
+
+RULES |= {f"linalg_{name}": _solve(name) for name in ("solve", "solve_triangular")}
+
+
 def _convolution(name: str) -> Rule:
     function = getattr(F, name)
 
@@ -115,6 +134,11 @@ def _softmax(x: Carried, dim: int = -1, _stacklevel: int = 3, dtype: torch.dtype
     return carry(p, *parts)
 
 
+@rule("softmin")
+def _softmin(x: Carried, dim: int = -1, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Operand:
+    return _softmax(-x, dim, dtype=dtype)
+
+
 @rule("logsumexp")
 def _logsumexp(x: Carried, dim: Operand, keepdim: bool = False) -> Operand:
     largest = x.value.amax(dim, keepdim=True).detach()
@@ -127,6 +151,40 @@ def _log_softmax(x: Carried, dim: int = -1, _stacklevel: int = 3, dtype: torch.d
     if dtype is not None:
         raise UnknownOperationError("log_softmax with a dtype")
     return x - _logsumexp(x, dim, keepdim=True)
+
+
+@rule("logaddexp")
+def _logaddexp(x: Operand, y: Operand) -> Operand:
+    largest = torch.maximum(value_of(x), value_of(y)).detach()
+    return torch.exp(x - largest).add(torch.exp(y - largest)).log() + largest
+
+
+@rule("glu")
+def _glu(x: Carried, dim: int = -1) -> Operand:
+    half, gate = x.chunk(2, dim)
+    return half * gate.sigmoid()
+
+
+@rule("bilinear")
+def _bilinear(x: Operand, y: Operand, weight: Operand, bias: Operand = None) -> Operand:
+    if isinstance(weight, Carried) or isinstance(bias, Carried):
+        raise UnknownOperationError("bilinear with carried weights")
+    product = bilinear(x, y, lambda a, b: torch.einsum("...i,kij,...j->...k", a, weight, b))
+    return product if bias is None else product + bias
+
+
+@rule("cdist")
+def cdist(x1: Operand, x2: Operand, p: float = 2.0, compute_mode: Operand = None) -> Operand:  # noqa: ARG001 - as torch
+    """Compute the distances between points, tensors or carried, as :func:`torch.cdist` does."""
+    if p != 2:
+        raise UnknownOperationError("cdist other than the Euclidean one")
+    return (x1.unsqueeze(-2) - x2.unsqueeze(-3)).square().sum(-1).sqrt()
+
+
+@rule("cosine_similarity")
+def _cosine_similarity(x1: Operand, x2: Operand, dim: int = 1, eps: float = 1e-8) -> Operand:
+    lengths = [x.square().sum(dim).sqrt().clamp(min=eps) for x in (x1, x2)]
+    return (x1 * x2).sum(dim) / (lengths[0] * lengths[1])
 
 
 def _normalized(x: Operand, dims: tuple[int, ...], eps: float, *, center: bool) -> Operand:

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from latentflow.calculus.carried import Carried, Operand, UnknownOperationError
-from latentflow.calculus.carried_layers import attention, layer_norm, multi_head_attention
+from latentflow.calculus.carried_layers import attention, cdist, layer_norm, multi_head_attention
 
 
 def carry_forward(u: Callable[[Tensor, Tensor], Tensor], z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -96,14 +96,16 @@ FORMULAS: dict[Callable[..., Operand], Callable[..., Operand]] = {
     F.layer_norm: layer_norm,
     F.scaled_dot_product_attention: attention,
     F.multi_head_attention_forward: multi_head_attention,
+    torch.cdist: cdist,
 }
 
 
 class ByFormula(TorchFunctionMode):
-    """A context in which normalized layers and attention are computed by their formulas.
+    """A context in which normalized layers, attention and distances are computed by their formulas.
 
     The derivatives of torch's own are wrong or missing beyond the first: the third of ``layer_norm`` is wrong without a
-    word (pytorch/pytorch#175754), fused attention has no second. Options that the formulas do not know are torch's.
+    word (pytorch/pytorch#175754), fused attention and ``cdist`` have no second. Options that the formulas do
+    not know are torch's.
     """
 
     def __torch_function__(

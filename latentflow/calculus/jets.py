@@ -3,17 +3,16 @@ r"""Fields, the requests for their derivatives, and the jets that answer them.""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Flag, auto
 from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 
-from latentflow.calculus.carried import UnknownOperationError
+from latentflow.calculus.carried import SCRIPTS, ScriptedFieldError, UnknownOperationError
 from latentflow.calculus.checks import (
     autocasts,
     check_callable,
@@ -483,7 +482,7 @@ def automatic_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
     """
     check_callable("u", u)
     if not (transformed() or torch.compiler.is_compiling()):
-        with suppress(Exception):  # an operation without a rule; what is wrong with the field is said below
+        try:
             if request.derivatives == Derivative.LAPLACIAN:
                 return forward_jet(u, z, t)
             if request.detached == Derivative.LAPLACIAN in request:
@@ -491,6 +490,10 @@ def automatic_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
                     trace = forward_jet(u, z, t).laplacian
                 rest = replace(request, derivatives=request.derivatives & ~Derivative.LAPLACIAN)
                 return autodiff_jet(u, z, t, rest).including(Derivative.LAPLACIAN, trace)
+        except ScriptedFieldError:
+            raise
+        except Exception:  # an operation without a rule; what is wrong with the field is said below
+            pass
     return autodiff_jet(u, z, t, request)
 
 
@@ -510,8 +513,8 @@ def forward_jet(u: Field, z: Tensor, t: Time) -> Jet:
     called for a part of many points at a time.
 
     Rules exist for the operations that networks are made of: sums, products, quotients, powers and functions of each
-    entry, products of matrices, einsum, convolutions, attention, softmax, norms and normalized layers, changes of shape
-    and selections. None exist for what is written in place, for dropout and batch norm, for what stops gradients or
+    entry, products of matrices, einsum, convolutions, attention, softmax, norms, distances and normalized layers,
+    solutions of linear systems, changes of shape and selections. None exist for what is written in place, for dropout and batch norm, for what stops gradients or
     has a derivative of its own (``torch.no_grad``, ``torch.autograd.Function``), and for derivatives inside of the
     field.
 
@@ -525,7 +528,8 @@ def forward_jet(u: Field, z: Tensor, t: Time) -> Jet:
 
     Raises:
         UnknownOperationError: If an operation of the field has no rule; the message names it.
-        TypeError, ValueError: See :func:`latentflow.jet`.
+        TypeError: If the field calls TorchScript, and see :func:`latentflow.jet`.
+        ValueError: See :func:`latentflow.jet`.
 
     Example:
         >>> z = torch.randn(5, 3, dtype=torch.float64)
@@ -552,6 +556,12 @@ def forward_jet(u: Field, z: Tensor, t: Time) -> Jet:
     return carry(z, time)
 
 
+def _is_scripted(u: Field) -> bool:
+    """Return whether a field is, or has a part that is, compiled by TorchScript."""
+    parts = u.modules() if isinstance(u, nn.Module) else [u]
+    return any(isinstance(part, (torch.jit.ScriptModule, *SCRIPTS)) for part in parts)
+
+
 def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
     r"""Differentiate a callable by ``torch.func``: one reverse pass, then forward over reverse.
 
@@ -566,6 +576,8 @@ def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
     check_callable("u", u)
     if not isinstance(request, JetRequest):
         raise TypeError(f"request: expected a JetRequest, got {describe(request)}")
+    if request.derivatives and _is_scripted(u):
+        raise ScriptedFieldError
     t = expand_time(t, z)
     z, t = z.contiguous(), t.contiguous()  # forward mode refuses points that share their memory, as a repeated time
 

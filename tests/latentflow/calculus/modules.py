@@ -226,6 +226,34 @@ def pieces(z, t):
     return torch.where(z > 0, z**3, z.exp()).sum(-1) + stacked.sum(-1) + z.clamp(-1, 1).square().mean(-1)
 
 
+CENTERS = torch.linspace(-1, 1, 3 * DIM).reshape(3, DIM)
+
+
+def layers_of_two(z, t):
+    """Operations on two quantities that layers are made of, each with the point on both sides, and centers like it."""
+    centers = CENTERS.to(z)
+    others = torch.roll(z, 1, -1) * centers[0]
+    gated = F.glu(z, -1).sum(-1) + (F.softmin(z, -1) * others).sum(-1) + torch.logaddexp(z, others).sum(-1)
+    weight = centers.unsqueeze(-2) * centers.unsqueeze(-1)
+    paired = F.bilinear(z, others, weight, centers[:, 0]).sin().sum(-1) + F.cosine_similarity(z, centers[1:2] + others)
+    return gated * t + paired + torch.tensordot(z, centers, dims=([-1], [-1])).cos().sum(-1)
+
+
+def chosen(z, t):
+    """Products and selections of coordinates."""
+    even = torch.arange(DIM) % 2 == 0
+    order = z.argsort(-1)
+    kept = z.masked_fill(even, 2.0).prod(-1, keepdim=True) * torch.take_along_dim(z, order, -1).expand_as(z)
+    return (kept * CENTERS[0].to(z)).sum(-1) * t + (z.sigmoid() / 2).logit().square().sum(-1)
+
+
+def solved(z, t):
+    """Densities with a factor of their covariance, and a system of equations."""
+    factor = torch.eye(DIM, dtype=z.dtype) + CENTERS[0].to(z).outer(CENTERS[1].to(z)).tril()
+    normal = torch.distributions.MultivariateNormal(CENTERS[2].to(z), scale_tril=factor)
+    return normal.log_prob(z) * t + torch.linalg.solve(factor, z.sin().mT).square().sum(0)
+
+
 ACTIVATIONS = (nn.Tanh(), nn.SiLU(), nn.GELU(), nn.GELU("tanh"), nn.Softplus(2.0), nn.ELU(), nn.Mish(), nn.ReLU())
 CLASSES = (
     *(Residual, Attention, Transformer, ManyHeads, Convolutional, Picture, Siren, Gated, Normalized, RootMeanSquare),
@@ -234,7 +262,9 @@ CLASSES = (
 MODULES = {f"perceptron, {activation}": (lambda a=activation: perceptron(a)) for activation in ACTIVATIONS}
 MODULES |= {made.__name__: made for made in CLASSES}
 MODULES["ManyHeads, fused"] = lambda: ManyHeads(need_weights=False)
-MODULES |= {field.__name__: (lambda field=field: field) for field in (pairs, polynomial, pieces)}
+MODULES |= {
+    field.__name__: (lambda field=field: field) for field in (pairs, polynomial, pieces, layers_of_two, chosen, solved)
+}
 
 
 def build(name):

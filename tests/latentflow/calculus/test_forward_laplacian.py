@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from modules import DIM, MODULES, Normalized, build
+from modules import CENTERS, DIM, MODULES, Normalized, build
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -150,14 +150,59 @@ def test_an_operation_without_a_rule_falls_back():
     """Catches a field that cannot be evaluated any more, and a wrong result of what has no rule."""
 
     def cubic(z, t):
-        return z.prod(-1) * t
+        return z.cumprod(-1)[..., -1] * t
 
     z, t = points()
-    with pytest.raises(UnknownOperationError, match="prod"):
+    with pytest.raises(UnknownOperationError, match="cumprod"):
         forward_derivatives(cubic, z, t)
     torch.testing.assert_close(laplacian(cubic, z, t), torch.zeros(4, dtype=torch.float64))
     others = torch.stack([z[:, torch.arange(DIM) != i].prod(-1) for i in range(DIM)], -1)
     torch.testing.assert_close(jet(cubic, z, t).gradient, others * t[:, None])
+
+
+@pytest.mark.parametrize("derivative", [Derivative.LAPLACIAN, Derivative.HESSIAN], ids=["carried", "torch.func"])
+def test_distances_to_centers_have_second_derivatives(derivative):
+    """Catches the ``cdist`` of torch 2.13, which has no second derivative, and a distance from other points."""
+    z, t = points()
+
+    def bumps(z, t, distances=torch.cdist):
+        return torch.exp(-distances(z, CENTERS.to(z)).square()).sum(-1) * t
+
+    found = evaluate_jet(bumps, z, t, JetRequest(derivative))
+    expected = by_reverse_mode(lambda z, t: bumps(z, t, lambda x, y: (x[:, None] - y).norm(dim=-1)), z, t)
+    torch.testing.assert_close(found.gradient, expected[1])
+    trace = found.laplacian if derivative is Derivative.LAPLACIAN else found.hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
+    torch.testing.assert_close(trace, expected[3])
+
+
+def scripted():
+    """A network that TorchScript has compiled, and the network."""
+    network = nn.Sequential(nn.Linear(DIM, 5), nn.Tanh(), nn.Linear(5, 1), nn.Flatten(0)).double()
+    return torch.jit.script(network), network
+
+
+def test_second_derivatives_through_torch_script_are_refused():
+    """Catches a Laplacian of zero, which torch 2.13 gives from the second call of a compiled network on."""
+    z, t = points()
+    compiled, network = scripted()
+    for _ in range(3):
+        found = jet(lambda z, t: compiled(z), z, t, laplacian=None)
+        torch.testing.assert_close(found.gradient, by_reverse_mode(lambda z, t: network(z), z, t)[1])
+        with pytest.raises(TypeError, match="u: expected operations of torch, got TorchScript"):
+            laplacian(lambda z, t: compiled(z), z, t)
+        with pytest.raises(TypeError, match="u: expected operations of torch, got TorchScript"):
+            evaluate_jet(Timeless(compiled), z, t, JetRequest(Derivative.HESSIAN))
+
+
+class Timeless(nn.Module):
+    """A network as a field."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, z, t):
+        return self.network(z)
 
 
 def stopped(z, t):
