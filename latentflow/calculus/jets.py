@@ -514,9 +514,9 @@ def forward_jet(u: Field, z: Tensor, t: Time) -> Jet:
 
     Rules exist for the operations that networks are made of: sums, products, quotients, powers and functions of each
     entry, products of matrices, einsum, convolutions, attention, softmax, norms, distances and normalized layers,
-    solutions of linear systems, changes of shape and selections. None exist for what is written in place, for dropout and batch norm, for what stops gradients or
-    has a derivative of its own (``torch.no_grad``, ``torch.autograd.Function``), and for derivatives inside of the
-    field.
+    solutions of linear systems, changes of shape and selections. None exist for what is written in place, for dropout
+    and batch norm, for what stops gradients or has a derivative of its own (``torch.no_grad``,
+    ``torch.autograd.Function``), and for derivatives inside of the field.
 
     Args:
         u: The field, see :func:`latentflow.jet`. No sample may depend on another one.
