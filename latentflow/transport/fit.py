@@ -92,8 +92,8 @@ def fit_transport(
 
     Raises:
         TypeError: If an argument is of another kind.
-        ValueError: If a shape or a number does not fit, a sample is not finite, there are fewer than 48 of them, or the
-            checkpoint is that of another call.
+        ValueError: If a shape or a number does not fit, a sample is not finite, there are fewer than 48 of them, all
+            are the same point, or the checkpoint is that of another call.
         RuntimeError: If no potential with a finite dual value was found.
 
     Example:
@@ -118,6 +118,9 @@ def fit_transport(
     clock = _Clock(budget)
     pair = Pair.build(source, target, holdout, generator)
     x, y = (take(own.name, own.samples, POINTS, generator) for own in (pair.source, pair.target))
+    for name, points in (("source", x), ("target", y)):
+        if bool((points == points[0]).all()):
+            raise ValueError(f"{name}: expected points that differ from each other, got {points[0].tolist()} alone")
     if potential is not None:
         check_instance("potential", potential, Potential, "a Potential or None")
     seed = int(torch.randint(2**31, (), generator=generator, device=device_of(generator, x)))

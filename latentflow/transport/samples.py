@@ -41,10 +41,10 @@ class Cloud:
         if not isinstance(samples, Tensor):
             return Cloud(name, samples, samples, samples)
         check_tensor(name, samples, ("n", "dim"))
-        shuffled = take(name, samples, len(samples), generator)
         held = max(FEWEST, round(holdout * len(samples) / 2))
         if len(samples) < 3 * held:
             raise ValueError(f"{name}: expected at least {3 * held} samples, got {len(samples)}")
+        shuffled = take(name, samples, len(samples), generator)
         return Cloud(name, shuffled[2 * held :], shuffled[:held], shuffled[held : 2 * held])
 
     def draw(self, count: int, generator: torch.Generator | None) -> Tensor:

@@ -560,7 +560,9 @@ def test_a_budget_of_time_ends():
     ("options", "error", "text"),
     [
         ({"target": torch.zeros(100, 3, dtype=torch.float64)}, ValueError, "target: expected shape"),
-        ({"source": torch.zeros(20, 2, dtype=torch.float64)}, ValueError, "source: expected at least 48 samples"),
+        ({"source": torch.zeros(9, 2, dtype=torch.float64)}, ValueError, "source: expected at least 48 samples, got 9"),
+        ({"source": torch.ones(99, 2, dtype=torch.float64)}, ValueError, "source: expected points that differ"),
+        ({"target": lambda n, g: torch.ones(n, 2).double()}, ValueError, "target: expected points that differ"),
         ({"source": lambda n, g: torch.zeros(n + 1, 2)}, ValueError, "source: expected 2 points"),
         ({"source": 3.0}, TypeError, "source: expected a tensor or a callable"),
         ({"budget": 0}, ValueError, "budget: expected a positive integer"),
