@@ -294,8 +294,15 @@ FAULTS = (
     Fault(
         "an upper end above the bound",
         "latentflow/transport/pair_certificate.py",
-        "upper=min(interval(torch.maximum(duals + gaps.clamp(min=0.0), primals))[1], upper_bound)",
-        "upper=interval(torch.maximum(duals + gaps.clamp(min=0.0), primals))[1]",
+        "upper=min(interval(torch.maximum(duals + largest_gaps, primals))[1], upper_bound)",
+        "upper=interval(torch.maximum(duals + largest_gaps, primals))[1]",
+        PAIR,
+    ),
+    Fault(
+        "an upper end without a part of the excess",
+        "latentflow/transport/pair_certificate.py",
+        "largest_gaps = torch.lerp(gaps.clamp(min=0.0), between, MARGIN)",
+        "largest_gaps = gaps.clamp(min=0.0)",
         PAIR,
     ),
     Fault(
