@@ -107,8 +107,9 @@ def pair_certificate(
     and from the best of 2,048 points of the source, and the lower one counts. The upper end is an estimate. The cost of
     the map is an upper bound where its end is the target. The gap takes the excess between :math:`P` and :math:`Q` to
     be no smaller than between the other two pairs, which need not be so: a part of what the potential has left out is
-    averaged away over the distance of samples. So a twentieth of the excess is left in; up to 0.033 of it was seen to be
-    missing. The larger of both counts. ``upper_bound`` takes no excess off, and needs no assumption but its interval.
+    averaged away over the distance of samples. So a twentieth of the excess is left in; up to 0.033 of it was seen to
+    be missing. The larger of both counts. ``upper_bound`` takes no excess off, and needs no assumption but its
+    interval.
 
     Args:
         potential: The potential :math:`u`, evaluated at time 0.
