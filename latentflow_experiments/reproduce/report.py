@@ -167,7 +167,7 @@ def contents(found: Reproduction) -> list[Part]:
     parts: list[Part] = [
         Paragraph(
             f"{', '.join(names)} at the budget `{found.budget}`: {found.preset.about}. A run trains for "
-            f"{_budgets(found)}. Seeds in a row of a table: {found.seeds}. Written by `{facts['command']}` at commit "
+            f"{_budgets(found)}. {_seeds(found)} Written by `{facts['command']}` at commit "
             f"`{facts['commit']}`, {facts['date']}."
         ),
         Paragraph(
@@ -194,6 +194,15 @@ def _budgets(found: Reproduction) -> str:
         length = f"{budget.steps:,} steps" if budget.steps else f"{budget.cpu_minutes:g} minutes of a CPU core"
         texts.append(f"{length} ({name})")
     return ", ".join(texts)
+
+
+def _seeds(found: Reproduction) -> str:
+    """Say how many seeds the rows have, which differ where runs have not ended."""
+    counts = {len(runs) for result in found.tables for runs in result.runs.values()} or {found.seeds}
+    least, most = min(counts), max(counts)
+    if least == most:
+        return f"Seeds in a row of a table: {most}."
+    return f"Seeds in a row of a table: {least} to {most}; the last table of each says which."
 
 
 def _claims(found: Reproduction) -> list[Part]:

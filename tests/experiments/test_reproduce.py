@@ -231,6 +231,20 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert "![mnist. Ours (labels): the data above the flow.](pictures/fig3-1.png)" in markdown
 
 
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        ({"a": 1, "b": 3}, "Seeds in a row of a table: 1 to 3; the last table of each says which."),
+        ({"a": 2, "b": 2}, "Seeds in a row of a table: 2."),
+        ({}, "Seeds in a row of a table: 2."),
+    ],
+)
+def test_the_page_says_how_many_seeds_its_rows_have(runs, said):
+    """Catches the number that was asked for in place of that of the runs that have ended."""
+    result = TableResult(TABLES["table9"], {}, {row: [ORIGIN] * count for row, count in runs.items()}, ())
+    assert said in as_markdown(contents(replace(found_for({}), tables=[result])))
+
+
 def test_a_figure_of_compositions_has_their_errors_and_its_run(tmp_path):
     """Catches the columns of the flows and of the still picture exchanged, and a picture that says not what made it."""
     file = tmp_path / "composition.png"
