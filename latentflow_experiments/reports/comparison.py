@@ -167,6 +167,8 @@ def flat_settings(config: TrainConfig) -> dict[str, Any]:
         return flat
 
     settings = flatten(asdict(config))
+    if config.model.supervision == "labels":
+        settings["balance"] = None  # without effect where nothing is inferred
     return settings | ({"parts": None} if settings["parts"] == 1 else {})  # one part is the default of one process
 
 
