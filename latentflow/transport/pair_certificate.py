@@ -24,8 +24,8 @@ BATCHES, BATCH = 8, 1024
 """How many batches are assigned, and the largest size of one."""
 
 MARGIN = 0.05
-"""The share of the excess that the upper end keeps: the excess is that of other pairs of samples, and up to 0.033 of it
-was seen to be missing."""
+"""The share of the excess that the upper end keeps: the excess is that of other pairs of samples, and some hundredths
+of it were seen to be missing."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def pair_certificate(
     and from the best of 2,048 points of the source, and the lower one counts. The upper end is an estimate. The cost of
     the map is an upper bound where its end is the target. The gap takes the excess between :math:`P` and :math:`Q` to
     be no smaller than between the other two pairs, which need not be so: a part of what the potential has left out is
-    averaged away over the distance of samples. So a twentieth of the excess is left in; up to 0.033 of it was seen to
-    be missing. The larger of both counts. ``upper_bound`` takes no excess off, and needs no assumption but its
+    averaged away over the distance of samples. So a twentieth of the excess is left in; some hundredths of it were
+    seen to be missing. The larger of both counts. ``upper_bound`` takes no excess off, and needs no assumption but its
     interval.
 
     Args:
