@@ -34,8 +34,8 @@ class Preset:
         likelihoods: The images of each transformation whose likelihood is measured, by the size of images, where they
             are not those of ``measured``: an image of 64 pixels takes 3 seconds of a core.
         balances: The weight against the collapse of inferred transformations, by the size of images, where it is not
-            that of ``model``: some 0.01 for each number of a sequence. With 100 all sequences of rooms were given to
-            one flow after 1,250 steps; with ten times as much each was given to its own.
+            100: some 0.01 for each number of a sequence. With 100 all sequences of rooms were given to one flow after
+            1,250 steps; with ten times as much each was given to its own.
         transformations: Those of the sequences of a stand-in, where it is too small for all: the topographic VAE takes
             sequences of three frames at least.
     """
@@ -65,9 +65,8 @@ class Preset:
         default = TrainConfig(config.dataset).model.dim
         dim = self.latents.get(config.dataset, default) if config.model.dim == default else config.model.dim
         run = {**self.tuned.get(config.model.method, {}), **self.run}
-        model = dict(self.model)
-        if config.model.supervision == "weak" and SIDES[config.dataset] in self.balances:
-            model["balance"] = self.balances[SIDES[config.dataset]]
+        balances = self.balances if config.model.supervision == "weak" else {}
+        model = {**self.model, "balance": balances.get(SIDES[config.dataset], BALANCE)}
         if config.dataset in self.transformations:
             run["sequences"] = replace(config.sequences, transformations=self.transformations[config.dataset])
         return replace(config, **run, model=replace(config.model, **model, dim=dim))
@@ -78,7 +77,7 @@ PRESETS: Mapping[str, Preset] = {
         about="a few steps of small models, which say whether everything runs and nothing else",
         training={SMALL: Budget(steps=20), MIDDLE: Budget(steps=6), LARGE: Budget(steps=3)},
         run={"batch_size": 8, "validations": 0},
-        model={"width": 64, "balance": BALANCE},
+        model={"width": 64},
         latents={},
         measured=MeasureConfig(images=4, samples=(1, 10), pairs=30, epochs=1),
         images={"shapes3d": 3000, "falcor3d": 3000, "isaac3d": 3000, "dsprites": None},
@@ -92,7 +91,7 @@ PRESETS: Mapping[str, Preset] = {
             LARGE: Budget(cpu_minutes=60),
         },
         run={},
-        model={"balance": BALANCE},
+        model={},
         latents={},
         measured=MeasureConfig(),
         likelihoods={MIDDLE: 10, LARGE: 3},
@@ -106,7 +105,7 @@ PRESETS: Mapping[str, Preset] = {
         about="the published networks, learning rate, batch and number of steps, for a GPU",
         training={SMALL: Budget(steps=90_000), MIDDLE: Budget(steps=90_000), LARGE: Budget(steps=100_000)},
         run={"batch_size": 128, "learning_rate": 1e-4},
-        model={"network": "song2023", "likelihood": "bernoulli", "decoded_frames": None, "balance": BALANCE},
+        model={"network": "song2023", "likelihood": "bernoulli", "decoded_frames": None},
         latents={"mnist": 324, "shapes3d": 226, "falcor3d": 324, "isaac3d": 324},
         measured=MeasureConfig(images=500, pairs=13_334),
         balances={MIDDLE: 1000.0, LARGE: 2500.0},
