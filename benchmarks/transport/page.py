@@ -28,6 +28,8 @@ GAUSSIAN = {
 
 Runs = Sequence[dict[str, Any]]
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
 
 def render(runs: Runs) -> None:
     """Write the tables of the page."""
@@ -93,7 +95,7 @@ def _brackets(runs: Runs) -> str:
                 f"{run['forward']['uvp']:.2g}",
                 f"{run['inverse']['uvp']:.2g}",
                 f"{run['forward']['cosine']:.4f}",
-                f"{lower:.4g} to {upper:.4g}",
+                f"{lower:.4g}{NO_BREAK}to{NO_BREAK}{upper:.4g}",
                 f"{200 * (upper - lower) / (upper + lower):.2g}",
                 f"{run['truth']:.4g}",
                 f"{certificate['upper_bound']:.4g}",

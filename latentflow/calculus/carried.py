@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
+from latentflow.calculus.scripts import SCRIPTS, ScriptedFieldError
+
 Operand: TypeAlias = Any
 """What an operation takes or returns: a quantity with derivatives, a tensor, a number, or another argument of torch."""
 
@@ -19,23 +21,6 @@ Rule: TypeAlias = Callable[..., Operand]
 
 RULES: dict[str, Rule] = {}
 """How an operation treats quantities with derivatives, by the name under which torch has it."""
-
-
-SCRIPTS = (torch._C.ScriptMethod, torch._C.ScriptFunction)
-"""The code of TorchScript."""
-
-
-class ScriptedFieldError(TypeError):
-    """A field calls TorchScript, through which torch.func computes second derivatives as zero.
-
-    From its second call on the interpreter runs graphs that do not carry the tangents of forward mode.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            "u: expected operations of torch, got TorchScript, through which torch.func computes second derivatives as "
-            "zero; pass the module or function that torch.jit compiled"
-        )
 
 
 class UnknownOperationError(NotImplementedError):

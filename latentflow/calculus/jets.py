@@ -9,10 +9,10 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from latentflow.calculus.carried import SCRIPTS, ScriptedFieldError, UnknownOperationError
+from latentflow.calculus.carried import UnknownOperationError
 from latentflow.calculus.checks import (
     autocasts,
     check_callable,
@@ -24,6 +24,7 @@ from latentflow.calculus.checks import (
     expand_weight,
 )
 from latentflow.calculus.forward_laplacian import ByFormula, carry_forward
+from latentflow.calculus.scripts import ScriptedFieldError, calls_script
 
 Field: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """A scalar field ``u(z, t)``: ``z`` of shape ``(*batch, dim)``, ``t`` and the result of shape ``(*batch,)``."""
@@ -556,12 +557,6 @@ def forward_jet(u: Field, z: Tensor, t: Time) -> Jet:
     return carry(z, time)
 
 
-def _is_scripted(u: Field) -> bool:
-    """Return whether a field is, or has a part that is, compiled by TorchScript."""
-    parts = u.modules() if isinstance(u, nn.Module) else [u]
-    return any(isinstance(part, (torch.jit.ScriptModule, *SCRIPTS)) for part in parts)
-
-
 def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
     r"""Differentiate a callable by ``torch.func``: one reverse pass, then forward over reverse.
 
@@ -576,7 +571,7 @@ def autodiff_jet(u: Field, z: Tensor, t: Tensor, request: JetRequest) -> Jet:
     check_callable("u", u)
     if not isinstance(request, JetRequest):
         raise TypeError(f"request: expected a JetRequest, got {describe(request)}")
-    if request.derivatives and _is_scripted(u):
+    if (request.derivatives or torch.is_grad_enabled()) and calls_script(u):
         raise ScriptedFieldError
     t = expand_time(t, z)
     z, t = z.contiguous(), t.contiguous()  # forward mode refuses points that share their memory, as a repeated time

@@ -206,7 +206,7 @@ def test_ctrl_c_in_several_processes_keeps_what_is_there(tmp_path, capsys):
         pytest.skip(str(error))
     out = tmp_path / "shapes3d"
     code = f"{HEED}from latentflow_experiments.__main__ import main; sys.exit(main())"
-    words = ["data", "make", "shapes3d", "--size", "600", "--out", str(out)]
+    words = ["data", "make", "shapes3d", "--size", "400", "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words],
         stdout=subprocess.PIPE,
@@ -225,7 +225,7 @@ def test_ctrl_c_in_several_processes_keeps_what_is_there(tmp_path, capsys):
     assert process.returncode == 130, errors
     assert "stopped; the same command goes on" in output
     assert "Traceback" not in errors
-    images = int(np.prod([len(kept) for kept in SHAPES3D.subset(600)]))
+    images = int(np.prod([len(kept) for kept in SHAPES3D.subset(400)]))
     kept = list((out / ".partial").glob("*.npz"))
     assert 0 < len(kept) < images / 128
     wait_until_gone(process.pid)

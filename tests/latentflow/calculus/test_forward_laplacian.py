@@ -1,5 +1,7 @@
 """The forward Laplacian of modules that have no rule of their own."""
 
+from functools import partial
+
 import pytest
 import torch
 from modules import CENTERS, DIM, MODULES, Normalized, build
@@ -8,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from latentflow import Exact, Potential, jet, laplacian
+from latentflow import Exact, FunctionPotential, Potential, jet, laplacian
 from latentflow.calculus import Derivative, JetRequest, UnknownOperationError, autodiff_jet, evaluate_jet, forward_jet
 
 
@@ -181,17 +183,19 @@ def scripted():
     return torch.jit.script(network), network
 
 
+REFUSED = "u: expected operations of torch, got TorchScript"
+
+
 def test_second_derivatives_through_torch_script_are_refused():
     """Catches a Laplacian of zero, which torch 2.13 gives from the second call of a compiled network on."""
     z, t = points()
     compiled, network = scripted()
     for _ in range(3):
-        found = jet(lambda z, t: compiled(z), z, t, laplacian=None)
+        with torch.no_grad():
+            found = jet(lambda z, t: compiled(z), z, t, laplacian=None)
         torch.testing.assert_close(found.gradient, by_reverse_mode(lambda z, t: network(z), z, t)[1])
-        with pytest.raises(TypeError, match="u: expected operations of torch, got TorchScript"):
+        with pytest.raises(TypeError, match=REFUSED):
             laplacian(lambda z, t: compiled(z), z, t)
-        with pytest.raises(TypeError, match="u: expected operations of torch, got TorchScript"):
-            evaluate_jet(Timeless(compiled), z, t, JetRequest(Derivative.HESSIAN))
 
 
 class Timeless(nn.Module):
@@ -203,6 +207,53 @@ class Timeless(nn.Module):
 
     def forward(self, z, t):
         return self.network(z)
+
+
+class Holder:
+    """A network as a field that is no module."""
+
+    def __init__(self, network):
+        self.networks = [network]
+
+    def __call__(self, z, t):
+        return self.networks[0](z)
+
+    def field(self, z, t):
+        return self(z, t)
+
+
+def nested(network):
+    def inner(z):
+        return network(z)
+
+    return lambda z, t: inner(z) * t
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        Timeless,
+        lambda network: Timeless(nn.Sequential(network)),
+        lambda network: lambda z, t: network(z),
+        lambda network: lambda z, t, own=network: own(z),
+        lambda network: partial(lambda own, z, t: own(z), network),
+        lambda network: FunctionPotential(lambda z, t: network(z)),
+        Holder,
+        lambda network: Holder(network).field,
+        nested,
+    ],
+    ids=["module", "part", "closure", "default", "partial", "potential", "object", "method", "nested"],
+)
+def test_torch_script_is_found_wherever_a_field_holds_it(field):
+    """Catches a Hessian of zero, and a gradient that a loss cannot be differentiated through: torch 2.13 records no
+    graph of a compiled network from its second call on, so that its weights would not learn."""
+    z, t = points()
+    compiled, network = scripted()
+    with torch.no_grad(), pytest.raises(TypeError, match=REFUSED):
+        evaluate_jet(field(compiled), z, t, JetRequest(Derivative.HESSIAN))
+    with pytest.raises(TypeError, match=REFUSED):
+        evaluate_jet(field(compiled), z, t, JetRequest())
+    assert evaluate_jet(field(network), z, t, JetRequest(Derivative.HESSIAN)).hessian.abs().max() > 0
 
 
 def stopped(z, t):

@@ -216,8 +216,29 @@ FAULTS = (
     Fault(
         "autodiff: second derivatives through TorchScript",
         "latentflow/calculus/jets.py",
-        "if request.derivatives and _is_scripted(u):",
+        "if (request.derivatives or torch.is_grad_enabled()) and calls_script(u):",
         "if False:",
+        FORWARD,
+    ),
+    Fault(
+        "autodiff: gradients through TorchScript that record no graph",
+        "latentflow/calculus/jets.py",
+        "if (request.derivatives or torch.is_grad_enabled()) and calls_script(u):",
+        "if request.derivatives and calls_script(u):",
+        FORWARD,
+    ),
+    Fault(
+        "scripts: what a function takes from around it",
+        "latentflow/calculus/scripts.py",
+        "for cell in u.__closure__ or ():",
+        "for cell in ():",
+        FORWARD,
+    ),
+    Fault(
+        "scripts: attributes of the modules",
+        "latentflow/calculus/scripts.py",
+        "yield from _held(part)",
+        "pass",
         FORWARD,
     ),
     Fault(
