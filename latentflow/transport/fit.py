@@ -159,7 +159,7 @@ def fit_transport(
 
 
 def _check_chain(method: TransportMethod | Sequence[TransportMethod]) -> list[TransportMethod]:
-    chain = list(method) if isinstance(method, Sequence) else [method]
+    chain = list(method) if isinstance(method, Sequence) and not isinstance(method, str) else [method]
     if not chain:
         raise ValueError("method: expected at least one method, got none")
     for own in chain:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from inspect import signature
 from typing import TypeAlias
 
 import torch
@@ -69,6 +71,13 @@ def take(name: str, samples: Samples, count: int, generator: torch.Generator | N
         return samples.detach()[order.to(samples.device)]
     if not callable(samples):
         raise TypeError(f"{name}: expected a tensor or a callable (count, generator), got {describe(samples)}")
+    with suppress(ValueError):  # of a callable whose signature is not known
+        try:
+            signature(samples).bind(count, generator)
+        except TypeError as error:
+            raise TypeError(
+                f"{name}: expected a callable (count, generator), got {describe(samples)}: {error}"
+            ) from None
     points = samples(count, generator)
     check_tensor(name, points, ("count", "dim"))
     check_finite_tensor(name, points)
@@ -96,7 +105,7 @@ class Pair:
             Cloud.build("source", source, holdout, generator), Cloud.build("target", target, holdout, generator)
         )
         x, y = pair.source.draw(2, generator), pair.target.draw(2, generator)
-        check_tensor("target", y, ("n", x.shape[-1]), like=x)
+        check_tensor("target", target if isinstance(target, Tensor) else y, ("n", x.shape[-1]), like=x)
         return pair
 
     def draw(self, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

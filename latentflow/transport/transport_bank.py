@@ -89,9 +89,8 @@ class TransportBank:
     def _at(self, k: int | Tensor) -> TransportMap:
         return TransportMap(self.potentials.select(k))
 
-    @torch.no_grad()
     def inverse(self, y: Tensor, k: int | Tensor, search: RootSearch = SEARCH) -> Tensor:
-        """Map points of the targets back, without gradients; see :meth:`TransportMap.inverse`.
+        """Map points of the targets back; see :meth:`TransportMap.inverse`, also for gradients.
 
         Args:
             y: The points, of shape ``(*batch, dim)``.

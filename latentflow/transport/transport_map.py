@@ -16,6 +16,7 @@ from latentflow.calculus import JetRequest, evaluate_jet
 from latentflow.calculus.checks import check_instance, check_methods, check_points, check_tensor
 from latentflow.calculus.files import replacing
 from latentflow.flow import LBFGS, ODE, HopfLaxFlow, InversionError, PushForward, RootSearch
+from latentflow.flow.inverse import correct
 from latentflow.potentials import MLPPotential, Potential
 from latentflow.potentials.algebra import dim_of
 from latentflow.transport.coordinates import Coordinates, MatchedPotential
@@ -99,9 +100,11 @@ class TransportMap:
         r"""Move points of the source to the time ``t``, :math:`x + t \nabla u(x)`: McCann's interpolation."""
         return mccann_interpolation(x, self.map, t)
 
-    @torch.no_grad()
     def inverse(self, y: Tensor, search: RootSearch = SEARCH) -> Tensor:
-        """Map points of the target back, without gradients; those of :attr:`flow` have them.
+        r"""Map points of the target back, :math:`x = T^{-1}(y)`.
+
+        Where ``y`` requires gradients, ``x`` has its first derivatives, also those in the parameters of the potential:
+        :math:`\partial x / \partial y = (I + \nabla^2 u(x))^{-1}`, by a step of Newton's method from the point found.
 
         Args:
             y: The points, of shape ``(*batch, dim)``.
@@ -111,11 +114,11 @@ class TransportMap:
             The points of the source, of shape ``(*batch, dim)``.
 
         Raises:
-            InversionError: If some are not found.
+            InversionError: If some are not found, or have no derivative.
         """
         check_points(y, name="y")
         check_methods("search", search, ("search",), "LBFGS(), Newton() or another RootSearch")
-        points = y.reshape(-1, y.shape[-1])
+        points = y.detach().reshape(-1, y.shape[-1])
         if self.anchors is None:
             found = conjugate_of(self.potential, points, search)
         else:
@@ -125,7 +128,10 @@ class TransportMap:
                 f"the inverse was not found for {int((~found.found).sum())} of {len(found.found)} points; use "
                 "search=Newton(), a larger tolerance or more iterations"
             )
-        return found.x.reshape(y.shape)
+        x = found.x.reshape(y.shape)
+        if y.requires_grad and torch.is_grad_enabled():
+            return correct(self.potential, x, y, 0.0, 1.0, order=1)
+        return x
 
     def push_forward(self, base: Distribution) -> PushForward:
         r"""Transport a distribution: return that of :math:`T(x)` if ``x`` has the law ``base``.

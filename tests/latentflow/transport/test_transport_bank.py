@@ -4,7 +4,7 @@ import pytest
 import torch
 from closed_forms import normal, spd
 
-from latentflow import MLPPotential, gaussian_transport_potential
+from latentflow import MLPPotential, Potential, gaussian_transport_potential
 from latentflow.flow import ODE, Newton
 from latentflow.transport import TransportBank, TransportMap, fit_transport
 
@@ -26,6 +26,39 @@ def fitted():
     x = torch.randn(600, 2, generator=seeded(1))
     ends = [2 * x + 1, x + x.tanh()]
     return TransportBank([fit_transport(x, y[torch.randperm(600)], budget=30, generator=seeded(2)) for y in ends])
+
+
+class Shaped(Potential):
+    """A potential whose map is bent, x + w sin(x + x') along each coordinate and the next one."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+    def forward(self, z, t):
+        return -self.weight * ((z + z.roll(1, -1)).cos() + 0 * t.unsqueeze(-1)).sum(-1)
+
+
+def test_an_inverse_has_the_gradients_of_the_map_turned_round():
+    """Catches an inverse that cuts a loss off from its points and weights, and a Jacobian that is not inverted."""
+    own = TransportMap(Shaped())
+    y = normal(4, 6, 3).requires_grad_()
+    x = own.inverse(y, Newton())
+    loss = (x * normal(5, 6, 3)).sum()
+    slopes, rate = torch.autograd.grad(loss, [y, own.potential.weight])
+    jacobians = torch.stack([torch.autograd.functional.jacobian(own.map, point) for point in x.detach()])
+    torch.testing.assert_close(slopes, torch.linalg.solve(jacobians.mT, normal(5, 6, 3)))
+    ends = []
+    for weight in (0.3 - 1e-5, 0.3 + 1e-5, 0.3):
+        with torch.no_grad():
+            own.potential.weight.fill_(weight)
+            ends.append((own.inverse(y, Newton(tolerance=1e-13)) * normal(5, 6, 3)).sum())
+    torch.testing.assert_close(rate, (ends[1] - ends[0]) / 2e-5, rtol=1e-6, atol=1e-8)
+    bank = TransportBank([own, gaussian_map(5)])
+    k = torch.tensor([0, 1, 0, 1, 1, 0])
+    both = torch.autograd.grad((bank.inverse(y, k, Newton()) * normal(5, 6, 3)).sum(), y)[0]
+    torch.testing.assert_close(both[k == 0], slopes[k == 0], rtol=1e-4, atol=1e-6)
+    assert not own.inverse(y.detach()).requires_grad
 
 
 def test_each_point_is_moved_by_the_map_of_its_condition():

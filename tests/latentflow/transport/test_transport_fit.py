@@ -559,12 +559,18 @@ def test_a_budget_of_time_ends():
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"target": torch.zeros(100, 3, dtype=torch.float64)}, ValueError, "target: expected shape"),
+        (
+            {"target": torch.zeros(100, 3, dtype=torch.float64)},
+            ValueError,
+            r"target: .* \(n, 2\), got \(100, 3",
+        ),
         ({"source": torch.zeros(9, 2, dtype=torch.float64)}, ValueError, "source: expected at least 48 samples, got 9"),
         ({"source": torch.ones(99, 2, dtype=torch.float64)}, ValueError, "source: expected points that differ"),
         ({"target": lambda n, g: torch.ones(n, 2).double()}, ValueError, "target: expected points that differ"),
         ({"source": lambda n, g: torch.zeros(n + 1, 2)}, ValueError, "source: expected 2 points"),
         ({"source": 3.0}, TypeError, "source: expected a tensor or a callable"),
+        ({"source": lambda n: torch.zeros(n, 2)}, TypeError, r"source: expected a callable \(count, generator\), got"),
+        ({"method": "dual"}, TypeError, "method: expected DualPotential.*got 'dual'"),
         ({"budget": 0}, ValueError, "budget: expected a positive integer"),
         ({"budget": timedelta(0)}, ValueError, "budget: expected a positive time"),
         ({"budget": "long"}, TypeError, "budget: expected a number of steps or a timedelta"),
