@@ -43,6 +43,11 @@ def reparameterized_sample(distribution: Distribution, generator: torch.Generato
 
 def estimate_divergence(posterior: Distribution, prior: Distribution, z: Tensor) -> Tensor:
     r"""Compute :math:`KL(q \| p)` ``(*batch,)`` in nats: in closed form, or else from the sample ``z``."""
+    if isinstance(prior, Distribution) and posterior.event_shape != prior.event_shape:  # a closed form would broadcast
+        raise ValueError(
+            f"prior: expected events of shape {tuple(posterior.event_shape)}, as those of the posterior, "
+            f"got {tuple(prior.event_shape)}"
+        )
     try:
         return kl_divergence(posterior, prior)
     except NotImplementedError:  # what torch raises for a pair without a closed form, and its only way to say so

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Categorical, Distribution, constraints
 
 from latentflow.calculus import Field
 from latentflow.calculus.checks import (
@@ -29,7 +29,7 @@ from latentflow.flow import Flow, OnFold, PotentialFlow
 from latentflow.flow.trajectory import check_policy
 from latentflow.pde import AlongPath, Collocation, PDEResidual
 from latentflow.potentials import PotentialBank
-from latentflow.priors import Prior
+from latentflow.priors import DiffusedPrior, Prior, TransportedPrior
 from latentflow.vae.bounds import Assignment, Bound, Enumerated, JointBound, Known, reparameterized_sample
 from latentflow.vae.label_posterior import LabelPosterior
 from latentflow.vae.networks import BernoulliLikelihood, Likelihood
@@ -142,7 +142,8 @@ class FlowVAE(nn.Module):
 
     Raises:
         TypeError: If an argument is of another kind.
-        ValueError: If the weight is negative, or ``decoded_frames`` is not a positive integer.
+        ValueError: If the weight is negative, ``decoded_frames`` is not a positive integer, or the prior has fewer
+            fields than the bank has potentials.
 
     References:
         | Flow Factorized Representation Learning (Song et al., 2023), equation 6
@@ -197,6 +198,9 @@ class FlowVAE(nn.Module):
         if decoded_frames is not None:
             check_count("decoded_frames", decoded_frames)
         check_policy(on_fold)
+        fields = _fields_of(prior)
+        if fields is not None and fields < len(bank):
+            raise ValueError(f"prior: expected {len(bank)} fields, one for each potential of the bank, got {fields}")
         self.encoder = encoder
         self.decoder = decoder
         self.bank = bank
@@ -306,9 +310,10 @@ class FlowVAE(nn.Module):
                 raise ValueError(f"k: expected shape ({len(frames)},), got {tuple(k.shape)}")
             assignment = Known(k)
             if self.label_posterior is not None:
-                label_kl = -self.label_posterior(frames).log_prob(check_index(k, len(self.bank))).mean()
+                label = self._infer(self.label_posterior, frames)
+                label_kl = -label.log_prob(check_index(k, len(self.bank))).mean()  # type: ignore[no-untyped-call]  # of torch
         elif self.label_posterior is not None:
-            label = self.label_posterior(frames)
+            label = self._infer(self.label_posterior, frames)
             label_kl = self.label_posterior.divergence(label).mean()
             collapse = self.label_posterior.collapse_penalty(label)
             assignment = self.label_posterior.estimator.assign(label, generator)
@@ -370,6 +375,17 @@ class FlowVAE(nn.Module):
                 "bound: expected an exact log-determinant in evaluation mode, got a stochastic one: "
                 "the noise of random probes biases the bound upwards"
             )
+
+    def _infer(self, label_posterior: LabelPosterior, frames: Tensor) -> Categorical:
+        """Infer the transformation of sequences, one of those of the bank."""
+        label: Categorical = label_posterior(frames)
+        expected = (len(frames), len(self.bank))
+        if label.logits.shape != expected:
+            raise ValueError(
+                f"label_posterior: expected logits of shape {expected}, one for each potential of the bank, "
+                f"got {tuple(label.logits.shape)}"
+            )
+        return label
 
     def _terms(self, frames: Tensor, assignment: Assignment, generator: torch.Generator | None) -> BoundTerms:
         """Compute the terms of every sequence under its potential."""
@@ -473,3 +489,12 @@ class FlowVAE(nn.Module):
         from latentflow.vae.pretrained import load  # noqa: PLC0415 - it names this class among the parts
 
         return load(source, revision)
+
+
+def _fields_of(prior: Prior) -> int | None:
+    """Return how many transformations a prior tells apart; None if it is the same for all, or not known."""
+    if isinstance(prior, DiffusedPrior):
+        return len(prior.diffusivity)
+    if isinstance(prior, TransportedPrior) and isinstance(prior.potential, PotentialBank):
+        return len(prior.potential)
+    return None

@@ -9,14 +9,22 @@ from latentflow import (
     FlowVAE,
     GaussianPrior,
     HJResidual,
+    LabelPosterior,
     MixturePrior,
     MLPDecoder,
     MLPEncoder,
     MLPPotential,
     PotentialBank,
+    TransportedPrior,
     VampPrior,
 )
-from latentflow.vae import BernoulliLikelihood, ContinuousBernoulliLikelihood, GaussianLikelihood, annealed_temperature
+from latentflow.vae import (
+    BernoulliLikelihood,
+    ContinuousBernoulliLikelihood,
+    GaussianLikelihood,
+    MLPSequenceClassifier,
+    annealed_temperature,
+)
 
 SHAPE = (1, 4, 6)
 
@@ -104,3 +112,36 @@ def test_potentials_of_unequal_dimensions_are_refused_at_once():
     """Catches A8: a bank and a switch that fail only when they are used."""
     with pytest.raises(ValueError, match="potentials: expected potentials of one dimension, got 2 and 3"):
         PotentialBank([MLPPotential(2), MLPPotential(3)])
+
+
+def assemble(prior, **options):
+    """A model of two latents and three potentials."""
+    bank = PotentialBank([MLPPotential(2, (4,)) for _ in range(3)])
+    return FlowVAE(MLPEncoder(SHAPE, 2, (8,)), MLPDecoder(2, SHAPE, (8,)), bank, prior, HJResidual(), **options)
+
+
+def test_a_prior_of_fewer_fields_is_refused_at_once():
+    """Catches a model that trains until the first sequence of the third transformation comes."""
+    with pytest.raises(ValueError, match="prior: expected 3 fields, one for each potential of the bank, got 2"):
+        assemble(DiffusionPrior(2, fields=2))
+    bank = PotentialBank([MLPPotential(2, (4,))])
+    with pytest.raises(ValueError, match=r"prior: expected 3 fields, .* got 1"):
+        assemble(TransportedPrior(GaussianPrior(2), bank))
+    assemble(TransportedPrior(GaussianPrior(2), MLPPotential(2, (4,))))  # one field for all
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_a_prior_of_other_coordinates_does_not_broadcast(dim):
+    """Catches a closed divergence from a prior of one coordinate, which torch broadcasts to all."""
+    with pytest.raises(ValueError, match=rf"prior: expected events of shape \(2,\), .* got \({dim},\)"):
+        assemble(GaussianPrior(dim)).objective(torch.rand(3, 2, *SHAPE), K)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("k", [None, K], ids=["inferred", "observed"])
+def test_a_label_posterior_of_other_classes_is_refused(classes, k):
+    """Catches a potential that no sequence is ever given to."""
+    model = assemble(GaussianPrior(2), label_posterior=LabelPosterior(MLPSequenceClassifier(SHAPE, 2, classes)))
+    text = rf"label_posterior: expected logits of shape \(3, 3\), .* got \(3, {classes}\)"
+    with pytest.raises(ValueError, match=text):
+        model.objective(torch.rand(3, 2, *SHAPE), k)
