@@ -355,4 +355,25 @@ FAULTS = (
         "self.bias, self.stride, padding=0)",
         NETWORKS,
     ),
+    Fault(
+        "VAE: a prior of other coordinates that broadcasts",
+        "latentflow/vae/bounds.py",
+        "if isinstance(prior, Distribution) and posterior.event_shape != prior.event_shape:",
+        "if False:",
+        ("latentflow/vae/test_vae_field_cases.py",),
+    ),
+    Fault(
+        "VAE: a prior of fewer fields than potentials",
+        "latentflow/vae/flow_vae.py",
+        "if fields is not None and fields < len(bank):",
+        "if False:",
+        ("latentflow/vae/test_vae_field_cases.py",),
+    ),
+    Fault(
+        "VAE: a label posterior of other classes",
+        "latentflow/vae/flow_vae.py",
+        "if label.logits.shape != expected:",
+        "if False:",
+        ("latentflow/vae/test_vae_field_cases.py",),
+    ),
 )
