@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflow.calculus import Derivative, Field, Jet, JetRequest, PositiveParameter, Time, evaluate_jet
-from latentflow.calculus.checks import check_callable, check_nonnegative, check_points, expand_time
+from latentflow.calculus.checks import check_callable, check_nonnegative, check_points, describe, expand_time
 from latentflow.pde.residual import PDEResidual
 from latentflow.potentials import MLPPotential
 from latentflow.potentials.algebra import as_module
@@ -36,7 +36,11 @@ class Constant(nn.Module):
 
 def as_coefficient(name: str, value: float | PositiveParameter) -> Coefficient:
     """Return a coefficient as a module; raise a TypeError or ValueError unless it is a number of at least 0."""
-    return value if isinstance(value, PositiveParameter) else Constant(check_nonnegative(name, value))
+    if isinstance(value, PositiveParameter):
+        return value
+    if isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a number or, to learn it, a PositiveParameter, got {describe(value)}")
+    return Constant(check_nonnegative(name, value))
 
 
 def restoring_drift(z: Tensor, t: Tensor) -> Tensor:  # noqa: ARG001 - the signature of a field

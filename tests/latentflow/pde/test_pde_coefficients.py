@@ -74,7 +74,9 @@ def test_coefficients(name, equation):
     for wrong in (-0.1, math.nan, math.inf):
         with pytest.raises(ValueError, match=rf"^{name}: expected a number of at least 0, got {wrong}"):
             equation(wrong)
-    with pytest.raises(TypeError, match=rf"^{name}: expected a number of at least 0, got a tensor"):
+    with pytest.raises(
+        TypeError, match=rf"^{name}: expected a number or, to learn it, a PositiveParameter, got a tensor"
+    ):
         equation(torch.tensor(0.4))
     assert "0.4" in repr(equation(0.4))
 
