@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from latentflow import FlowVAE
+from latentflow.calculus.checks import check_instance, check_methods
 from latentflow_experiments.checkpoints import Progress, load_checkpoint
 from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
 from latentflow_experiments.data import DATASETS, ArraySequences, SequenceDataset
@@ -67,7 +69,7 @@ def fit(
         The folder of the run: its configuration, environment, checkpoint, metrics, evaluation and strips.
 
     Raises:
-        TypeError: If ``model`` is neither.
+        TypeError: If ``model`` or ``data`` is neither, or a count is no integer.
         UsageError: If an argument is out of range, or the data does not fit to the model.
         ExperimentError: If ``out`` holds a run already, or one of another configuration or of other data when resuming,
             is owned by another process, or the loss is not finite.
@@ -81,6 +83,9 @@ def fit(
         ...     run = fit(settings, ArraySequences(frames), steps=2, out=f"{folder}/run", batch_size=4)
         ...     assert run.evaluation.exists() and run.strips.exists()
     """
+    counts = {"steps": steps, "seed": seed, "batch_size": batch_size, "warmup_steps": warmup_steps}
+    for name, value in counts.items():
+        check_instance(name, value, Integral, "an integer")
     budget = Budget(steps=steps)
     splits = _parts(data, validation, test)
     config = TrainConfig(
@@ -211,6 +216,7 @@ def _parts(
     data: Data, validation: SequenceDataset | None, test: SequenceDataset | None
 ) -> tuple[SequenceDataset, SequenceDataset, SequenceDataset]:
     """Return the sequences for training, validation and test."""
+    check_methods("data", data, ("sequence", "starts"), "ArraySequences(frames) or another SequenceDataset")
     if isinstance(data, ArraySequences) and data.split == "all":
         if validation is not None or test is not None:
             raise UsageError("validation, test: expected None for ArraySequences, which are split here, got sequences")

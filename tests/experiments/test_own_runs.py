@@ -238,6 +238,10 @@ def test_fit_refuses_what_does_not_fit(tmp_path):
     data = ArraySequences(frames, labels)
     with pytest.raises(TypeError, match="model: expected a ModelConfig or a FlowVAE, got Linear"):
         fit(torch.nn.Linear(2, 2), data, steps=1, out=tmp_path / "run")
+    with pytest.raises(TypeError, match=r"data: expected ArraySequences\(frames\) or another SequenceDataset, got nd"):
+        fit(TINY, frames, steps=1, out=tmp_path / "run")
+    with pytest.raises(TypeError, match="seed: expected an integer, got 'one'"):
+        fit(TINY, data, steps=1, out=tmp_path / "run", seed="one")
     with pytest.raises(UsageError, match="model: expected 2 potentials"):
         fit(own_model(3), data, steps=1, out=tmp_path / "run")
     with pytest.raises(ExperimentError, match="expected a run to go on with"):
