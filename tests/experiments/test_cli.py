@@ -20,6 +20,8 @@ from latentflow_experiments.methods.method import Choice
 from latentflow_experiments.records import read_json, write_json
 from latentflow_experiments.runs import RunFolder
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 
 def test_training_leaves_a_whole_run_folder(trained):
     """Catches a result without the command, seed, commit and data that made it."""
@@ -34,7 +36,7 @@ def test_training_leaves_a_whole_run_folder(trained):
     }
     evaluation = json.loads((trained / "evaluation.json").read_text())
     assert set(evaluation["result"]["errors"]) == {"scaling", "rotation", "coloring"}
-    assert evaluation["result"]["images"] == 360
+    assert evaluation["result"]["images"] == 60
     assert evaluation["provenance"]["steps"] == 3
     assert len(evaluation["provenance"]["data"]["sha256"]) == 64
     (session,) = json.loads((trained / "environment.json").read_text())["sessions"]

@@ -15,6 +15,8 @@ from latentflow_experiments.errors import UsageError
 from latentflow_experiments.metrics import equivariance, transport
 from latentflow_experiments.runs import RunFolder
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 SMALL = ["--dim", "3", "--hidden", "5", "--width", "8", "--batch-size", "6", "--device", "cpu", "--steps", "3"]
 
 

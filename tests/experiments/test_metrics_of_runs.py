@@ -25,6 +25,8 @@ from latentflow_experiments.methods.proposals import (
 from latentflow_experiments.metrics.disentanglement import draw_codes
 from latentflow_experiments.runs import TrainedRun
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 TINY = ["--dim", "9", "--hidden", "5", "--width", "8", "--batch-size", "4", "--steps", "2"]
 FEW = ["--images", "2", "--samples", "1", "4", "--pairs", "12", "--epochs", "1"]
 

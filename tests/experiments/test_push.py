@@ -23,6 +23,8 @@ from latentflow_experiments.methods.pixels import LAST
 from latentflow_experiments.records import read_json, write_json
 from latentflow_experiments.runs import RunFolder, TrainedRun, open_run
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 FILES = {"README.md", "config.json", "model.safetensors", "strips.png"}
 
 

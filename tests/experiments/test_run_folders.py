@@ -21,6 +21,8 @@ from latentflow_experiments.records import read_json, write_json
 from latentflow_experiments.residuals import build_residual
 from latentflow_experiments.runs import RunFolder, check_run
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 CODE = """from pathlib import Path
 from latentflow import HJResidual
 Path(r'{marker}').touch()
