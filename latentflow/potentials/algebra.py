@@ -51,7 +51,7 @@ class Potential(nn.Module, ABC):
 
     Subclass it and write ``forward``. A subclass that knows its own derivatives overrides :meth:`jet_rule`;
     without it, automatic differentiation serves. Potentials form a vector space: ``u + v``, ``u - v``,
-    ``-u`` and ``a * u`` are potentials, and so is the sum with any callable ``v(z, t)``.
+    ``-u``, ``a * u`` and ``u / 2`` are potentials, and so is the sum with any callable ``v(z, t)``.
 
     Only :math:`\nabla_z u` moves the flow, so ``u`` and ``u + c(t)`` move it alike (gauge freedom).
     ``u`` has to be twice continuously differentiable in ``z``, three times where its Laplacian is trained.
@@ -154,6 +154,11 @@ class Potential(nn.Module, ABC):
         return ScaledPotential(self, weight)
 
     __rmul__ = __mul__
+
+    def __truediv__(self, number: float) -> Potential:
+        if not isinstance(number, (int, float)):  # a parameter would not be trained by its inverse
+            return NotImplemented
+        return ScaledPotential(self, 1 / number)
 
     def __neg__(self) -> Potential:
         return ScaledPotential(self, -1.0)

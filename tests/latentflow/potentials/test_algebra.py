@@ -66,6 +66,7 @@ def test_every_field_of_the_jet_is_linear(dim, batch, seed, a):
         -u: Jet.combine(lambda p: -p, ju),
         a * u: Jet.combine(lambda p: a * p, ju),
         u * a: Jet.combine(lambda p: a * p, ju),
+        u / 4: Jet.combine(lambda p: p / 4, ju),
         u + wave: Jet.combine(lambda p, q: p + q, ju, jw),
         wave + u: Jet.combine(lambda p, q: p + q, ju, jw),
         u - wave: Jet.combine(lambda p, q: p - q, ju, jw),
@@ -167,6 +168,7 @@ def test_function_potentials_check_their_dimension():
         lambda u: u - 1,
         lambda u: u * "2",
         lambda u: u * u,
+        lambda u: u / torch.tensor(2.0),
         lambda u: u + torch.ones(2),
     ],
 )
