@@ -155,8 +155,8 @@ class Potential(nn.Module, ABC):
 
     __rmul__ = __mul__
 
-    def __truediv__(self, number: float) -> Potential:
-        if not isinstance(number, (int, float)):  # a parameter would not be trained by its inverse
+    def __truediv__(self, number: float | Tensor) -> Potential:
+        if not isinstance(number, (int, float, Tensor)):
             return NotImplemented
         return ScaledPotential(self, 1 / number)
 
