@@ -79,5 +79,7 @@ def _referred(u: object) -> Iterator[object]:
 
 
 def _held(u: object) -> Iterator[object]:
-    """Yield the attributes of an object, apart from its tensors and parts."""
-    yield from (value for name, value in getattr(u, "__dict__", {}).items() if not name.startswith("_"))
+    """Yield the attributes of an object that could be called or hold what could."""
+    yield from (
+        value for value in getattr(u, "__dict__", {}).values() if callable(value) or type(value) in (list, tuple)
+    )

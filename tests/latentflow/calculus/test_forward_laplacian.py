@@ -213,10 +213,10 @@ class Holder:
     """A network as a field that is no module."""
 
     def __init__(self, network):
-        self.networks = [network]
+        self._networks = [network]
 
     def __call__(self, z, t):
-        return self.networks[0](z)
+        return self._networks[0](z)
 
     def field(self, z, t):
         return self(z, t)
