@@ -300,7 +300,7 @@ def _note_modules(path: Path) -> None:
     os._exit = noting  # type: ignore[assignment]  # in this process only
 
 
-def campaign_of(module: str, **arguments: int | Sequence[str]) -> list[Outcome]:
+def campaign_of(module: str, **arguments: int) -> list[Outcome]:
     """Run the cases of a campaign in a process of its own, from which all commands are forked.
 
     Args:
@@ -316,7 +316,7 @@ def campaign_of(module: str, **arguments: int | Sequence[str]) -> list[Outcome]:
     return campaigns_of({module: arguments})[module]
 
 
-def campaigns_of(requests: Mapping[str, Mapping[str, int | Sequence[str]]]) -> dict[str, list[Outcome]]:
+def campaigns_of(requests: Mapping[str, Mapping[str, int]]) -> dict[str, list[Outcome]]:
     """Run several campaigns one after the other in one process, which imports everything once.
 
     Args:
@@ -343,7 +343,7 @@ def campaigns_of(requests: Mapping[str, Mapping[str, int | Sequence[str]]]) -> d
     return found
 
 
-def serve(requests: Mapping[str, Mapping[str, int | Sequence[str]]]) -> None:
+def serve(requests: Mapping[str, Mapping[str, int]]) -> None:
     """Write the outcome of every case as a line of JSON; what :func:`campaigns_of` runs."""
     for module, arguments in requests.items():
         work: Callable[..., Iterator[Outcome]] = importlib.import_module(module).work

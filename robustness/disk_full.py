@@ -41,9 +41,7 @@ TARGETS = ("fsync", "replace", "write_text", "write_bytes", "save_file", "mkstem
 """The calls of which the N-th fails: those of os, pathlib, safetensors and tempfile, and opening a file to write."""
 
 
-def campaign(
-    seed: int = 0, limits: int = 20, mounts: int = 10, calls: int = 100, targets: Sequence[str] = TARGETS
-) -> list[Outcome]:
+def campaign(seed: int = 0, limits: int = 20, mounts: int = 10, calls: int = 100) -> list[Outcome]:
     """Let writing fail at every place of a tiny run, resume it, and compare it with an undisturbed one.
 
     Args:
@@ -51,14 +49,11 @@ def campaign(
         limits: The number of runs under a limit of the size of a file.
         mounts: The number of runs on a small file system, where mounting is permitted.
         calls: The largest number N of the call that fails, for each kind of call, once or from then on.
-        targets: The kinds of calls, of :data:`TARGETS`.
 
     Returns:
         The outcome of each run.
     """
-    return commands.campaign_of(
-        "robustness.disk_full", seed=seed, limits=limits, mounts=mounts, calls=calls, targets=list(targets)
-    )
+    return commands.campaign_of("robustness.disk_full", seed=seed, limits=limits, mounts=mounts, calls=calls)
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
@@ -66,7 +61,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     return commands.summary(outcomes, OUTCOMES)
 
 
-def work(seed: int, limits: int, mounts: int, calls: int, targets: Sequence[str]) -> Iterator[Outcome]:
+def work(seed: int, limits: int, mounts: int, calls: int) -> Iterator[Outcome]:
     """Yield the outcome of each run; what :func:`campaign` runs in a process of its own."""
     preload([train("{}", 2)])
     with tempfile.TemporaryDirectory(prefix="latentflow-full-") as folder:
@@ -74,7 +69,7 @@ def work(seed: int, limits: int, mounts: int, calls: int, targets: Sequence[str]
         ended = _run(place / "whole").wait()
         assert ended.code == 0, ended.err
         number = 0
-        for cases in (_limits(place, seed, limits), _mounts(place, seed, mounts), _calls(place, calls, targets)):
+        for cases in (_limits(place, seed, limits), _mounts(place, seed, mounts), _calls(place, calls)):
             begun = time.perf_counter()
             for kind, what, outcome, detail in cases:
                 yield Outcome(number, kind, what, outcome, detail, time.perf_counter() - begun)
@@ -119,9 +114,9 @@ def _mount(*arguments: str) -> bool:
     return subprocess.run([program, *arguments], capture_output=True, check=False).returncode == 0
 
 
-def _calls(place: Path, most: int, targets: Sequence[str]) -> Iterator[Case]:
+def _calls(place: Path, most: int) -> Iterator[Case]:
     """Let the N-th call of a function fail, for N = 1, 2, ... until a run has no N-th call."""
-    for target in targets:
+    for target in TARGETS:
         for forever in (False, True):
             for number in range(1, most + 1):
                 folder, mark = place / f"{target}-{forever}-{number}", place / "mark"

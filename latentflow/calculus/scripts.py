@@ -37,7 +37,7 @@ def calls_script(u: object, depth: int = DEPTH) -> bool:
     """Return whether a field is compiled by TorchScript, or refers to something that is.
 
     Looked at are the parts and attributes of a module or another object, and the variables that a function takes from
-    around it, by their names; what it looks up while it runs is not.
+    around it, by their names; what it looks up while it runs is not. While torch compiles, it is the parts alone.
 
     Args:
         u: The field, or something that it refers to.
@@ -46,8 +46,11 @@ def calls_script(u: object, depth: int = DEPTH) -> bool:
     Returns:
         Whether TorchScript was found.
     """
-    if isinstance(u, (torch.jit.ScriptModule, *SCRIPTS)):
+    parts = u.modules() if isinstance(u, nn.Module) else [u]
+    if any(isinstance(part, (torch.jit.ScriptModule, *SCRIPTS)) for part in parts):
         return True
+    if torch.compiler.is_compiling():  # which cannot trace what follows
+        return False
     return depth > 0 and any(calls_script(part, depth - 1) for part in _referred(u))
 
 
@@ -57,8 +60,6 @@ def _referred(u: object) -> Iterator[object]:
         return
     if isinstance(u, nn.Module):
         for part in u.modules():
-            if isinstance(part, torch.jit.ScriptModule):
-                yield part
             yield from _held(part)
     elif isinstance(u, partial):
         yield from (u.func, *u.args, *u.keywords.values())
@@ -80,6 +81,6 @@ def _referred(u: object) -> Iterator[object]:
 
 def _held(u: object) -> Iterator[object]:
     """Yield the attributes of an object that could be called or hold what could."""
-    yield from (
-        value for value in getattr(u, "__dict__", {}).values() if callable(value) or type(value) in (list, tuple)
-    )
+    for value in getattr(u, "__dict__", {}).values():
+        if callable(value) or isinstance(value, list | tuple):
+            yield value

@@ -4,7 +4,16 @@ import pytest
 import torch
 from strategies import close, network, rand, randn, request_of, symmetric, wave
 
-from latentflow import HJResidual, PotentialBank, PotentialFlow, QuadraticPotential, SlogDet, laplacian
+from latentflow import (
+    HJResidual,
+    PotentialBank,
+    PotentialFlow,
+    QuadraticPotential,
+    SlogDet,
+    gradient,
+    hessian,
+    laplacian,
+)
 from latentflow.calculus import (
     FixedProbes,
     HutchPlusPlus,
@@ -125,3 +134,25 @@ def test_generated_code():
     compiled_equals_eager(
         network(7, (3, 4)), lambda u, z, t: laplacian(u, z, t).sum(), randn(5, 7), rand(5), "inductor"
     )
+
+
+@pytest.mark.parametrize("operator", [gradient, laplacian, hessian])
+@pytest.mark.parametrize("wrapped", [True, False], ids=["function", "module"])
+def test_a_field_without_a_rule_is_one_graph(operator, wrapped):
+    """Catches a check of plain callables that the compiler cannot trace."""
+    net = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1), torch.nn.Flatten(0))
+    u = (lambda z, t: net(z)) if wrapped else Timeless(net)
+    z = torch.randn(4, 3)
+    compiled = torch.compile(lambda z: operator(u, z, 0.0), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(z), operator(u, z, 0.0))
+
+
+class Timeless(torch.nn.Module):
+    """A network as a field."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, z, t):
+        return self.net(z)

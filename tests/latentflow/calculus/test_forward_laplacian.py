@@ -196,6 +196,8 @@ def test_second_derivatives_through_torch_script_are_refused():
         torch.testing.assert_close(found.gradient, by_reverse_mode(lambda z, t: network(z), z, t)[1])
         with pytest.raises(TypeError, match=REFUSED):
             laplacian(lambda z, t: compiled(z), z, t)
+        with pytest.raises(TypeError, match=REFUSED):
+            evaluate_jet(Timeless(compiled), z, t, JetRequest(Derivative.HESSIAN))
 
 
 class Timeless(nn.Module):
@@ -235,6 +237,7 @@ def nested(network):
         Timeless,
         lambda network: Timeless(nn.Sequential(network)),
         lambda network: lambda z, t: network(z),
+        lambda network: eval("lambda z, t: network(z)", {"network": network}),  # of its globals
         lambda network: lambda z, t, own=network: own(z),
         lambda network: partial(lambda own, z, t: own(z), network),
         lambda network: FunctionPotential(lambda z, t: network(z)),
@@ -242,7 +245,7 @@ def nested(network):
         lambda network: Holder(network).field,
         nested,
     ],
-    ids=["module", "part", "closure", "default", "partial", "potential", "object", "method", "nested"],
+    ids=["module", "part", "closure", "global", "default", "partial", "potential", "object", "method", "nested"],
 )
 def test_torch_script_is_found_wherever_a_field_holds_it(field):
     """Catches a Hessian of zero, and a gradient that a loss cannot be differentiated through: torch 2.13 records no
