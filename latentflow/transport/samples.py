@@ -71,19 +71,26 @@ def take(name: str, samples: Samples, count: int, generator: torch.Generator | N
         return samples.detach()[order.to(samples.device)]
     if not callable(samples):
         raise TypeError(f"{name}: expected a tensor or a callable (count, generator), got {describe(samples)}")
-    with suppress(ValueError):  # of a callable whose signature is not known
-        try:
-            signature(samples).bind(count, generator)
-        except TypeError as error:
-            raise TypeError(
-                f"{name}: expected a callable (count, generator), got {describe(samples)}: {error}"
-            ) from None
-    points = samples(count, generator)
+    try:
+        points = samples(count, generator)
+    except TypeError:
+        _check_signature(name, samples, count, generator)
+        raise
     check_tensor(name, points, ("count", "dim"))
     check_finite_tensor(name, points)
     if len(points) != count:
         raise ValueError(f"{name}: expected {count} points from the callable, got {len(points)}")
     return points
+
+
+def _check_signature(name: str, samples: Callable[..., Tensor], *arguments: object) -> None:
+    """Raise a TypeError that names a callable, if it does not take the arguments."""
+    with suppress(ValueError):  # its signature is not known
+        try:
+            signature(samples).bind(*arguments)
+        except TypeError as error:
+            got = f"{describe(samples)}: {error}"
+            raise TypeError(f"{name}: expected a callable (count, generator), got {got}") from None
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,7 @@ def test_folds_are_counted_and_do_not_raise():
 
 def test_a_part_of_many_images_counts(monkeypatch):
     """Catches a table of all pairs of a large data set."""
+    assert transport.SAMPLES == 1024  # as its page says
     monkeypatch.setattr(transport, "SAMPLES", 40)
     assert measure_optimality(along(model(PotentialFlow)), sequences(50))["scaling"].samples == 40
 
