@@ -18,6 +18,7 @@ from latentflow_experiments.data.stores import open_frames
 from latentflow_experiments.errors import DataError, ExperimentError, UsageError
 from latentflow_experiments.locks import owned
 from latentflow_experiments.reproduce.calibration import TESTED, cost_table
+from latentflow_experiments.reproduce.earlier import open_reports
 from latentflow_experiments.reproduce.execution import execute
 from latentflow_experiments.reproduce.experiments import FIGURES, TABLES
 from latentflow_experiments.reproduce.plan import Run, plan
@@ -48,6 +49,8 @@ class Reproduce:
         seeds: Runs of each row of a table, with the seeds 0, 1, and so on.
         out: Folder of the runs and of the report.
         cores: Runs at once, each on one thread; by default one for each core.
+        earlier: Folders of earlier reports of the same budget, of other machines too; a run that they tell of is not
+            trained again.
         dry_run: Print the runs, and what time and space they will take, and train nothing.
     """
 
@@ -56,6 +59,7 @@ class Reproduce:
     seeds: int = 1
     out: Path = Path("reproduction")
     cores: int | None = None
+    earlier: tuple[Path, ...] = ()
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -74,7 +78,8 @@ class Reproduce:
     def run(self) -> None:
         """Train, measure and write the report; after Ctrl-C that of the runs that have ended."""
         preset = PRESETS[self.budget]
-        runs = plan(self.chosen, preset, self.seeds)
+        earlier = open_reports(self.earlier, self.budget)
+        runs = plan(self.chosen, preset, self.seeds, earlier)
         cores = self.cores or len(os.sched_getaffinity(0))
         if self.dry_run:
             print(cost_table(runs, {run.config.dataset: test_images(run, preset) for run in runs}, cores))
@@ -87,9 +92,14 @@ class Reproduce:
                 failed = execute(runs, self.out, cores)
             except KeyboardInterrupt:
                 stopped = True
-            tables = [collect(TABLES[name], preset, self.seeds, self.out) for name in self.chosen if name in TABLES]
-            figures = [collect_figure(FIGURES[name], preset, self.out) for name in self.chosen if name in FIGURES]
-            page = write_report(Reproduction(self.budget, preset, self.seeds, tables, figures, failed), self.out)
+            tables = [
+                collect(TABLES[name], preset, self.seeds, self.out, earlier) for name in self.chosen if name in TABLES
+            ]
+            figures = [
+                collect_figure(FIGURES[name], preset, self.out, earlier) for name in self.chosen if name in FIGURES
+            ]
+            found = Reproduction(self.budget, preset, self.seeds, tables, figures, failed, earlier.origins)
+            page = write_report(found, self.out)
         print(f"wrote {page}, and beside it results.json and a CSV and a LaTeX file for each table")
         if stopped:
             raise KeyboardInterrupt

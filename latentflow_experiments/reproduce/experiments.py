@@ -135,6 +135,11 @@ class Figure:
     title: str
     pictures: Sequence[Picture]
 
+    @property
+    def files(self) -> list[str]:
+        """The names of the files of its pictures in a report."""
+        return [f"{self.name}-{i}.png" for i in range(1, len(self.pictures) + 1)]
+
 
 def configure(dataset: str, sequences: SequenceConfig | None = None, **model: object) -> TrainConfig:
     """Configure a run with the defaults of the library, apart from settings of its model."""

@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from latentflow_experiments.configuration import Budget, TrainConfig, options
 from latentflow_experiments.evaluation import MeasureConfig, Part
+from latentflow_experiments.reproduce.earlier import NOTHING, Earlier
 from latentflow_experiments.reproduce.experiments import FIGURES, TABLES, Picture, Row
 from latentflow_experiments.reproduce.presets import Preset
 from latentflow_experiments.runs import RunFolder
@@ -69,13 +71,14 @@ def run_of(row: Row, preset: Preset, seed: int) -> Run:
     return Run(config, preset.budget(config.dataset), preset.measure(config.dataset))
 
 
-def plan(targets: Sequence[str], preset: Preset, seeds: int) -> list[Run]:
+def plan(targets: Sequence[str], preset: Preset, seeds: int, earlier: Earlier = NOTHING) -> list[Run]:
     """List the runs that tables and figures need; a run that several need is there once, with all that they measure.
 
     Args:
         targets: Names of tables and figures.
         preset: The budget.
         seeds: How many seeds a row of a table has, from 0; a figure has seed 0.
+        earlier: Reports; what they tell needs no run.
 
     Returns:
         The runs, in the order in which they are needed.
@@ -92,13 +95,14 @@ def plan(targets: Sequence[str], preset: Preset, seeds: int) -> list[Run]:
     for name in targets:
         if name in TABLES:
             table = TABLES[name]
-            for seed in range(seeds):
-                for row in table.rows:
+            for seed, row in product(range(seeds), table.rows):
+                if (name, row.name, run_of(row, preset, seed).name) not in earlier.results:
                     for part in {column.part_of(row) for column in table.all_columns}:
                         need(row, seed, part)
         else:
-            for picture in FIGURES[name].pictures:
-                need(picture.row, 0, picture.part, picture.transfer)
+            for picture, file in zip(FIGURES[name].pictures, FIGURES[name].files, strict=True):
+                if (file, run_of(picture.row, preset, 0).name) not in earlier.pictures:
+                    need(picture.row, 0, picture.part, picture.transfer)
     return list(found.values())
 
 

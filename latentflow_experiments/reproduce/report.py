@@ -12,6 +12,7 @@ from typing import Any
 from latentflow.calculus.files import replacing
 from latentflow_experiments.records import provenance, write_json, write_text
 from latentflow_experiments.reports.document import Grid, Heading, Image, Paragraph, Part, as_html, as_markdown
+from latentflow_experiments.reproduce.earlier import BY_STEP
 from latentflow_experiments.reproduce.experiments import Column
 from latentflow_experiments.reproduce.paper import PAPER
 from latentflow_experiments.reproduce.presets import Preset
@@ -32,6 +33,7 @@ class Reproduction:
         tables: What was found for each table.
         figures: What was found for each figure.
         failed: Why a run failed, by its name.
+        earlier: Command, date and commit of the reports that runs were taken from.
     """
 
     budget: str
@@ -40,6 +42,7 @@ class Reproduction:
     tables: Sequence[TableResult]
     figures: Sequence[FigureResult]
     failed: Mapping[str, str]
+    earlier: Sequence[Mapping[str, str]] = ()
 
 
 def write_report(found: Reproduction, out: Path) -> Path:
@@ -85,8 +88,8 @@ def as_json(found: Reproduction) -> dict[str, Any]:
                     for order in result.orders
                 },
                 "claims": dict(result.claims),
-                "error / still picture, by step": {row: list(values) for row, values in result.by_step.items()},
-                "runs": {row: [dict(run) for run in runs] for row, runs in result.runs.items()},
+                BY_STEP: {row: list(values) for row, values in result.by_step.items()},
+                "runs": {row: [own.as_json() for own in results] for row, results in result.results.items() if results},
             }
             for result in found.tables
         },
@@ -94,14 +97,16 @@ def as_json(found: Reproduction) -> dict[str, Any]:
             result.figure.name: [
                 {
                     "picture": own.caption,
+                    "file": None if own.path is None else file,
                     "composition": own.composition,
                     "run": own.run,
                 }
-                for own in result.pictures
+                for own, file in zip(result.pictures, result.figure.files, strict=True)
             ]
             for result in found.figures
         },
         "failed": dict(found.failed),
+        "earlier": [dict(origin) for origin in found.earlier],
         "provenance": provenance(),
     }
 
@@ -167,7 +172,7 @@ def contents(found: Reproduction) -> list[Part]:
     parts: list[Part] = [
         Paragraph(
             f"{', '.join(names)} at the budget `{found.budget}`: {found.preset.about}. A run trains for "
-            f"{_budgets(found)}. {_seeds(found)} Written by `{facts['command']}` at commit "
+            f"{_budgets(found)}. {_seeds(found)}{_earlier(found)} Written by `{facts['command']}` at commit "
             f"`{facts['commit']}`, {facts['date']}."
         ),
         Paragraph(
@@ -203,6 +208,14 @@ def _seeds(found: Reproduction) -> str:
     if least == most:
         return f"Seeds in a row of a table: {most}."
     return f"Seeds in a row of a table: {least} to {most}; the last table of each says which."
+
+
+def _earlier(found: Reproduction) -> str:
+    """Say which reports tell of runs that this one did not train."""
+    if not found.earlier:
+        return ""
+    reports = " and ".join(f"that of {origin['date']} (commit `{origin['commit']}`)" for origin in found.earlier)
+    return f" What an earlier report tells of a run is taken from it: {reports}."
 
 
 def _claims(found: Reproduction) -> list[Part]:
@@ -328,12 +341,12 @@ def _figure(result: FigureResult) -> list[Part]:
     figure = result.figure
     parts: list[Part] = [Heading(f"{_title(figure.name)}: {figure.title}", figure.name)]
     runs: dict[str, list[Mapping[str, Any]]] = {}
-    for i, own in enumerate(result.pictures, start=1):
+    for own, file in zip(result.pictures, figure.files, strict=True):
         row, caption = own.picture.row, f"{own.caption}."
         if own.path is None:
             parts.append(Paragraph(f"Missing: {caption}", warning=True))
             continue
-        parts += [Image(own.path, f"{figure.name}-{i}.png", caption), *_composition(own)]
+        parts += [Image(own.path, file, caption), *_composition(own)]
         if own.run is not None:
             runs.setdefault(f"{row.config.dataset}, {row.name}", []).append(own.run)
     return [*parts, *_origins(runs)]

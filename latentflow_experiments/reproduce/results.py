@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import kendalltau
 
+from latentflow_experiments.reproduce.earlier import NOTHING, Earlier, RunResult
 from latentflow_experiments.reproduce.experiments import Figure, Picture, Table
 from latentflow_experiments.reproduce.paper import PAPER, Numbers
 from latentflow_experiments.reproduce.plan import Run, picture_of, read_records, run_of
@@ -97,18 +98,39 @@ class TableResult:
 
     Attributes:
         table: The table.
-        cells: The numbers by row and column; a column that a row has no number of is missing.
-        runs: What is known of the runs of each row, by seed.
-        by_step: The error of each step relative to that of a still picture, for each row: means over transformations,
-            and over seeds.
-        missing: The rows of which no run has ended.
+        results: What the runs of each row that have ended tell, by seed.
     """
 
     table: Table
-    cells: Mapping[str, Mapping[str, Cell]]
-    runs: Mapping[str, Sequence[Mapping[str, Any]]]
-    missing: tuple[str, ...]
-    by_step: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    results: Mapping[str, Sequence[RunResult]]
+
+    @property
+    def cells(self) -> dict[str, dict[str, Cell]]:
+        """The numbers by row and column; a column that no run of a row has a number of is missing."""
+        cells: dict[str, dict[str, Cell]] = {}
+        for row, results in self.results.items():
+            values = {
+                column.name: tuple(own.numbers[column.name] for own in results if column.name in own.numbers)
+                for column in self.table.all_columns
+            }
+            cells[row] = {name: Cell(own) for name, own in values.items() if own}
+        return cells
+
+    @property
+    def runs(self) -> dict[str, list[Mapping[str, Any]]]:
+        """What is known of the runs of each row that has any, by seed."""
+        return {row: [own.facts for own in results] for row, results in self.results.items() if results}
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The rows of which no run has ended."""
+        return tuple(row for row, results in self.results.items() if not results)
+
+    @property
+    def by_step(self) -> dict[str, list[float]]:
+        """The error of each step relative to that of a still picture: means over transformations, and over seeds."""
+        steps = {row: [own.by_step for own in results if own.by_step] for row, results in self.results.items()}
+        return {row: [statistics.mean(all_) for all_ in zip(*own, strict=True)] for row, own in steps.items() if own}
 
     @property
     def means(self) -> dict[str, dict[str, float]]:
@@ -118,17 +140,18 @@ class TableResult:
     @property
     def orders(self) -> list[Order]:
         """The order of each column that the paper has too."""
-        paper = PAPER[self.table.name]
-        orders = (compare_orders(self.means, paper, column.name) for column in self.table.columns)
+        paper, means = PAPER[self.table.name], self.means
+        orders = (compare_orders(means, paper, column.name) for column in self.table.columns)
         return [order for order in orders if order.tau is not None]
 
     @property
     def claims(self) -> list[tuple[str, bool | None]]:
         """The claims of the paper, and whether they hold here; None where a number is missing."""
-        return [(claim.text, claim.holds(self.means)) for claim in self.table.claims]
+        means = self.means
+        return [(claim.text, claim.holds(means)) for claim in self.table.claims]
 
 
-def collect(table: Table, preset: Preset, seeds: int, out: Path) -> TableResult:
+def collect(table: Table, preset: Preset, seeds: int, out: Path, earlier: Earlier = NOTHING) -> TableResult:
     """Read the numbers of a table from the runs that have ended.
 
     Args:
@@ -136,35 +159,41 @@ def collect(table: Table, preset: Preset, seeds: int, out: Path) -> TableResult:
         preset: The budget.
         seeds: The number of seeds.
         out: The folder of the reproduction.
+        earlier: Reports that tell of runs, which are not looked for in ``out``.
 
     Returns:
         What was found.
     """
-    cells: dict[str, dict[str, Cell]] = {}
-    runs: dict[str, list[dict[str, Any]]] = {}
-    missing = []
-    by_step: dict[str, list[float]] = {}
     parts = tuple(sorted({column.part for column in table.all_columns if column.part is not None}))
+    results: dict[str, list[RunResult]] = {}
     for row in table.rows:
-        found: dict[str, list[float]] = {}
-        steps: list[list[float]] = []
-        for seed in range(seeds):
-            run = replace(run_of(row, preset, seed), parts=parts)
-            records = read_records(run, out)
-            if "evaluation" not in records:
-                continue
-            runs.setdefault(row.name, []).append(describe(run, records["evaluation"]["provenance"]))
-            steps.append(relative_by_step(records["evaluation"]["result"]["errors"]))
-            for column in table.all_columns:
-                value = column.read(records)
-                if value is not None:
-                    found.setdefault(column.name, []).append(value)
-        if row.name not in runs:
-            missing.append(row.name)
-        cells[row.name] = {name: Cell(tuple(values)) for name, values in found.items()}
-        if any(steps):
-            by_step[row.name] = [statistics.mean(values) for values in zip(*filter(None, steps), strict=True)]
-    return TableResult(table, cells, runs, tuple(missing), by_step)
+        runs = [replace(run_of(row, preset, seed), parts=parts) for seed in range(seeds)]
+        each = (earlier.results.get((table.name, row.name, run.name)) or read_result(table, run, out) for run in runs)
+        results[row.name] = [own for own in each if own is not None]
+    return TableResult(table, results)
+
+
+def read_result(table: Table, run: Run, out: Path) -> RunResult | None:
+    """Read what a run tells a table.
+
+    Args:
+        table: The table.
+        run: The run, with the parts that the table needs.
+        out: The folder of the reproduction.
+
+    Returns:
+        Its numbers; None if it has not ended, or nothing that the table shows was measured of it.
+    """
+    records = read_records(run, out)
+    if "evaluation" not in records:
+        return None
+    values = {column.name: column.read(records) for column in table.all_columns}
+    numbers = {name: value for name, value in values.items() if value is not None}
+    if not numbers:
+        return None
+    evaluation = records["evaluation"]
+    by_step = relative_by_step(evaluation["result"]["errors"])
+    return RunResult(describe(run, evaluation["provenance"]), numbers, by_step)
 
 
 @dataclass(frozen=True)
@@ -206,19 +235,24 @@ class FigureResult:
     pictures: Sequence[PictureResult]
 
 
-def collect_figure(figure: Figure, preset: Preset, out: Path) -> FigureResult:
+def collect_figure(figure: Figure, preset: Preset, out: Path, earlier: Earlier = NOTHING) -> FigureResult:
     """Find the pictures of a figure, and read what was measured of their runs.
 
     Args:
         figure: The figure.
         preset: The budget.
         out: The folder of the reproduction.
+        earlier: Reports that show pictures, which are not looked for in ``out``.
 
     Returns:
         What was found.
     """
     pictures = []
-    for picture in figure.pictures:
+    for picture, file in zip(figure.pictures, figure.files, strict=True):
+        known = earlier.pictures.get((file, run_of(picture.row, preset, 0).name))
+        if known is not None:
+            pictures.append(PictureResult(picture, known.path, known.composition, known.run))
+            continue
         run = replace(
             run_of(picture.row, preset, 0),
             parts=() if picture.part is None else (picture.part,),

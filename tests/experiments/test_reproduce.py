@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from latentflow_experiments.reports.document import as_html, as_markdown
 from latentflow_experiments.reproduce import command
 from latentflow_experiments.reproduce.calibration import estimate
 from latentflow_experiments.reproduce.command import Reproduce
+from latentflow_experiments.reproduce.earlier import Earlier, EarlierPicture, RunResult, open_reports
 from latentflow_experiments.reproduce.execution import commands, execute
 from latentflow_experiments.reproduce.experiments import FIGURES, OURS, TABLES, WEAK, Figure, Picture, Row, Table
 from latentflow_experiments.reproduce.paper import PAPER, SHARES
@@ -198,9 +200,10 @@ ORIGIN = {
 }
 
 
-def found_for(cells, figures=(), failed=None):
-    """Return a report of table 9 with given numbers."""
-    result = TableResult(TABLES["table9"], cells, {row: [ORIGIN] for row in cells}, ("3 transformations",))
+def found_for(numbers, figures=(), failed=None):
+    """Return a report of table 9 with given numbers of the runs of each row."""
+    rows = {row: [RunResult(ORIGIN, own) for own in runs] for row, runs in numbers.items()}
+    result = TableResult(TABLES["table9"], rows | {"3 transformations": []})
     return Reproduction("smoke", SMOKE, 2, [result], figures, failed or {})
 
 
@@ -209,9 +212,9 @@ def test_the_page_needs_nothing_else(tmp_path):
     path = run_of(FIGURES["fig3"].pictures[0].row, SMOKE, 0).folder(tmp_path).path
     path.mkdir(parents=True)
     Image.new("RGB", (4, 4), "red").save(path / "strips.png")
-    cells = {"1 transformation": {"scaling": Cell((7.0, 9.0))}, "2 transformations": {"scaling": Cell((6.0,))}}
+    numbers = {"1 transformation": [{"scaling": 7.0}, {"scaling": 9.0}], "2 transformations": [{"scaling": 6.0}]}
     figure = collect_figure(FIGURES["fig3"], SMOKE, tmp_path)
-    parts = contents(found_for(cells, [figure], {"mnist-flow": "it & it"}))
+    parts = contents(found_for(numbers, [figure], {"mnist-flow": "it & it"}))
     page = as_html(TITLE, parts)
     assert not re.search(r'(src|href)="(?!data:image/png;base64,)', page)
     assert page.count("data:image/png;base64,") == 1
@@ -241,7 +244,7 @@ def test_the_page_needs_nothing_else(tmp_path):
 )
 def test_the_page_says_how_many_seeds_its_rows_have(runs, said):
     """Catches the number that was asked for in place of that of the runs that have ended."""
-    result = TableResult(TABLES["table9"], {}, {row: [ORIGIN] * count for row, count in runs.items()}, ())
+    result = TableResult(TABLES["table9"], {row: [RunResult(ORIGIN, {})] * count for row, count in runs.items()})
     assert said in as_markdown(contents(replace(found_for({}), tables=[result])))
 
 
@@ -264,6 +267,7 @@ def test_a_figure_of_compositions_has_their_errors_and_its_run(tmp_path):
     assert ["", "scaling, coloring", "paths meet", "", "", ""] in lines
     assert as_json(result)["figures"]["fig13"][0] == {
         "picture": "mnist. Flows switched and superposed",
+        "file": "fig13-1.png",
         "composition": composition,
         "run": ORIGIN,
     }
@@ -293,8 +297,7 @@ def test_captions_name_the_data_that_are_shown(reproduced):
 
 def test_csv_and_latex_have_the_numbers():
     """Catches a missing deviation, a sign that LaTeX does not take, and a row without numbers."""
-    cells = {"1 transformation": {"scaling": Cell((7.0, 9.0)), "folded, %": Cell((1.0,))}, "3 transformations": {}}
-    result = found_for(cells).tables[0]
+    result = found_for({"1 transformation": [{"scaling": 7.0, "folded, %": 1.0}, {"scaling": 9.0}]}).tables[0]
     lines = as_csv(result).splitlines()
     assert lines[0] == "row,column,mean,deviation,seeds,paper"
     assert lines[1] == f"1 transformation,scaling,8.0,{2**0.5!r},2,185.27"
@@ -382,6 +385,71 @@ def test_all_files_are_written(reproduced):
     assert (out / "table5.csv").exists()
     assert (out / "table5.tex").exists()
     assert (out / "report.md").read_text().count("\n## ") == 3  # claims, failed runs, the table
+
+
+@pytest.fixture(scope="module")
+def reports(reproduced, tmp_path_factory):
+    """The folders of two reports: that of seed 0 with a picture, and that of seed 1 of another machine."""
+    out, table, _, _, _ = reproduced
+    folder = tmp_path_factory.mktemp("reports")
+    figure = replace(FIGURES["fig3"], pictures=[Picture(table.rows[0], "strips.png", "Digits")])
+    first = collect(table, QUICK, 1, out)
+    (own,) = first.results[OURS]
+    facts = {**own.facts, "run": run_of(table.rows[0], QUICK, 1).name, "seed": 1}
+    numbers = {name: value + 2 for name, value in own.numbers.items()}
+    second = TableResult(table, {OURS: [RunResult(facts, numbers, [1.5] * 8)]})
+    for name, result, figures in (("one", first, [collect_figure(figure, QUICK, out)]), ("other", second, [])):
+        (folder / name).mkdir()
+        write_report(Reproduction("smoke", QUICK, 1, [result], figures, {}), folder / name)
+    return folder, own, figure
+
+
+def test_reports_of_two_machines_are_joined(reproduced, reports, tmp_path):
+    """Catches a seed that is lost, numbers of the wrong run, and a picture that the other machine has."""
+    table, (folder, own, figure) = reproduced[1], reports
+    earlier = open_reports([folder / "other", folder / "one"], "smoke")
+    joined, shown = collect(table, QUICK, 3, tmp_path, earlier), collect_figure(figure, QUICK, tmp_path, earlier)
+    assert [facts["seed"] for facts in joined.runs[OURS]] == [0, 1]
+    for name, value in own.numbers.items():
+        assert joined.cells[OURS][name].values == (value, value + 2)
+    assert joined.by_step[OURS] == pytest.approx([(step + 1.5) / 2 for step in own.by_step])
+    assert shown.pictures[0].path == folder / "one" / "pictures" / "fig3-1.png"
+    assert shown.pictures[0].run["run"] == own.facts["run"]
+    page = write_report(Reproduction("smoke", QUICK, 3, [joined], [shown], {}, earlier.origins), tmp_path)
+    assert page.read_text().count("that of 20") == 2
+    again = open_reports([tmp_path], "smoke")  # the joined report is one itself
+    assert collect(table, QUICK, 3, tmp_path, again) == joined
+    assert (tmp_path / "pictures" / "fig3-1.png").read_bytes() == shown.pictures[0].path.read_bytes()
+
+
+def test_what_an_earlier_report_tells_is_not_trained_again():
+    """Catches a run that is trained twice, one that a picture or another table needs and nobody trains."""
+    table = TABLES["table9"]
+    names = [(row.name, run_of(row, SMOKE, seed).name) for row in table.rows for seed in range(2)]
+    earlier = Earlier(results={(table.name, row, run): RunResult({}, {}) for row, run in names})
+    assert [run.config.seed for run in plan(["table9"], SMOKE, 3, earlier)] == [2] * len(table.rows)
+    assert len(plan(["table9", "table10"], SMOKE, 1, earlier)) == len(plan(["table10"], SMOKE, 1))
+    first, second = FIGURES["fig3"].pictures
+    pictures = {("fig3-1.png", run_of(first.row, SMOKE, 0).name): EarlierPicture(Path("a.png"), None, {})}
+    (left,) = plan(["fig3"], SMOKE, 1, replace(earlier, pictures=pictures))
+    assert left.name == run_of(second.row, SMOKE, 0).name
+
+
+def test_reports_that_cannot_be_joined_are_refused(reports, tmp_path):
+    """Catches runs of another budget in a table, and a report without its picture or of a form that no one reads."""
+    one = reports[0] / "one"
+    with pytest.raises(UsageError, match=r"earlier: expected reports of the budget laptop, got one of smoke in .*one"):
+        open_reports([one], "laptop")
+    with pytest.raises(UsageError, match=r"earlier: expected folders of reports, got .* without a results\.json"):
+        open_reports([tmp_path], "smoke")
+    shutil.copy(one / "results.json", tmp_path)
+    with pytest.raises(DataError, match=r"expected a report with its pictures, got none at .*fig3-1\.png"):
+        open_reports([tmp_path], "smoke")
+    values = json.loads((one / "results.json").read_text())
+    del values["sha256"], values["tables"]["table5"]["runs"][OURS][0]["numbers"]
+    write_json(tmp_path / "results.json", values)
+    with pytest.raises(DataError, match=r"results\.json: expected a report that tells runs apart, got 'numbers'"):
+        open_reports([tmp_path], "smoke")
 
 
 def test_runs_that_are_stopped_go_on(tmp_path):
