@@ -66,7 +66,7 @@ def _referred(u: object) -> Iterator[object]:
     elif isinstance(u, MethodType):
         yield from (u.__self__, u.__func__)
     elif isinstance(u, FunctionType):
-        yield from u.__defaults__ or ()
+        yield from (*(u.__defaults__ or ()), *(u.__kwdefaults__ or {}).values())
         yield from (u.__globals__[name] for name in u.__code__.co_names if name in u.__globals__)
         for cell in u.__closure__ or ():
             try:

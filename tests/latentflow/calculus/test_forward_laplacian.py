@@ -239,13 +239,17 @@ def nested(network):
         lambda network: lambda z, t: network(z),
         lambda network: eval("lambda z, t: network(z)", {"network": network}),  # of its globals
         lambda network: lambda z, t, own=network: own(z),
+        lambda network: lambda z, t, *, own=network: own(z),
         lambda network: partial(lambda own, z, t: own(z), network),
         lambda network: FunctionPotential(lambda z, t: network(z)),
         Holder,
         lambda network: Holder(network).field,
         nested,
     ],
-    ids=["module", "part", "closure", "global", "default", "partial", "potential", "object", "method", "nested"],
+    ids=[
+        *("module", "part", "closure", "global", "default", "keyword", "partial", "potential", "object", "method"),
+        "nested",
+    ],
 )
 def test_torch_script_is_found_wherever_a_field_holds_it(field):
     """Catches a Hessian of zero, and a gradient that a loss cannot be differentiated through: torch 2.13 records no
