@@ -136,11 +136,11 @@ def provenance(**facts: object) -> dict[str, Any]:
 
 
 def versions(names: Iterable[str]) -> dict[str, str | None]:
-    """Return the versions of distributions; None for one that is not installed."""
+    """Return the versions of distributions, of torch with what it is built for; None for one that is not installed."""
 
     def installed(name: str) -> str | None:
         try:
-            return version(name)
+            return str(torch.__version__) if name == "torch" else version(name)
         except PackageNotFoundError:
             return None
 

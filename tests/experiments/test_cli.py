@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 from tiny_run import SMALL, complaint
 
 from latentflow_experiments.cli import Train, _parse, main
@@ -41,7 +42,7 @@ def test_training_leaves_a_whole_run_folder(trained):
     assert len(evaluation["provenance"]["data"]["sha256"]) == 64
     (session,) = json.loads((trained / "environment.json").read_text())["sessions"]
     assert session["seed"] == 0
-    assert session["packages"]["torch"]
+    assert session["packages"]["torch"] == torch.__version__
     assert {"command", "commit", "date", "platform", "threads"} <= set(session)
 
 
