@@ -283,6 +283,7 @@ def _table(result: TableResult) -> list[Part]:
     parts += _ours(result, "Here", table.columns)
     if result.missing:
         parts.append(Paragraph(f"Without a run that ended: {'; '.join(result.missing)}.", warning=True))
+    parts += _unequal_images(result)
     parts.append(Grid(["", *(column.name for column in names)], published, "In the paper"))
     of_errors = any(column.part is None for column in table.columns)
     parts += [
@@ -291,6 +292,18 @@ def _table(result: TableResult) -> list[Part]:
         *_ours(result, "What the paper did not measure", table.further),
     ]
     return [*parts, *_origins(result.runs)]
+
+
+def _unequal_images(result: TableResult) -> list[Part]:
+    """Name the rows whose runs saw different images, as those of two machines may have."""
+    warnings: list[Part] = []
+    for row, runs in result.runs.items():
+        images = dict.fromkeys(f"{run['data']} {run['sha256']}" for run in runs)
+        if len(images) > 1:
+            warnings.append(
+                Paragraph(f"{row}: a mean over runs on different images, {', '.join(images)}.", warning=True)
+            )
+    return warnings
 
 
 def _orders(result: TableResult) -> list[Part]:

@@ -248,6 +248,15 @@ def test_the_page_says_how_many_seeds_its_rows_have(runs, said):
     assert said in as_markdown(contents(replace(found_for({}), tables=[result])))
 
 
+def test_the_page_names_rows_of_different_images():
+    """Catches a mean over the images of one machine and the stand-ins of another."""
+    other = ORIGIN | {"data": "mnist (synthetic)", "sha256": "4567"}
+    rows = {"2 transformations": [RunResult(own, {"scaling": 1.0}) for own in (ORIGIN, ORIGIN, other)]}
+    text = as_markdown(contents(replace(found_for({}), tables=[TableResult(TABLES["table9"], rows)])))
+    assert "2 transformations: a mean over runs on different images, mnist 0123, mnist (synthetic) 4567." in text
+    assert "different images" not in as_markdown(contents(found_for({"2 transformations": [{"scaling": 1.0}] * 2})))
+
+
 def test_a_figure_of_compositions_has_their_errors_and_its_run(tmp_path):
     """Catches the columns of the flows and of the still picture exchanged, and a picture that says not what made it."""
     file = tmp_path / "composition.png"
@@ -419,6 +428,12 @@ def test_reports_of_two_machines_are_joined(reproduced, reports, tmp_path):
     assert page.read_text().count("that of 20") == 2
     again = open_reports([tmp_path], "smoke")  # the joined report is one itself
     assert collect(table, QUICK, 3, tmp_path, again) == joined
+    numbers = dict.fromkeys(own.numbers, 0.0)  # of a report that comes later
+    (tmp_path / "later").mkdir()
+    later = TableResult(table, {OURS: [replace(own, numbers=numbers)]})
+    write_report(Reproduction("smoke", QUICK, 1, [later], [], {}), tmp_path / "later")
+    both = open_reports([folder / "one", tmp_path / "later"], "smoke")
+    assert collect(table, QUICK, 1, tmp_path, both).results[OURS][0].numbers == own.numbers
     assert (tmp_path / "pictures" / "fig3-1.png").read_bytes() == shown.pictures[0].path.read_bytes()
 
 
