@@ -52,6 +52,7 @@ class Reproduce:
         earlier: Folders of earlier reports of the same budget, of other machines too; a run that they tell of is not
             trained again.
         dry_run: Print the runs, and what time and space they will take, and train nothing.
+        report_only: Write the report of the runs that have ended, and train nothing.
     """
 
     targets: Annotated[tuple[Target, ...], tyro.conf.Positional]
@@ -61,6 +62,7 @@ class Reproduce:
     cores: int | None = None
     earlier: tuple[Path, ...] = ()
     dry_run: bool = False
+    report_only: bool = False
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -69,6 +71,8 @@ class Reproduce:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name}: expected a positive integer, got {value}")
+        if self.dry_run and self.report_only:
+            raise UsageError("report-only: expected no --dry-run beside it, which writes nothing")
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -86,12 +90,13 @@ class Reproduce:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         with owned(self.out, "reproducing"):
-            provide_data(runs, preset, cores)
             failed, stopped = {}, False
-            try:
-                failed = execute(runs, self.out, cores)
-            except KeyboardInterrupt:
-                stopped = True
+            if not self.report_only:
+                provide_data(runs, preset, cores)
+                try:
+                    failed = execute(runs, self.out, cores)
+                except KeyboardInterrupt:
+                    stopped = True
             tables = [
                 collect(TABLES[name], preset, self.seeds, self.out, earlier) for name in self.chosen if name in TABLES
             ]

@@ -505,6 +505,20 @@ def test_a_reproduction_that_is_stopped_reports_what_ended(tmp_path, monkeypatch
     assert "Without a run that ended: 1 transformation; 2 transformations" in (tmp_path / "report.html").read_text()
 
 
+def test_a_report_alone_trains_nothing(tmp_path, monkeypatch):
+    """Catches a look at what has ended that renders images or begins the other runs."""
+
+    def begin(*arguments):
+        raise AssertionError("nothing is to be trained")
+
+    for name in ("execute", "provide_data"):
+        monkeypatch.setattr(command, name, begin)
+    Reproduce(("table2",), budget="smoke", out=tmp_path, report_only=True).run()
+    assert "Without a run that ended: VAE; beta-VAE" in (tmp_path / "report.html").read_text()
+    with pytest.raises(UsageError, match="report-only: expected no --dry-run beside it"):
+        Reproduce(("table2",), dry_run=True, report_only=True)
+
+
 def test_a_dry_run_says_what_it_costs(capsys, tmp_path, monkeypatch):
     """Catches a dry run that needs data or trains, and a sum that leaves runs out."""
     monkeypatch.chdir(tmp_path)
