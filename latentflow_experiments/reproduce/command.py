@@ -46,7 +46,8 @@ class Reproduce:
         targets: The tables and figures, or all.
         budget: How large models are and how long they train: a few steps (smoke), minutes of a core (laptop), or as in
             the paper.
-        seeds: Runs of each row of a table, with the seeds 0, 1, and so on.
+        seeds: Runs of each row of a table, with seeds one after the other.
+        first_seed: The first of the seeds, so that several machines can share them out; figures have seed 0.
         out: Folder of the runs and of the report.
         cores: Runs at once, each on one thread; by default one for each core.
         earlier: Folders of earlier reports of the same budget, of other machines too; a run that they tell of is not
@@ -58,6 +59,7 @@ class Reproduce:
     targets: Annotated[tuple[Target, ...], tyro.conf.Positional]
     budget: BudgetName = "laptop"
     seeds: int = 1
+    first_seed: int = 0
     out: Path = Path("reproduction")
     cores: int | None = None
     earlier: tuple[Path, ...] = ()
@@ -71,6 +73,8 @@ class Reproduce:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name}: expected a positive integer, got {value}")
+        if self.first_seed < 0:
+            raise UsageError(f"first-seed: expected a non-negative integer, got {self.first_seed}")
         if self.dry_run and self.report_only:
             raise UsageError("report-only: expected no --dry-run beside it, which writes nothing")
 
@@ -83,7 +87,8 @@ class Reproduce:
         """Train, measure and write the report; after Ctrl-C that of the runs that have ended."""
         preset = PRESETS[self.budget]
         earlier = open_reports(self.earlier, self.budget)
-        runs = plan(self.chosen, preset, self.seeds, earlier)
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
+        runs = plan(self.chosen, preset, seeds, earlier)
         cores = self.cores or len(os.sched_getaffinity(0))
         if self.dry_run:
             print(cost_table(runs, {run.config.dataset: test_images(run, preset) for run in runs}, cores))
@@ -97,9 +102,7 @@ class Reproduce:
                     failed = execute(runs, self.out, cores)
                 except KeyboardInterrupt:
                     stopped = True
-            tables = [
-                collect(TABLES[name], preset, self.seeds, self.out, earlier) for name in self.chosen if name in TABLES
-            ]
+            tables = [collect(TABLES[name], preset, seeds, self.out, earlier) for name in self.chosen if name in TABLES]
             figures = [
                 collect_figure(FIGURES[name], preset, self.out, earlier) for name in self.chosen if name in FIGURES
             ]

@@ -71,13 +71,13 @@ def run_of(row: Row, preset: Preset, seed: int) -> Run:
     return Run(config, preset.budget(config.dataset), preset.measure(config.dataset))
 
 
-def plan(targets: Sequence[str], preset: Preset, seeds: int, earlier: Earlier = NOTHING) -> list[Run]:
+def plan(targets: Sequence[str], preset: Preset, seeds: Sequence[int], earlier: Earlier = NOTHING) -> list[Run]:
     """List the runs that tables and figures need; a run that several need is there once, with all that they measure.
 
     Args:
         targets: Names of tables and figures.
         preset: The budget.
-        seeds: How many seeds a row of a table has, from 0; a figure has seed 0.
+        seeds: The seeds of a row of a table; a figure has seed 0.
         earlier: Reports; what they tell needs no run.
 
     Returns:
@@ -95,7 +95,7 @@ def plan(targets: Sequence[str], preset: Preset, seeds: int, earlier: Earlier = 
     for name in targets:
         if name in TABLES:
             table = TABLES[name]
-            for seed, row in product(range(seeds), table.rows):
+            for seed, row in product(seeds, table.rows):
                 if (name, row.name, run_of(row, preset, seed).name) not in earlier.results:
                     for part in {column.part_of(row) for column in table.all_columns}:
                         need(row, seed, part)

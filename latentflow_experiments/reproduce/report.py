@@ -19,6 +19,8 @@ from latentflow_experiments.reproduce.presets import Preset
 from latentflow_experiments.reproduce.results import Cell, FigureResult, PictureResult, TableResult
 
 TITLE = "Flow Factorized Representation Learning, reproduced"
+UNEQUAL = 1.5
+"""The ratio of the steps of two runs of a row from which the report says that they differ."""
 ANSWERS = {True: "held", False: "did not hold", None: "not measured"}
 
 
@@ -283,7 +285,7 @@ def _table(result: TableResult) -> list[Part]:
     parts += _ours(result, "Here", table.columns)
     if result.missing:
         parts.append(Paragraph(f"Without a run that ended: {'; '.join(result.missing)}.", warning=True))
-    parts += _unequal_images(result)
+    parts += _unequal(result)
     parts.append(Grid(["", *(column.name for column in names)], published, "In the paper"))
     of_errors = any(column.part is None for column in table.columns)
     parts += [
@@ -294,8 +296,8 @@ def _table(result: TableResult) -> list[Part]:
     return [*parts, *_origins(result.runs)]
 
 
-def _unequal_images(result: TableResult) -> list[Part]:
-    """Name the rows whose runs saw different images, as those of two machines may have."""
+def _unequal(result: TableResult) -> list[Part]:
+    """Name the rows whose runs saw different images or made different numbers of steps, as two machines may have."""
     warnings: list[Part] = []
     for row, runs in result.runs.items():
         images = dict.fromkeys(f"{run['data']} {run['sha256']}" for run in runs)
@@ -303,6 +305,10 @@ def _unequal_images(result: TableResult) -> list[Part]:
             warnings.append(
                 Paragraph(f"{row}: a mean over runs on different images, {', '.join(images)}.", warning=True)
             )
+        least, most = (choose(run["steps"] for run in runs) for choose in (min, max))
+        if most > UNEQUAL * least:
+            text = f"{row}: a mean over runs of {least:,} to {most:,} steps in the same time."
+            warnings.append(Paragraph(text, warning=True))
     return warnings
 
 

@@ -151,13 +151,13 @@ class TableResult:
         return [(claim.text, claim.holds(means)) for claim in self.table.claims]
 
 
-def collect(table: Table, preset: Preset, seeds: int, out: Path, earlier: Earlier = NOTHING) -> TableResult:
+def collect(table: Table, preset: Preset, seeds: Sequence[int], out: Path, earlier: Earlier = NOTHING) -> TableResult:
     """Read the numbers of a table from the runs that have ended.
 
     Args:
         table: The table.
         preset: The budget.
-        seeds: The number of seeds.
+        seeds: The seeds of a row.
         out: The folder of the reproduction.
         earlier: Reports that tell of runs, which are not looked for in ``out``.
 
@@ -167,7 +167,7 @@ def collect(table: Table, preset: Preset, seeds: int, out: Path, earlier: Earlie
     parts = tuple(sorted({column.part for column in table.all_columns if column.part is not None}))
     results: dict[str, list[RunResult]] = {}
     for row in table.rows:
-        runs = [replace(run_of(row, preset, seed), parts=parts) for seed in range(seeds)]
+        runs = [replace(run_of(row, preset, seed), parts=parts) for seed in seeds]
         each = (earlier.results.get((table.name, row.name, run.name)) or read_result(table, run, out) for run in runs)
         results[row.name] = [own for own in each if own is not None]
     return TableResult(table, results)

@@ -79,6 +79,20 @@ FAULTS = (
         REPRODUCE,
     ),
     Fault(
+        "reproduction: all machines with the same seeds",
+        "latentflow_experiments/reproduce/command.py",
+        "seeds = range(self.first_seed, self.first_seed + self.seeds)",
+        "seeds = range(self.seeds)",
+        REPRODUCE,
+    ),
+    Fault(
+        "reproduction: a mean over a fast and a slow machine that nobody names",
+        "latentflow_experiments/reproduce/report.py",
+        "if most > UNEQUAL * least:",
+        "if most < UNEQUAL * least:",
+        REPRODUCE,
+    ),
+    Fault(
         "reproduction: the columns of flows and still picture exchanged",
         "latentflow_experiments/reproduce/report.py",
         'for key in ("static", "output")',
