@@ -31,7 +31,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["_build", "results/tuning.md", "results/reproduction/report.md"]
+exclude_patterns = ["_build", "results/tuning.md", "results/reproduction/report.md", "results/reproduction/*/report.md"]
 templates_path = ["_templates"]
 
 nitpicky = True
