@@ -9,14 +9,8 @@ from hypothesis import settings
 settings.register_profile("latentflow", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("latentflow")
 
-
-def pytest_configure():
-    """Give one thread to each process, of torch and of the libraries of numpy: the workers share the cores.
-
-    Threads that wait for each other on cores that are taken make the suite twice as long.
-    """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the workers when they start
-    torch.set_num_threads(1)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers share the cores
 
 
 def pytest_addoption(parser):
