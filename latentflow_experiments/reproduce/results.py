@@ -130,7 +130,9 @@ class TableResult:
     def by_step(self) -> dict[str, list[float]]:
         """The error of each step relative to that of a still picture: means over transformations, and over seeds."""
         steps = {row: [own.by_step for own in results if own.by_step] for row, results in self.results.items()}
-        return {row: [statistics.mean(all_) for all_ in zip(*own, strict=True)] for row, own in steps.items() if own}
+        return {
+            row: [statistics.mean(values) for values in zip(*own, strict=True)] for row, own in steps.items() if own
+        }
 
     @property
     def means(self) -> dict[str, dict[str, float]]:
@@ -249,15 +251,15 @@ def collect_figure(figure: Figure, preset: Preset, out: Path, earlier: Earlier =
     """
     pictures = []
     for picture, file in zip(figure.pictures, figure.files, strict=True):
-        known = earlier.pictures.get((file, run_of(picture.row, preset, 0).name))
-        if known is not None:
-            pictures.append(PictureResult(picture, known.path, known.composition, known.run))
-            continue
         run = replace(
             run_of(picture.row, preset, 0),
             parts=() if picture.part is None else (picture.part,),
             transfers=() if picture.transfer is None else (picture.transfer,),
         )
+        known = earlier.pictures.get((file, run.name))
+        if known is not None:
+            pictures.append(PictureResult(picture, known.path, known.composition, known.run))
+            continue
         records, path = read_records(run, out), picture_of(picture, preset, out)
         composition = records["composition"]["result"] if "composition" in records else None
         evaluation = records.get("transfer" if picture.transfer else "evaluation")

@@ -527,24 +527,8 @@ def test_a_report_alone_trains_nothing(tmp_path, monkeypatch):
 def test_a_dry_run_says_what_it_costs(capsys, tmp_path, monkeypatch):
     """Catches a dry run that needs data or trains, and a sum that leaves runs out."""
     monkeypatch.chdir(tmp_path)
-    assert (
-        main(
-            [
-                "reproduce",
-                "table9",
-                "--budget",
-                "smoke",
-                "--seeds",
-                "2",
-                "--first-seed",
-                "5",
-                "--dry-run",
-                "--cores",
-                "2",
-            ]
-        )
-        == 0
-    )
+    words = "reproduce table9 --budget smoke --seeds 2 --first-seed 5 --dry-run --cores 2"
+    assert main(words.split()) == 0
     said = capsys.readouterr().out
     assert said.count("mnist-flow-") == 6
     assert all(said.count(f"mnist-flow-{seed}-") == 3 for seed in (5, 6))
