@@ -11,6 +11,7 @@ import os
 import sys
 from contextlib import suppress
 
+from latentflow_experiments.memory import keep_memory
 from latentflow_experiments.reproduce.parent import PARENT, end_with_parent
 
 COMMANDS = {
@@ -69,6 +70,7 @@ def main() -> int:
         end_with_parent()
     # A thread that spins while it waits for one without a core makes a loaded machine ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_memory()
     try:
         from latentflow_experiments.cli import main as run  # noqa: PLC0415 - the extras may be missing
         from latentflow_experiments.training.processes import end_process  # noqa: PLC0415 - likewise

@@ -6,8 +6,9 @@ each coarse pixel the :math:`4 \times 4` fine pixels that it sees, as one row. T
 
 .. math:: x = (P y) W^\top, \qquad y = P^\top (x W),
 
-and the gradient of the weights is :math:`x^\top (P y)` for both. All three are computed for a few images at a time, so
-that :math:`P y`, which is four times as large as :math:`y`, stays in the cache of the processor.
+and the gradient of the weights is :math:`x^\top (P y)` for both. All three are computed for a few images at a time,
+since :math:`P y` is four times as large as :math:`y`. Grids of some sizes take less than half of the multiplications,
+as :mod:`latentflow_experiments.winograd` has them.
 
 Grids are in channels-last order, ``(batch, height, width, channels)``, and weights are matrices ``(coarse channels,
 16 * fine channels)``, with the channels of the sixteen pixels one after the other.
@@ -16,14 +17,17 @@ Grids are in channels-last order, ``(batch, height, width, channels)``, and weig
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = 16 << 20
-"""The bytes of coarse grids and of the squares of their pixels that are computed at a time."""
+from latentflow_experiments.winograd import Winograd
+
+CHUNK_BYTES = 64 << 20
+"""The bytes of what stands in the products that are computed at a time."""
 
 
 def gather_squares(fine: Tensor) -> Tensor:
@@ -71,10 +75,96 @@ def _view_squares(padded: Tensor) -> Tensor:
     return padded.as_strided(shape, (image, 2 * row, 2 * pixel, row, pixel, one), padded.storage_offset())
 
 
-def _images_at_a_time(coarse: Tensor, channels: int) -> int:
-    """Return the number of images that are computed at a time."""
-    numbers = math.prod(coarse.shape[1:3]) * (16 * channels + coarse.shape[3])
-    return max(1, CHUNK_BYTES // (numbers * coarse.itemsize))
+class Products(Protocol):
+    """The three products between coarse and fine grids and weights, for a few images at a time.
+
+    What stands in them of the grids is computed once for all of them, by ``coarse`` and ``fine``.
+    """
+
+    def numbers(self) -> int:
+        """Count the numbers that are held for an image."""
+        ...
+
+    def coarse(self, grids: Tensor) -> Any:  # noqa: ANN401 - what it takes itself
+        """Compute what is multiplied of coarse grids."""
+        ...
+
+    def fine(self, grids: Tensor) -> Any:  # noqa: ANN401 - likewise
+        """Compute what is multiplied of fine grids."""
+        ...
+
+    def spread(self, coarse: Any, bias: Tensor, out: Tensor, *, rectify: bool) -> None:  # noqa: ANN401 - likewise
+        r"""Compute fine grids, :math:`P^\top (x W) + b`, optionally the positive part."""
+        ...
+
+    def collect(self, fine: Any, bias: Tensor | None, out: Tensor) -> None:  # noqa: ANN401 - likewise
+        r"""Compute coarse grids, :math:`(P y) W^\top + b`."""
+        ...
+
+    def weigh(self, coarse: Any, fine: Any) -> None:  # noqa: ANN401 - likewise
+        r"""Add :math:`x^\top (P y)` to the gradient of the weights, in float32 at least."""
+        ...
+
+    def of_weight(self) -> Tensor:
+        """Return the gradient of the weights."""
+        ...
+
+
+class Squares:
+    """The products as they are defined, by the squares of fine pixels.
+
+    Args:
+        weight: The weights, ``(coarse channels, 16 * fine channels)``.
+        sides: The height and width of the coarse grids.
+    """
+
+    def __init__(self, weight: Tensor, sides: Sequence[int]) -> None:
+        self.weight, self.sides = weight, sides
+        self.sum = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+
+    def numbers(self) -> int:
+        """Count the numbers that are held for an image."""
+        return math.prod(self.sides) * sum(self.weight.shape)
+
+    def coarse(self, grids: Tensor) -> Tensor:
+        """View the pixels as rows."""
+        return grids.reshape(-1, len(self.weight))
+
+    def fine(self, grids: Tensor) -> Tensor:
+        """Gather the squares."""
+        return gather_squares(grids)
+
+    def spread(self, coarse: Tensor, bias: Tensor, out: Tensor, *, rectify: bool) -> None:
+        """Scatter the squares."""
+        batch, height, width, channels = out.shape
+        padded = bias.expand(batch, height + 2, width + 2, channels).contiguous()
+        scatter_squares(coarse @ self.weight, padded)
+        inner = padded[:, 1:-1, 1:-1]
+        torch.clamp(inner, min=0, out=out) if rectify else out.copy_(inner)
+
+    def collect(self, fine: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        """Multiply the squares."""
+        rows = out.view(-1, len(self.weight))
+        torch.mm(fine, self.weight.mT, out=rows) if bias is None else torch.addmm(bias, fine, self.weight.mT, out=rows)
+
+    def weigh(self, coarse: Tensor, fine: Tensor) -> None:
+        """Add to the gradient of the weights."""
+        self.sum += coarse.mT @ fine
+
+    def of_weight(self) -> Tensor:
+        """Return the gradient of the weights."""
+        return self.sum.to(self.weight.dtype)
+
+
+def _products(weight: Tensor, sides: Sequence[int]) -> Products:
+    return Winograd(weight, sides) if Winograd.fits(sides) else Squares(weight, sides)
+
+
+def _chunks(products: Products, *grids: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Divide the images evenly, so that the numbers of a chunk take no more than the bytes that are held."""
+    most = max(1, CHUNK_BYTES // (products.numbers() * grids[0].itemsize))
+    count = max(1, math.ceil(len(grids[0]) / most))
+    return zip(*(torch.chunk(grid, count) for grid in grids), strict=True)
 
 
 class Refine(torch.autograd.Function):
@@ -83,14 +173,11 @@ class Refine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, coarse: Tensor, weight: Tensor, bias: Tensor, rectify: bool) -> Tensor:  # noqa: ANN401 - as torch has it
         """Map ``(batch, height, width, inputs)``, ``(inputs, 16 * outputs)`` and ``(outputs,)`` to the fine grids."""
-        batch, height, width, inputs = coarse.shape
-        padded = coarse.new_empty(batch, 2 * height + 2, 2 * width + 2, len(bias))
-        count = _images_at_a_time(coarse, len(bias))
-        for x, y in zip(torch.split(coarse, count), torch.split(padded, count), strict=True):
-            scatter_squares(x.reshape(-1, inputs) @ weight, y.copy_(bias))
-            if rectify:
-                y.clamp_(min=0)
-        fine = padded[:, 1:-1, 1:-1]
+        batch, height, width, _ = coarse.shape
+        fine = coarse.new_empty(batch, 2 * height, 2 * width, len(bias))
+        products = _products(weight, (height, width))
+        for x, y in _chunks(products, coarse, fine):
+            products.spread(products.coarse(x), bias, y, rectify=rectify)
         ctx.rectify = rectify
         ctx.save_for_backward(coarse, weight, *[fine] * rectify)
         return fine
@@ -101,16 +188,15 @@ class Refine(torch.autograd.Function):
         """Compute the gradients of grids, weights and biases."""
         coarse, weight, *results = ctx.saved_tensors
         of_coarse = torch.empty_like(coarse, memory_format=torch.contiguous_format)
-        of_weight, of_bias = _zero_sums(weight, grad.shape[-1])
-        inputs, count = coarse.shape[-1], _images_at_a_time(coarse, len(of_bias))
-        for i in range(0, len(coarse), count):
-            chunk = slice(i, i + count)
-            g = torch.ops.aten.threshold_backward(grad[chunk], results[0][chunk], 0) if ctx.rectify else grad[chunk]
-            squares = gather_squares(g)
-            torch.mm(squares, weight.mT, out=of_coarse[chunk].view(-1, inputs))
-            of_weight += coarse[chunk].reshape(-1, inputs).mT @ squares
-            of_bias += g.sum((0, 1, 2), dtype=of_bias.dtype)
-        return of_coarse, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None
+        of_bias = _zero_sum(weight, grad.shape[-1])
+        products = _products(weight, coarse.shape[1:3])
+        for x, g, of_x, *y in _chunks(products, coarse, grad, of_coarse, *results):
+            of_y = torch.ops.aten.threshold_backward(g, *y, 0) if ctx.rectify else g
+            fine = products.fine(of_y)
+            products.collect(fine, None, of_x)
+            products.weigh(products.coarse(x), fine)
+            of_bias += of_y.sum((0, 1, 2), dtype=of_bias.dtype)
+        return of_coarse, products.of_weight(), of_bias.to(weight.dtype), None
 
 
 class Coarsen(torch.autograd.Function):
@@ -120,11 +206,11 @@ class Coarsen(torch.autograd.Function):
     def forward(ctx: Any, fine: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ANN401 - as torch has it
         """Map ``(batch, 2 * height, 2 * width, inputs)``, ``(outputs, 16 * inputs)`` and ``(outputs,)``."""
         ctx.save_for_backward(fine, weight)
-        batch, height, width, inputs = fine.shape
+        batch, height, width, _ = fine.shape
         coarse = fine.new_empty(batch, height // 2, width // 2, len(bias))
-        count = _images_at_a_time(coarse, inputs)
-        for x, y in zip(torch.split(coarse, count), torch.split(fine, count), strict=True):
-            torch.addmm(bias, gather_squares(y), weight.mT, out=x.view(-1, len(bias)))
+        products = _products(weight, coarse.shape[1:3])
+        for x, y in _chunks(products, coarse, fine):
+            products.collect(products.fine(y), bias, x)
         return coarse
 
     @staticmethod
@@ -132,25 +218,21 @@ class Coarsen(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # noqa: ANN401 - as torch has it
         """Compute the gradients of grids, weights and biases."""
         fine, weight = ctx.saved_tensors
-        batch, height, width, inputs = fine.shape
-        of_weight, of_bias = _zero_sums(weight, len(weight))
-        padded = fine.new_empty(batch, height + 2, width + 2, inputs) if ctx.needs_input_grad[0] else None
-        count = _images_at_a_time(grad, inputs)
-        for i in range(0, batch, count):
-            chunk = slice(i, i + count)
-            rows = grad[chunk].reshape(-1, len(weight))
-            of_weight += rows.mT @ gather_squares(fine[chunk])
-            of_bias += rows.sum(0, dtype=of_bias.dtype)
-            if padded is not None:
-                scatter_squares(rows @ weight, padded[chunk].zero_())
-        of_fine = None if padded is None else padded[:, 1:-1, 1:-1]
-        return of_fine, of_weight.to(weight.dtype), of_bias.to(weight.dtype)
+        of_fine = torch.empty_like(fine, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
+        of_bias = _zero_sum(weight, len(weight))
+        products, zero = _products(weight, grad.shape[1:3]), weight.new_zeros(fine.shape[-1])
+        for g, y, *of_y in _chunks(products, grad, fine, *[] if of_fine is None else [of_fine]):
+            coarse = products.coarse(g)
+            products.weigh(coarse, products.fine(y))
+            if of_y:
+                products.spread(coarse, zero, *of_y, rectify=False)
+            of_bias += g.sum((0, 1, 2), dtype=of_bias.dtype)
+        return of_fine, products.of_weight(), of_bias.to(weight.dtype)
 
 
-def _zero_sums(weight: Tensor, biases: int) -> tuple[Tensor, Tensor]:
-    """Return zeros to add gradients of weights and biases to, in float32 at least."""
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    return torch.zeros_like(weight, dtype=dtype), weight.new_zeros(biases, dtype=dtype)
+def _zero_sum(weight: Tensor, biases: int) -> Tensor:
+    """Return zeros to add gradients of biases to, in float32 at least."""
+    return weight.new_zeros(biases, dtype=torch.promote_types(weight.dtype, torch.float32))
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch has no types for it
