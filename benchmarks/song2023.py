@@ -361,10 +361,10 @@ def tables(comparisons: list[Comparison]) -> str:
     ]
     names = list(parts[0].timings)
     rows = [[name, *(duration(part.timings[name].median) for part in parts)] for name in names]
-    rest = [
-        duration(max(0.0, kept.timings[part.case].median - sum(part.timings[name].median for name in names[:3])))
-        for part in parts
-    ]
+    rest = []
+    for part in parts:
+        seconds = kept.timings[part.case].median - sum(part.timings[name].median for name in names[:3])
+        rest.append(duration(seconds) if seconds > 0 else "0")
     rows = [*rows[:3], ["dynamics, loss and the rest", *rest], *[[f"decoder, {row[0]}", *row[1:]] for row in rows[3:]]]
     text.append(table(["forward and backward", *(part.case for part in parts)], rows, left=1))
     rates = {name: 2 * 2048**3 / timing.median / 1e9 for name, timing in product.timings.items()}
