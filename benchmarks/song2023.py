@@ -332,28 +332,19 @@ def tables(comparisons: list[Comparison]) -> str:
     step, kept, *parts, product = comparisons
     work = {**step.facts["operations"]}
     total = sum(work.values())
-    published = step.timings[PUBLISHED].median
     rows = [
         [
             name,
             duration(step.timings[name].median),
+            times(step.ratio(PUBLISHED, name)),
             duration(timing.median),
-            times(published / timing.median),
             times(kept.ratio(PUBLISHED, name)),
             duration(kept.facts["processor"][name]),
             f"{total / timing.median / 1e9:.0f}",
         ]
         for name, timing in kept.timings.items()
     ]
-    header = [
-        "",
-        "step",
-        "memory kept",
-        "as published / kept",
-        "both kept",
-        "processor time",
-        "GFLOP/s of the networks",
-    ]
+    header = ["", "step", "as published / this", "memory kept", "as published / this", "processor time", "GFLOP/s"]
     text = [
         f"{step.case}, {step.facts['parameters'] / 1e6:.1f} million parameters; encoder and decoder make "
         f"{total / 1e12:.2f} TFLOP in a step.",
@@ -380,9 +371,10 @@ def tables(comparisons: list[Comparison]) -> str:
 def aims(comparisons: list[Comparison]) -> list[Aim]:
     """Compare with the aim."""
     step, kept, *_ = comparisons
-    ratio = step.timings[PUBLISHED].median / kept.timings[HALF].median
+    ratio = kept.ratio(PUBLISHED, HALF)
     text = f"a training step at the sizes of the paper at least {GOAL:.0f} x faster than as published"
-    reached = f"{times(ratio)} in bfloat16 ({times(kept.ratio(PUBLISHED, HALF))} if both keep their memory)"
+    command = times(step.timings[PUBLISHED].median / kept.timings[HALF].median)
+    reached = f"{times(ratio)} in bfloat16, the memory of both kept ({command} where only ours is)"
     return [Aim(text, reached, ratio >= GOAL, "nearly all of its time are products of matrices in bfloat16")]
 
 
