@@ -12,6 +12,7 @@ ASSIGNMENTS = ("latentflow/vae/test_assignment.py",)
 SOME_FRAMES = ("latentflow/vae/test_decoded_frames.py",)
 PIXELS = ("latentflow/vae/test_likelihoods.py",)
 NETWORKS = ("latentflow/vae/test_convolutional.py",)
+PRODUCTS = ("experiments/test_song2023_networks.py",)
 DIFFUSING = ("latentflow/vae/test_stochastic_bound.py",)
 
 FAULTS = (
@@ -375,5 +376,47 @@ FAULTS = (
         "if label.logits.shape != expected:",
         "if False:",
         ("latentflow/vae/test_vae_field_cases.py",),
+    ),
+    Fault(
+        "fewer products: the first pixel of an axis with the weight of the last",
+        "latentflow_experiments/winograd.py",
+        "Band(pixels[:1, None], TAPS[1]",
+        "Band(pixels[:1, None], TAPS[2]",
+        PRODUCTS,
+    ),
+    Fault(
+        "fewer products: odd and even pixels exchanged",
+        "latentflow_experiments/winograd.py",
+        "odd, even = TAPS[[2, 0]], TAPS[[3, 1]]",
+        "even, odd = TAPS[[2, 0]], TAPS[[3, 1]]",
+        PRODUCTS,
+    ),
+    Fault(
+        "fewer products: rows and columns of a region exchanged in the weights",
+        "latentflow_experiments/winograd.py",
+        'weighs = torch.einsum("ipa,jqb->ijpqab"',
+        'weighs = torch.einsum("ipa,jqb->ijpqba"',
+        PRODUCTS,
+    ),
+    Fault(
+        "fewer products: the gradient of the weights of the last images only",
+        "latentflow_experiments/winograd.py",
+        "total.add_(product)",
+        "total.copy_(product)",
+        PRODUCTS,
+    ),
+    Fault(
+        "convolution: a gradient through a positive part that was cut",
+        "latentflow_experiments/convolutions.py",
+        "of_y = torch.ops.aten.threshold_backward(g, *y, 0) if ctx.rectify else g",
+        "of_y = g",
+        PRODUCTS,
+    ),
+    Fault(
+        "memory: the parameters of mallopt exchanged",
+        "latentflow_experiments/memory.py",
+        "TRIM_THRESHOLD, MMAP_MAX = -1, -4",
+        "TRIM_THRESHOLD, MMAP_MAX = -4, -1",
+        ("experiments/test_memory.py",),
     ),
 )
