@@ -70,7 +70,7 @@ def cells(line):
     return tuple(cell.strip() for cell in line.split("|"))
 
 
-@pytest.mark.parametrize(("name", "seed"), [("labels", 0), ("labels-1", 1), ("weak", 0)])
+@pytest.mark.parametrize(("name", "seed"), [("labels", 0), ("labels-1", 1), ("labels-2", 2), ("weak", 0)])
 def test_the_page_of_mnist_shows_what_the_default_recipe_reaches(name, seed):
     """Catches a table or a number of the README that was edited by hand, and a run without its command and commit."""
     folder, page = RESULTS / "mnist" / name, (RESULTS / "mnist.md").read_text()
