@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -75,33 +75,36 @@ def _view_squares(padded: Tensor) -> Tensor:
     return padded.as_strided(shape, (image, 2 * row, 2 * pixel, row, pixel, one), padded.storage_offset())
 
 
-class Products(Protocol):
+Parts = TypeVar("Parts")
+
+
+class Products(Protocol[Parts]):
     """The three products between coarse and fine grids and weights, for a few images at a time.
 
-    What stands in them of the grids is computed once for all of them, by ``coarse`` and ``fine``.
+    The parts of the grids that stand in them are computed once for all of them, by ``coarse`` and ``fine``.
     """
 
     def numbers(self) -> int:
         """Count the numbers that are held for an image."""
         ...
 
-    def coarse(self, grids: Tensor) -> Any:  # noqa: ANN401 - what it takes itself
+    def coarse(self, grids: Tensor) -> Parts:
         """Compute what is multiplied of coarse grids."""
         ...
 
-    def fine(self, grids: Tensor) -> Any:  # noqa: ANN401 - likewise
+    def fine(self, grids: Tensor) -> Parts:
         """Compute what is multiplied of fine grids."""
         ...
 
-    def spread(self, coarse: Any, bias: Tensor, out: Tensor, *, rectify: bool) -> None:  # noqa: ANN401 - likewise
+    def spread(self, coarse: Parts, bias: Tensor, out: Tensor, *, rectify: bool) -> None:
         r"""Compute fine grids, :math:`P^\top (x W) + b`, optionally the positive part."""
         ...
 
-    def collect(self, fine: Any, bias: Tensor | None, out: Tensor) -> None:  # noqa: ANN401 - likewise
+    def collect(self, fine: Parts, bias: Tensor, out: Tensor) -> None:
         r"""Compute coarse grids, :math:`(P y) W^\top + b`."""
         ...
 
-    def weigh(self, coarse: Any, fine: Any) -> None:  # noqa: ANN401 - likewise
+    def weigh(self, coarse: Parts, fine: Parts) -> None:
         r"""Add :math:`x^\top (P y)` to the gradient of the weights, in float32 at least."""
         ...
 
@@ -142,10 +145,9 @@ class Squares:
         inner = padded[:, 1:-1, 1:-1]
         torch.clamp(inner, min=0, out=out) if rectify else out.copy_(inner)
 
-    def collect(self, fine: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    def collect(self, fine: Tensor, bias: Tensor, out: Tensor) -> None:
         """Multiply the squares."""
-        rows = out.view(-1, len(self.weight))
-        torch.mm(fine, self.weight.mT, out=rows) if bias is None else torch.addmm(bias, fine, self.weight.mT, out=rows)
+        torch.addmm(bias, fine, self.weight.mT, out=out.view(-1, len(self.weight)))
 
     def weigh(self, coarse: Tensor, fine: Tensor) -> None:
         """Add to the gradient of the weights."""
@@ -156,11 +158,12 @@ class Squares:
         return self.sum.to(self.weight.dtype)
 
 
-def _products(weight: Tensor, sides: Sequence[int]) -> Products:
+def _products(weight: Tensor, sides: Sequence[int]) -> Products[Any]:
+    """Choose how grids of these sides are multiplied."""
     return Winograd(weight, sides) if Winograd.fits(sides) else Squares(weight, sides)
 
 
-def _chunks(products: Products, *grids: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _chunks(products: Products[Any], *grids: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Divide the images evenly, so that the numbers of a chunk take no more than the bytes that are held."""
     most = max(1, CHUNK_BYTES // (products.numbers() * grids[0].itemsize))
     count = max(1, math.ceil(len(grids[0]) / most))
@@ -189,11 +192,11 @@ class Refine(torch.autograd.Function):
         coarse, weight, *results = ctx.saved_tensors
         of_coarse = torch.empty_like(coarse, memory_format=torch.contiguous_format)
         of_bias = _zero_sum(weight, grad.shape[-1])
-        products = _products(weight, coarse.shape[1:3])
+        products, zero = _products(weight, coarse.shape[1:3]), weight.new_zeros(len(weight))
         for x, g, of_x, *y in _chunks(products, coarse, grad, of_coarse, *results):
             of_y = torch.ops.aten.threshold_backward(g, *y, 0) if ctx.rectify else g
             fine = products.fine(of_y)
-            products.collect(fine, None, of_x)
+            products.collect(fine, zero, of_x)
             products.weigh(products.coarse(x), fine)
             of_bias += of_y.sum((0, 1, 2), dtype=of_bias.dtype)
         return of_coarse, products.of_weight(), of_bias.to(weight.dtype), None

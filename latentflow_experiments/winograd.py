@@ -193,14 +193,14 @@ class Winograd:
             place = region.place(out)
             place.copy_(pixels.view(place.shape))
 
-    def collect(self, fine: list[Tensor], bias: Tensor | None, out: Tensor) -> None:
+    def collect(self, fine: list[Tensor], bias: Tensor, out: Tensor) -> None:
         """Compute coarse grids, with biases."""
         batch, height, width, channels = out.shape
         seen = fine[0].new_empty(len(self.sees), batch * channels)
         for place, lifted, weights in zip(self._by_region(seen), fine, self.weights, strict=True):
             torch.bmm(lifted, weights.mT, out=place)
         pixels = (self.sees.mT @ seen).view(height, width, batch, channels).permute(2, 0, 1, 3)
-        out.copy_(pixels) if bias is None else torch.add(pixels, bias, out=out)
+        torch.add(pixels, bias, out=out)
 
     def weigh(self, coarse: list[Tensor], fine: list[Tensor]) -> None:
         """Add the gradient of the weights, in float32 at least."""

@@ -95,6 +95,7 @@ OLD_RUN = """{
 def test_an_old_run_keeps_its_networks():
     """Catches a configuration from before there was a choice whose weights no longer fit."""
     run = json.loads(OLD_RUN)
+    assert "network" not in run["model"]
     config = TrainConfig.from_values(run)
     assert config.model.network == "mlp"
     model = config.model.build(open_sequences("digits", "test"))

@@ -80,8 +80,8 @@ def test_products_are_the_convolutions_and_their_gradients(sides, budget, rectif
     """
     height, width = sides
     monkeypatch.setattr("latentflow_experiments.convolutions.CHUNK_BYTES", budget)
-    coarse, fine = torch.randn(2, height, width, 3).double(), torch.randn(2, 2 * height, 2 * width, 2).double()
-    weight, bias, other = torch.randn(3, 32).double(), torch.randn(2).double(), torch.randn(3).double()
+    coarse, fine = torch.randn(3, height, width, 4).double(), torch.randn(3, 2 * height, 2 * width, 2).double()
+    weight, bias, other = torch.randn(4, 32).double(), torch.randn(2).double(), torch.randn(4).double()
     inputs = [x.requires_grad_() for x in (coarse, weight, bias)]
     expected = nn.functional.conv_transpose2d(coarse.permute(0, 3, 1, 2), grid(weight), bias, stride=2, padding=1)
     expected = expected.relu() if rectify else expected
