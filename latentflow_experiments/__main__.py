@@ -8,9 +8,11 @@ from __future__ import annotations
 import difflib
 import io
 import os
+import signal
 import sys
 from contextlib import suppress
 
+from latentflow_experiments.errors import FAILURE, INTERRUPTED, USAGE
 from latentflow_experiments.memory import keep_memory
 from latentflow_experiments.reproduce.parent import PARENT, end_with_parent
 
@@ -46,7 +48,21 @@ your data:  latentflow train my.npz, or the path of a folder of frames or of cli
 
 
 def main() -> int:
-    """Run the command line of the experiments, or say how to install what it needs."""
+    """Run the command line of the experiments, or say how to install what it needs.
+
+    Returns:
+        The exit code; 130 after Ctrl-C, wherever it came.
+    """
+    code = INTERRUPTED
+    with suppress(KeyboardInterrupt):
+        code = _run()
+    if code == INTERRUPTED:
+        with suppress(KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is saved: another Ctrl-C ends the process without a word
+    return code
+
+
+def _run() -> int:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # a stream that is closed or cannot seek
             if isinstance(stream, io.TextIOWrapper):
@@ -56,7 +72,7 @@ def main() -> int:
     words = [word for word in sys.argv[1:] if word != "--debug"]
     if not words or words[0] in ("-h", "--help"):
         print(HELP)
-        return 0 if words else 2
+        return 0 if words else USAGE
     if words[0] == "--version":
         from latentflow._version import __version__  # noqa: PLC0415 - torch is not needed for it
 
@@ -65,7 +81,7 @@ def main() -> int:
     if words[0] not in COMMANDS and not words[0].startswith("-"):
         near = difflib.get_close_matches(words[0], COMMANDS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return _refuse(f"command: expected one of {', '.join(COMMANDS)}, got {words[0]!a}{hint}", 2)
+        return _refuse(f"command: expected one of {', '.join(COMMANDS)}, got {words[0]!a}{hint}", USAGE)
     if PARENT in os.environ:
         end_with_parent()
     # A thread that spins while it waits for one without a core makes a loaded machine ten times slower.
@@ -76,9 +92,7 @@ def main() -> int:
         from latentflow_experiments.training.processes import end_process  # noqa: PLC0415 - likewise
     except ModuleNotFoundError as error:
         need = f"the command needs {error.name}, which is not installed"
-        return _refuse(f'{need}: pip install "latentflow-torch[experiments]"', 1)
-    except KeyboardInterrupt:  # torch takes seconds to import
-        return 130
+        return _refuse(f'{need}: pip install "latentflow-torch[experiments]"', FAILURE)
     return end_process(run(words, debug="--debug" in sys.argv[1:]))
 
 

@@ -22,7 +22,7 @@ from latentflow_experiments.data.arrays import describe_counts
 from latentflow_experiments.data.commands import Data
 from latentflow_experiments.data.factors import Split
 from latentflow_experiments.data.own import own_stem
-from latentflow_experiments.errors import ExperimentError, UsageError, printable
+from latentflow_experiments.errors import FAILURE, INTERRUPTED, USAGE, ExperimentError, UsageError, printable
 from latentflow_experiments.evaluation import MeasureConfig, Part, evaluate, evaluate_transfer, measure
 from latentflow_experiments.explorer import explore, serve
 from latentflow_experiments.fitting import begin_run, settle_parts
@@ -36,7 +36,6 @@ from latentflow_experiments.training.loop import initial_model, train
 from latentflow_experiments.training.session import Hardware
 
 BOX = re.compile(r"[│╭╮╰╯─]|-{3,}|\x1b\[[0-9;]*m")
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Campaign:
 
 CAMPAIGNS = {
     "data_files": Campaign(data_files, data_files.campaign, 1000),
-    "kills": Campaign(kills, lambda cases, seed: kills.campaign(cases, (2 * cases + 4) // 5, seed), 50),
+    "kills": Campaign(kills, lambda cases, seed: kills.campaign(cases, (2 * cases + 4) // 5, 2 * cases, seed), 50),
     "run_folders": Campaign(run_folders, run_folders.campaign, 500),
     "disk_full": Campaign(disk_full, lambda cases, seed: disk_full.campaign(seed, cases, cases // 2, cases), 20),
     "owners": Campaign(owners, owners.campaign, 24),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import os
@@ -29,6 +30,8 @@ PREFIX = "latentflow: error:"
 LONGEST = 2000  # characters of a message
 IDLE = 4.0  # seconds without computing, after which a command waits for something that never comes
 GIBIBYTE = 2**30
+ENDINGS = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)
+"""The exit codes without a line of error: done, or stopped, by the second of two signals too."""
 SHOWN = 300  # characters of a detail
 _warm: set[str] = set()  # the commands whose modules this process has imported
 
@@ -80,6 +83,12 @@ class Ended:
         return [line for line in re.split(r"[\r\n]+", self.err) if line.strip()]
 
     @property
+    def stack(self) -> str:
+        """Where a hung command waited: the innermost frames of its main thread."""
+        _, found, frames = self.err.rpartition("Current thread")
+        return " / ".join(line.strip() for line in frames.splitlines()[1:4]) if found else "unknown"
+
+    @property
     def message(self) -> str:
         """The line that says what is wrong, or the last one there is."""
         said = [line for line in self.lines if line.startswith(PREFIX)] or self.lines[-1:]
@@ -106,7 +115,7 @@ def misbehaviour(ended: Ended) -> str | None:
             return f"a line of {len(said[0])} characters that is not fit for a terminal: {said[0]!r}"
     elif said:
         return f"exit code {ended.code} with a line of error: {said[0]}"
-    elif ended.code not in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL):
+    elif ended.code not in ENDINGS:
         return f"exit code {ended.code}: {ended.message}"
     return None
 
@@ -167,6 +176,8 @@ class Command:
                 idle, before = now, activity
             if now > until or now - idle > IDLE:
                 hung = True
+                self.signal(signal.SIGUSR1)  # write the stack
+                self.sleep(0.5)
                 self.signal(signal.SIGKILL)
         self.signal(signal.SIGKILL)  # what it has left behind
         _, status_, used = os.wait4(self.pid, 0)
@@ -212,6 +223,7 @@ def _child(
         for number, pipe in enumerate(pipes, start=1):
             os.dup2(pipe, number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        faulthandler.register(signal.SIGUSR1, file=2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if memory is not None:
             limit = status("VmSize") + memory

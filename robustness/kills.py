@@ -48,18 +48,19 @@ class Blow:
         return f"{'+'.join(number.name for number in self.signals)} at {self.moment:.2f} s"
 
 
-def campaign(kills: int = 50, signals: int = 20, seed: int = 0) -> list[Outcome]:
+def campaign(kills: int = 50, signals: int = 20, twice: int = 100, seed: int = 0) -> list[Outcome]:
     """Kill and stop runs at random moments, resume them until they end, and compare them with an undisturbed one.
 
     Args:
         kills: The number of runs that are killed, each up to three times.
         signals: The number of runs that get SIGINT or SIGTERM, each up to two times, some of them twice at once.
+        twice: The number of runs that get two signals within a twentieth of a second.
         seed: The seed of the moments.
 
     Returns:
         The outcome of each run.
     """
-    return commands.campaign_of("robustness.kills", kills=kills, signals=signals, seed=seed)
+    return commands.campaign_of("robustness.kills", kills=kills, signals=signals, twice=twice, seed=seed)
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
@@ -67,7 +68,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     return commands.summary(outcomes, OUTCOMES)
 
 
-def work(kills: int, signals: int, seed: int) -> Iterator[Outcome]:
+def work(kills: int, signals: int, twice: int, seed: int) -> Iterator[Outcome]:
     """Yield the outcome of each run; what :func:`campaign` runs in a process of its own."""
     preload([train("{}", 2)])
     with tempfile.TemporaryDirectory(prefix="latentflow-kills-") as folder:
@@ -75,8 +76,8 @@ def work(kills: int, signals: int, seed: int) -> Iterator[Outcome]:
         whole = place / "whole"
         ended = _run(whole).wait()
         assert ended.code == 0, ended.err
-        for case in range(kills + signals):
-            kind = "killed" if case < kills else "stopped"
+        kinds = ["killed"] * kills + ["stopped"] * signals + ["stopped twice"] * twice
+        for case, kind in enumerate(kinds):
             blows = _blows(kind, ended.seconds, np.random.default_rng([seed, case]))
             begun = time.perf_counter()
             outcome, detail = _case(place / f"run-{case}", blows, whole)
@@ -93,10 +94,10 @@ def _blows(kind: str, seconds: float, rng: np.random.Generator) -> list[Blow]:
     if kind == "killed":
         moments = rng.uniform(0, seconds, int(rng.integers(1, 4)))
         return [Blow(float(moment), (signal.SIGKILL,)) for moment in moments]
-    blows = []
+    blows, pairs = [], 1.0 if kind == "stopped twice" else 0.3
     for moment in rng.uniform(0, seconds, int(rng.integers(1, 3))):
         first, second = (signal.Signals(int(rng.choice([signal.SIGINT, signal.SIGTERM]))) for _ in range(2))
-        sent = (first, second) if rng.random() < 0.3 else (first,)
+        sent = (first, second) if rng.random() < pairs else (first,)
         blows.append(Blow(float(moment), sent, float(rng.uniform(0, 0.05))))
     return blows
 
@@ -137,7 +138,7 @@ def _going_on(folder: Path, every: float) -> Command:
 
 def _fault(ended: Ended) -> tuple[str, str] | None:
     if ended.hung:
-        return "hang", f"after {ended.seconds:.0f} s"
+        return "hang", f"after {ended.seconds:.0f} s in {ended.stack}"
     wrong = misbehaviour(ended)
     return None if wrong is None else ("traceback", wrong)
 

@@ -9,16 +9,19 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Literal, Self
 
 import torch
 from lightning_fabric import Fabric
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from latentflow_experiments.configuration import Budget
@@ -174,7 +177,7 @@ def _computes_in_bfloat16(device: str) -> bool:
 
 
 class Interrupt:
-    """A handler that notes the first Ctrl-C (or SIGTERM) instead of raising; a second one raises as usual.
+    """A handler that notes the first Ctrl-C (or SIGTERM) instead of raising; a second one acts as without it.
 
     Example:
         >>> with Interrupt() as interrupt:
@@ -186,23 +189,28 @@ class Interrupt:
         self.requested = False
         self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
-        self.requested = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def _answer(self, number: int, frame: FrameType | None) -> None:
+        if not self.requested:
+            # The previous handlers are not restored here: a second signal may already wait for this handler.
+            self.requested = True
+            return
+        previous = self._previous[signal.Signals(number)]
+        if callable(previous):
+            previous(number, frame)
+        else:
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)
+            signal.raise_signal(number)
 
     def __enter__(self) -> Self:
         for number in self._previous:
-            signal.signal(number, self._note)
+            signal.signal(number, self._answer)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
 
 REFRESH = 0.5
@@ -312,15 +320,14 @@ class MetricsLog:
         kept = [record for step, record in read_log(folder.metrics)[0] if step <= steps]
         write_text(folder.metrics, "".join(line + "\n" for line in kept))
         self._file = folder.metrics.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder.path), purge_step=steps + 1)
+        self._events = EventFile(folder.path, steps + 1)
 
     def write(self, step: int, **values: float) -> None:
         """Append one record; a number that is not finite is written as null."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._events.write(step, values)
 
     def __enter__(self) -> Self:
         return self
@@ -329,4 +336,35 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
-        self._board.close()
+        self._events.close()
+
+
+class EventFile:
+    """Writes numbers as events for TensorBoard, in the thread that calls.
+
+    The ``SummaryWriter`` of torch hands events to a thread of its own. A Ctrl-C while it does so can lose the wake-up
+    of that thread, and closing the writer then waits for two minutes.
+
+    Args:
+        folder: The folder of the file, which gets a name of its own.
+        step: The first step of this session: TensorBoard drops what earlier sessions wrote from this step on.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._records = RecordWriter((folder / f"events.out.tfevents.{time.time_ns()}").open("xb"))
+        self._append(Event(file_version="brain.Event:2"))
+        self._append(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the numbers of a step, each under its name."""
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        self._append(Event(step=step, summary=summary))
+
+    def _append(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+        self._records.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._records.close()

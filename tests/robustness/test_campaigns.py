@@ -11,7 +11,7 @@ from robustness import disk_full, kills, owners, run_folders, workers  # noqa: E
 from robustness.commands import campaigns_of  # noqa: E402
 
 SAMPLE = {
-    kills: {"kills": 1, "signals": 1, "seed": 0},
+    kills: {"kills": 1, "signals": 1, "twice": 1, "seed": 0},
     run_folders: {"cases": 2, "seed": 2},
     disk_full: {"seed": 0, "limits": 1, "mounts": 0, "calls": 1},
     owners: {"cases": 2, "seed": 0},
@@ -27,7 +27,7 @@ def bad(module, outcomes):
 def test_a_sample_of_each_campaign_holds():
     """Catches what is lost, silent, half said or left behind by a kill, damage, a full disk or a second command."""
     found = campaigns_of({module.__name__: arguments for module, arguments in SAMPLE.items()})
-    assert len(found["robustness.kills"]) == 2
+    assert len(found["robustness.kills"]) == 3
     assert {one.kind for one in found["robustness.disk_full"]} > {"a limit of file size", "fsync", "replace"}
     for module in (run_folders, owners):
         assert len({one.kind for one in found[module.__name__]}) >= 2

@@ -28,6 +28,7 @@ LINE = "latentflow: error: config.json: expected a number, got 'x'\n"
         ({"code": 2, "err": "a warning\n" + LINE}, None),
         ({"code": 130}, None),
         ({"code": -15}, None),
+        ({"code": -2}, None),
         ({"code": 1}, "0 lines of error"),
         ({"code": 1, "err": LINE + LINE}, "2 lines of error"),
         ({"code": 1, "err": LINE.replace("x", "\x1b[2J")}, "not fit for a terminal"),

@@ -419,4 +419,32 @@ FAULTS = (
         "TRIM_THRESHOLD, MMAP_MAX = -4, -1",
         ("experiments/test_memory.py",),
     ),
+    Fault(
+        "training: a first signal that restores the handlers while a second one waits",
+        "latentflow_experiments/training/session.py",
+        "            self.requested = True\n            return\n",
+        "            self.requested = True\n            self.__exit__(None, None, None)\n            return\n",
+        ("experiments/test_interruption.py",),
+    ),
+    Fault(
+        "training: a second Ctrl-C that is only noted",
+        "latentflow_experiments/training/session.py",
+        "            previous(number, frame)",
+        "            pass",
+        ("experiments/test_interruption.py",),
+    ),
+    Fault(
+        "command: a second Ctrl-C that writes a traceback",
+        "latentflow_experiments/__main__.py",
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)",
+        "pass",
+        ("experiments/test_interruption.py",),
+    ),
+    Fault(
+        "training: events of a session that stopped without a checkpoint stay",
+        "latentflow_experiments/training/session.py",
+        "self._append(Event(step=step, session_log=SessionLog(status=SessionLog.START)))",
+        "pass",
+        ("experiments/test_interruption.py",),
+    ),
 )
