@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -179,6 +180,8 @@ def _computes_in_bfloat16(device: str) -> bool:
 class Interrupt:
     """A handler that notes the first Ctrl-C (or SIGTERM) instead of raising; a second one acts as without it.
 
+    Only the main thread of a program gets signals. In another one there is no handler, and none is needed.
+
     Example:
         >>> with Interrupt() as interrupt:
         ...     signal.raise_signal(signal.SIGINT)
@@ -187,7 +190,9 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        heard = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if heard else ()
+        self._previous = {number: signal.getsignal(number) for number in numbers}
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
         if not self.requested:

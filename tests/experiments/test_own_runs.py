@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,16 @@ def test_images_of_the_users_are_transformed(made, tmp_path, capsys):
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "large.png")
     assert main(["generate", str(made), "--images", str(tmp_path / "large.png")]) == 1
     assert "large.png: expected images of shape (1, 8, 8)" in complaint(capsys)
+
+
+def test_a_run_in_a_thread_ends_in_the_same_weights(tmp_path):
+    """Catches a training that a server starts in a thread, which gets no signals and may not ask for them."""
+    data, settings = ArraySequences(*moving_bars()), {"steps": 3, "batch_size": 6, "seed": 3}
+    plain = fit(TINY, data, out=tmp_path / "plain", **settings)
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(fit, TINY, data, out=tmp_path / "run", **settings).result()
+    expected, found = (read_checkpoint(one.checkpoint)[0] for one in (plain, run))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_a_resumed_run_ends_in_the_same_weights(tmp_path, monkeypatch):
