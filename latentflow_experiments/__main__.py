@@ -12,7 +12,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from latentflow_experiments.errors import FAILURE, INTERRUPTED, USAGE
+from latentflow_experiments.errors import FAILURE, INTERRUPTED, UNREAD, USAGE
 from latentflow_experiments.memory import keep_memory
 from latentflow_experiments.reproduce.parent import PARENT, end_with_parent
 
@@ -51,11 +51,16 @@ def main() -> int:
     """Run the command line of the experiments, or say how to install what it needs.
 
     Returns:
-        The exit code; 130 after Ctrl-C, wherever it came.
+        The exit code; 130 after Ctrl-C, wherever it came, and 141 if the reader of the output has left, as ``head``
+        does.
     """
     code = INTERRUPTED
     with suppress(KeyboardInterrupt):
-        code = _run()
+        try:
+            code = _run()
+            print(end="", flush=True)
+        except OSError as error:
+            code = _without_output(error, said=code == FAILURE)
     if code == INTERRUPTED:
         with suppress(KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is saved: another Ctrl-C ends the process without a word
@@ -63,6 +68,9 @@ def main() -> int:
 
 
 def _run() -> int:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before this process began
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # a stream that is closed or cannot seek
             if isinstance(stream, io.TextIOWrapper):
@@ -94,6 +102,15 @@ def _run() -> int:
         need = f"the command needs {error.name}, which is not installed"
         return _refuse(f'{need}: pip install "latentflow-torch[experiments]"', FAILURE)
     return end_process(run(words, debug="--debug" in sys.argv[1:]))
+
+
+def _without_output(error: OSError, *, said: bool) -> int:
+    """Say once that the output cannot be written, and keep Python from trying again when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return UNREAD
+    return FAILURE if said else _refuse(f"the output: {error.strerror}", FAILURE)
 
 
 def _refuse(message: str, code: int) -> int:

@@ -6,6 +6,7 @@ import difflib
 import io
 import logging
 import re
+import select
 import shlex
 import sys
 from collections.abc import Sequence
@@ -317,6 +318,9 @@ def main(arguments: Sequence[str] | None = None, *, debug: bool = False) -> int:
 
     Returns:
         The exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
+
+    Raises:
+        BrokenPipeError: If the reader of the output has left.
     """
     for name in ("lightning_fabric", "lightning_utilities", "pooch"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -325,10 +329,20 @@ def main(arguments: Sequence[str] | None = None, *, debug: bool = False) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # the last line of defence: one line for whatever it is
-        if debug:
+        if debug or (isinstance(error, BrokenPipeError) and _unread()):
             raise
         return _complain(error)
     return 0
+
+
+def _unread() -> bool:
+    """Return whether the reader of the output has left, as ``head`` does after its lines."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+    except (AttributeError, OSError, TypeError, ValueError):  # no such function on this system, or no file
+        return False
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 Command: TypeAlias = Train | Evaluate | Measure | Generate | Explore | Compare | Push | Check | Data | Reproduce

@@ -1,9 +1,9 @@
 """Errors of the experiments that a user can act on, and the text of their messages."""
 
-__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "DataError", "ExperimentError", "UsageError", "printable"]
+__all__ = ["FAILURE", "INTERRUPTED", "UNREAD", "USAGE", "DataError", "ExperimentError", "UsageError", "printable"]
 
-FAILURE, USAGE, INTERRUPTED = 1, 2, 130
-"""Exit codes of the command: what it was asked for cannot be done, was asked for wrongly, was stopped by Ctrl-C."""
+FAILURE, USAGE, INTERRUPTED, UNREAD = 1, 2, 130, 141
+"""Exit codes of the command: it failed, was called wrongly, was stopped by Ctrl-C, lost the reader of its output."""
 
 
 def printable(text: str, longest: int | None = None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -237,6 +238,23 @@ def test_missing_extras_are_named():
     assert process.returncode == 1
     assert process.stderr.startswith("latentflow: error: the command needs kornia")
     assert 'pip install "latentflow-torch[experiments]"' in process.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="writes to /dev/full")
+@pytest.mark.parametrize("words", [("--help",), ("data", "list")])
+def test_an_output_that_cannot_be_written(words):
+    """Catches a traceback or an error where `head` has read enough, and exit code 0 where a table is lost."""
+    command = [sys.executable, "-m", "latentflow_experiments", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 141)
+    process.stderr.close()
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"latentflow: error: .*No space left on device\n", done.stderr)
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, check=False)
+    assert (closed.returncode, closed.stderr) == (0, b"")
 
 
 def test_ctrl_c_keeps_a_checkpoint_and_resume_finishes(tmp_path):
