@@ -56,11 +56,7 @@ def main() -> int:
     """
     code = INTERRUPTED
     with suppress(KeyboardInterrupt):
-        try:
-            code = _run()
-            print(end="", flush=True)
-        except OSError as error:
-            code = _without_output(error, said=code == FAILURE)
+        code = _run()
     if code == INTERRUPTED:
         with suppress(KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is saved: another Ctrl-C ends the process without a word
@@ -79,13 +75,11 @@ def _run() -> int:
                 )  # a name that the terminal cannot show is no reason to stop
     words = [word for word in sys.argv[1:] if word != "--debug"]
     if not words or words[0] in ("-h", "--help"):
-        print(HELP)
-        return 0 if words else USAGE
+        return _end_output(HELP + "\n", 0 if words else USAGE)
     if words[0] == "--version":
         from latentflow._version import __version__  # noqa: PLC0415 - torch is not needed for it
 
-        print(f"latentflow {__version__}")
-        return 0
+        return _end_output(f"latentflow {__version__}\n", 0)
     if words[0] not in COMMANDS and not words[0].startswith("-"):
         near = difflib.get_close_matches(words[0], COMMANDS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -101,16 +95,20 @@ def _run() -> int:
     except ModuleNotFoundError as error:
         need = f"the command needs {error.name}, which is not installed"
         return _refuse(f'{need}: pip install "latentflow-torch[experiments]"', FAILURE)
-    return end_process(run(words, debug="--debug" in sys.argv[1:]))
+    return end_process(_end_output("", run(words, debug="--debug" in sys.argv[1:])))
 
 
-def _without_output(error: OSError, *, said: bool) -> int:
-    """Say once that the output cannot be written, and keep Python from trying again when it ends."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(error, BrokenPipeError):
-        return UNREAD
-    return FAILURE if said else _refuse(f"the output: {error.strerror}", FAILURE)
+def _end_output(text: str, code: int) -> int:
+    """Write the last of the output; return the exit code, which is another one if the output cannot be written."""
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        with suppress(OSError, ValueError):  # so that Python does not try again when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return UNREAD
+        return code or _refuse(f"the output: {error.strerror}", FAILURE)
+    return code
 
 
 def _refuse(message: str, code: int) -> int:

@@ -23,7 +23,7 @@ from latentflow_experiments.data.arrays import describe_counts
 from latentflow_experiments.data.commands import Data
 from latentflow_experiments.data.factors import Split
 from latentflow_experiments.data.own import own_stem
-from latentflow_experiments.errors import FAILURE, INTERRUPTED, USAGE, ExperimentError, UsageError, printable
+from latentflow_experiments.errors import FAILURE, INTERRUPTED, UNREAD, USAGE, ExperimentError, UsageError, printable
 from latentflow_experiments.evaluation import MeasureConfig, Part, evaluate, evaluate_transfer, measure
 from latentflow_experiments.explorer import explore, serve
 from latentflow_experiments.fitting import begin_run, settle_parts
@@ -317,10 +317,8 @@ def main(arguments: Sequence[str] | None = None, *, debug: bool = False) -> int:
         debug: Whether to raise an error instead of printing one line.
 
     Returns:
-        The exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
-
-    Raises:
-        BrokenPipeError: If the reader of the output has left.
+        The exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C, 141 if the reader of the output has
+        left.
     """
     for name in ("lightning_fabric", "lightning_utilities", "pooch"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -329,7 +327,9 @@ def main(arguments: Sequence[str] | None = None, *, debug: bool = False) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # the last line of defence: one line for whatever it is
-        if debug or (isinstance(error, BrokenPipeError) and _unread()):
+        if isinstance(error, BrokenPipeError) and _unread():
+            return UNREAD
+        if debug:
             raise
         return _complain(error)
     return 0

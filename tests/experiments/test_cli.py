@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny_run import SMALL, complaint
 
+from latentflow_experiments.__main__ import main as run_command
 from latentflow_experiments.cli import Train, _parse, main
 from latentflow_experiments.configuration import Budget, ModelConfig, TrainConfig
 from latentflow_experiments.data import DATASETS, open_sequences
@@ -242,8 +243,10 @@ def test_missing_extras_are_named():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="writes to /dev/full")
 @pytest.mark.parametrize("words", [("--help",), ("data", "list")])
-def test_an_output_that_cannot_be_written(words):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_cannot_be_written(monkeypatch, words, unbuffered):
     """Catches a traceback or an error where `head` has read enough, and exit code 0 where a table is lost."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     command = [sys.executable, "-m", "latentflow_experiments", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
@@ -255,6 +258,19 @@ def test_an_output_that_cannot_be_written(words):
     assert re.fullmatch(r"latentflow: error: .*No space left on device\n", done.stderr)
     closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, check=False)
     assert (closed.returncode, closed.stderr) == (0, b"")
+
+
+def test_debug_shows_a_failure_to_read_as_it_is(monkeypatch):
+    """Catches an error of the system that is taken for one of the output, so that --debug shows no traceback."""
+
+    def fail(words, *, debug):
+        assert debug
+        raise FileNotFoundError(*words)
+
+    monkeypatch.setattr("latentflow_experiments.cli.main", fail)
+    monkeypatch.setattr(sys, "argv", ["latentflow", "check", "run", "--debug"])
+    with pytest.raises(FileNotFoundError, match="run"):
+        run_command()
 
 
 def test_ctrl_c_keeps_a_checkpoint_and_resume_finishes(tmp_path):
