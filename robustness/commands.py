@@ -83,10 +83,10 @@ class Ended:
         return [line for line in re.split(r"[\r\n]+", self.err) if line.strip()]
 
     @property
-    def stack(self) -> str:
-        """Where a hung command waited: the innermost frames of its main thread."""
-        _, found, frames = self.err.rpartition("Current thread")
-        return " / ".join(line.strip() for line in frames.splitlines()[1:4]) if found else "unknown"
+    def waited(self) -> str:
+        """When a hung command was ended, and the innermost frames of its main thread."""
+        _, _, frames = self.err.rpartition("Current thread")
+        return f"after {self.seconds:.0f} s in {' / '.join(line.strip() for line in frames.splitlines()[1:4])}"
 
     @property
     def message(self) -> str:

@@ -203,7 +203,7 @@ def _run(folder: Path, *more: str, prepare: Callable[[], None] | None = None) ->
 def _judge(folder: Path, whole: Path, ended: Ended) -> tuple[str, str]:  # noqa: PLR0911 - an outcome each
     """Go on with a run whose disk was full, and give what became of it and a detail."""
     if ended.hung:
-        return "hang", f"after {ended.seconds:.0f} s"
+        return "hang", ended.waited
     if (wrong := misbehaviour(ended)) is not None or ended.code not in (0, 1):
         return "traceback", wrong or f"exit code {ended.code}"
     if ended.code == 0:

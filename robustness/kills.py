@@ -138,7 +138,7 @@ def _going_on(folder: Path, every: float) -> Command:
 
 def _fault(ended: Ended) -> tuple[str, str] | None:
     if ended.hung:
-        return "hang", f"after {ended.seconds:.0f} s in {ended.stack}"
+        return "hang", ended.waited
     wrong = misbehaviour(ended)
     return None if wrong is None else ("traceback", wrong)
 

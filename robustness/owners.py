@@ -199,7 +199,7 @@ def _fault(*timed: Timed) -> tuple[str, str] | None:
     ended = [one.ended for one in timed]
     for one in ended:
         if one.hung:
-            return "hang", one.message
+            return "hang", one.waited
         if (wrong := misbehaviour(one)) is not None:
             return "traceback", wrong
     codes = sorted(one.code for one in ended)

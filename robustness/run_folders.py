@@ -161,7 +161,7 @@ class Trial:
         if self._code_ran(ended):
             return "code", ended.message
         if ended.hung:
-            return "hang", f"ended after {ended.seconds:.0f} s"
+            return "hang", ended.waited
         if ended.mebibytes > 1024 or "MemoryError" in ended.err:
             return "memory", f"{ended.mebibytes} MiB: {ended.message}"
         if name == "check" and ended.code == 2:

@@ -8,9 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from latentflow_experiments.reading import read_limited
 from latentflow_experiments.reproduce.parent import PARENT
 from latentflow_experiments.reproduce.plan import Run
 from latentflow_experiments.runs import RunFolder
+from latentflow_experiments.signals import handled
 
 LONGEST_LOG = 2**26
 """The largest size of the log of a run that is read, in bytes."""
@@ -147,7 +147,8 @@ def execute(runs: Sequence[Run], out: Path, cores: int) -> dict[str, str]:
         return None
 
     bar = tqdm(total=len(todo), unit="run", desc="reproduce")
-    with terminable(), bar, ThreadPoolExecutor(cores) as pool:
+    # A request to end counts as Ctrl-C, so that no process is left behind.
+    with handled(signal.default_int_handler, signal.SIGTERM), bar, ThreadPoolExecutor(cores) as pool:
         pending = {pool.submit(do, run, jobs): run for run, jobs in todo}
         try:
             for ended in as_completed(pending):
@@ -162,19 +163,6 @@ def execute(runs: Sequence[Run], out: Path, cores: int) -> dict[str, str]:
             pool.shutdown(cancel_futures=True)
             raise
     return failed
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Take a request to end (TERM) for Ctrl-C, so that no process is left behind; only in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _last_line(log: Path) -> str:

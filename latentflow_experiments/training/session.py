@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from latentflow_experiments.configuration import Budget
 from latentflow_experiments.methods.method import require
 from latentflow_experiments.records import write_text
 from latentflow_experiments.runs import RunFolder, chosen_device, read_log
+from latentflow_experiments.signals import handled
 from latentflow_experiments.training.processes import Launcher, MixedNetworks, build_strategy
 
 NETWORKS = ("encoder", "energy_encoder", "decoder")
@@ -190,9 +190,8 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.requested = False
-        heard = threading.current_thread() is threading.main_thread()
-        numbers = (signal.SIGINT, signal.SIGTERM) if heard else ()
-        self._previous = {number: signal.getsignal(number) for number in numbers}
+        self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._handled = handled(self._answer, *self._previous)
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
         if not self.requested:
@@ -207,15 +206,13 @@ class Interrupt:
             signal.raise_signal(number)
 
     def __enter__(self) -> Self:
-        for number in self._previous:
-            signal.signal(number, self._answer)
+        self._handled.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._handled.__exit__(kind, error, traceback)
 
 
 REFRESH = 0.5

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
-from types import FrameType
+
+from latentflow_experiments.signals import handled
 
 
 def work_in_processes(work: Callable[[int], int], pieces: Sequence[int], workers: int, module: str) -> Generator[int]:
@@ -42,23 +43,10 @@ def work_in_processes(work: Callable[[int], int], pieces: Sequence[int], workers
 
 
 @contextmanager
-def _on_interrupt(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    """Take Ctrl-C by a handler in a block; only in the main thread, which alone gets signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Let Ctrl-C wait until the end of a block; half of the processes would not find what they need to start."""
     came: list[int] = []
-    with _on_interrupt(lambda number, _: came.append(number)):
+    with handled(lambda number, _: came.append(number), signal.SIGINT):
         yield
     if came:
         signal.raise_signal(signal.SIGINT)
@@ -70,7 +58,7 @@ def _processes(module: str) -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])
-    with _on_interrupt(signal.SIG_IGN):  # inherited: Ctrl-C while it imports is not for it
+    with handled(signal.SIG_IGN, signal.SIGINT):  # inherited: Ctrl-C while it imports is not for it
         forkserver.ensure_running()
     return context
 
